@@ -1,0 +1,219 @@
+"""Every setting a user can change, as frozen dataclasses. Field comments become the `--help` text.
+
+Presets in `configs/` are instances of `TrainConfig`; command lines override single fields. A value that cannot
+work is refused here, before anything is built, by an `ArgumentError` that names the field and the mend.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from imf_jax.errors import ArgumentError
+
+ACTION_DIM = 16
+"""Two arms x (position xyz 3, quaternion wxyz 4, gripper 1)."""
+
+STATE_DIM = 16
+"""Two arms x (7 joint angles, gripper opening 1)."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ArgumentError(message)` unless `condition` holds."""
+    if not condition:
+        raise ArgumentError(message)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The IMF-AttnRes transformer."""
+
+    # Channels of an action [entries of the action vector].
+    action_dim: int = ACTION_DIM
+    # Observations the policy sees: the newest one and those before it [control steps].
+    obs_horizon: int = 2
+    # Length of a predicted chunk of actions [control steps].
+    pred_horizon: int = 16
+    # Actions executed from a chunk before planning again [control steps].
+    num_action_steps: int = 8
+    # Width of the transformer [channels].
+    n_emb: int = 384
+    # Transformer layers; each is one attention and one SwiGLU sub-layer.
+    n_layer: int = 12
+    # Query heads.
+    n_head: int = 8
+    # Key/value heads; fewer than query heads means grouped-query attention.
+    n_kv_head: int = 8
+    # Mask attention so that a token sees only earlier tokens.
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("action_dim", "obs_horizon", "pred_horizon", "n_emb", "n_layer", "n_head", "n_kv_head"):
+            require(getattr(self, name) >= 1, f"head.{name} is {getattr(self, name)}; it must be at least 1")
+        require(
+            self.n_emb % (2 * self.n_head) == 0,
+            f"head.n_emb {self.n_emb} must be a multiple of 2 x n_head {self.n_head} (rotary pairs per head)",
+        )
+        require(
+            self.n_head % self.n_kv_head == 0,
+            f"head.n_head {self.n_head} must be a multiple of head.n_kv_head {self.n_kv_head}",
+        )
+        longest = self.pred_horizon - self.obs_horizon + 1
+        require(
+            1 <= self.num_action_steps <= longest,
+            f"head.num_action_steps {self.num_action_steps} must lie in 1..{longest} "
+            f"(pred_horizon {self.pred_horizon} - obs_horizon {self.obs_horizon} + 1)",
+        )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The improved MeanFlow training objective."""
+
+    # How the two times of a sample are drawn: sigmoid of a normal, or uniform on [0, 1].
+    time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    # Mean of the normal under the sigmoid (logit_normal only).
+    time_mean: float = -0.4
+    # Standard deviation of the normal under the sigmoid (logit_normal only).
+    time_std: float = 1.0
+    # Share of a batch trained with r = t, which is plain flow matching.
+    equal_time_fraction: float = 0.5
+    # Regression loss between the compound velocity V and e - x.
+    loss: Literal["pseudo_huber", "mse"] = "pseudo_huber"
+    # Error at which the pseudo-Huber loss turns from quadratic to linear [normalised action units].
+    huber_delta: float = 1.0
+    # What the network predicts: the chunk itself, or its orthonormal DCT-II over the horizon.
+    action_representation: Literal["time", "dct"] = "time"
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.equal_time_fraction <= 1,
+            f"objective.equal_time_fraction {self.equal_time_fraction} must lie in 0..1",
+        )
+        require(self.time_std > 0, f"objective.time_std {self.time_std} must be positive")
+        require(self.huber_delta > 0, f"objective.huber_delta {self.huber_delta} must be positive")
+
+
+@dataclass(frozen=True)
+class StateEncoderConfig:
+    """Condition on robot state and the task's scene state (object poses); no camera."""
+
+
+EncoderConfig = StateEncoderConfig
+"""The encoders a policy can have; a vision encoder is one more member of this union."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Encoder, IMF-AttnRes head, objective and normalizer."""
+
+    # Transformer that predicts average velocities.
+    head: HeadConfig = field(default_factory=HeadConfig)
+    # Training objective.
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    # What the policy observes besides the robot state.
+    encoder: EncoderConfig = field(default_factory=StateEncoderConfig)
+    # Scale actions and states to [-1, 1] by their range, or to zero mean and unit variance.
+    normalization: Literal["min_max", "mean_std"] = "min_max"
+    # Function evaluations per plan: 1 is one-step generation.
+    sampling_steps: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.sampling_steps >= 1, f"policy.sampling_steps {self.sampling_steps} must be at least 1")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    # Peak learning rate.
+    learning_rate: float = 1e-4
+    # Decay rate of the first moment.
+    beta1: float = 0.9
+    # Decay rate of the second moment.
+    beta2: float = 0.95
+    # Decoupled weight decay, on the kernels of linear layers only.
+    weight_decay: float = 1e-3
+    # Linear warm-up [training steps].
+    warmup_steps: int = 500
+    # Learning rate at the end of the cosine, as a share of the peak.
+    final_fraction: float = 0.0
+    # Largest global gradient norm.
+    clip_norm: float = 5.0
+    # Decay of the exponential moving average of the weights; 0 turns it off.
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"optimizer.learning_rate {self.learning_rate} must be positive")
+        require(0 <= self.ema_decay < 1, f"optimizer.ema_decay {self.ema_decay} must lie in [0, 1)")
+        require(self.clip_norm > 0, f"optimizer.clip_norm {self.clip_norm} must be positive")
+        require(self.warmup_steps >= 0, f"optimizer.warmup_steps {self.warmup_steps} must not be negative")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Rollouts during training, on scenes that testing never uses."""
+
+    # Training steps between two validations; 0 validates at the end only.
+    every: int = 0
+    # Episodes per validation; 0 turns validation off.
+    num_episodes: int = 10
+    # Front-view path pictures kept per validation; no video is made.
+    num_images: int = 5
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, f"validation.every {self.every} must not be negative")
+        require(self.num_episodes >= 0, f"validation.num_episodes {self.num_episodes} must not be negative")
+        require(self.num_images >= 0, f"validation.num_images {self.num_images} must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    # Task whose demonstrations are learned and on which validation rolls out.
+    task: str = "transfer"
+    # Folder of demonstrations (episode_*.hdf5 and stats.json), from scripts/collect.py.
+    data: Path = Path("demos/transfer")
+    # Folder that receives the run; must not hold a run yet unless --resume.
+    out: Path = Path("runs/transfer")
+    # Continue the run in --out from its newest complete checkpoint.
+    resume: bool = False
+    # Seed of initial weights, batches, noise and times.
+    seed: int = 0
+    # Optimizer steps.
+    max_steps: int = 50_000
+    # Windows per optimizer step.
+    batch_size: int = 64
+    # Training steps between two checkpoints (and at the end).
+    save_every: int = 5_000
+    # Newest checkpoints kept, besides the best one.
+    keep: int = 2
+    # Training steps between two lines of metrics.jsonl.
+    log_every: int = 50
+    # The policy.
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    # The optimizer.
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # Rollout validation.
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "save_every", "keep", "log_every"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        require(self.seed >= 0, f"seed {self.seed} must not be negative")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON types (paths become strings)."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value
+
+    return plain(config)

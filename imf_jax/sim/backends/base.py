@@ -1,0 +1,82 @@
+"""What every simulation backend offers: pure `reset`, `step` and `images` over a batch of scenes.
+
+A backend owns the compiled model and no episode state. All state travels in a `SimState`, so the same
+rollout code drives C MuJoCo threads on a CPU and the compiled MJX backends on an accelerator.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+class SimState(NamedTuple):
+    """State of B scenes; every leaf has the leading axis B. Inputs of a call are never modified.
+
+    Attributes:
+        physics: what the backend needs to continue the physics (its own pytree).
+        joint_target: float32 (B, 14) last commanded arm joint angles [rad], left arm then right. It is also
+            the warm start of inverse kinematics, which therefore depends on commands alone.
+        task: the task's own progress pytree (latched stages, counters).
+        step: int32 (B,) control steps since reset.
+    """
+
+    physics: Any
+    joint_target: Array
+    task: Any
+    step: Array
+
+
+class StepOutput(NamedTuple):
+    """What is read from B scenes after a reset or a control step. World frame, quaternions wxyz.
+
+    Attributes:
+        state: float32 (B, 16) per arm (left, right) 7 joint angles [rad] and gripper opening [m].
+        env_state: float32 (B, E) the task's scene state (object positions [m] and quaternions).
+        end_effector: float32 (B, 2, 7) pose of left and right link7, position [m] and quaternion.
+        reward: float32 (B,) staged reward of the state just reached.
+        stage: int32 (B,) highest stage that holds now, 0 if none.
+        success: bool (B,) the task is done.
+        failure: bool (B,) the task cannot be done any more (for example the object left the table).
+        finite: bool (B,) False where the physics diverged; such a scene keeps its last finite state.
+        ik_error: float32 (B, 2) distance [m] between commanded and reachable position per arm, the report of
+            a pose that inverse kinematics had to clamp.
+    """
+
+    state: Array
+    env_state: Array
+    end_effector: Array
+    reward: Array
+    stage: Array
+    success: Array
+    failure: Array
+    finite: Array
+    ik_error: Array
+
+
+class Backend(Protocol):
+    """A batch simulator for one task. `B` is read from the arguments; no method modifies its inputs.
+
+    Attributes:
+        name: "native", "mjx" or "warp".
+        cameras: names of the cameras of the scene.
+        control_dt: seconds per control step [s].
+    """
+
+    name: str
+    cameras: tuple[str, ...]
+    control_dt: float
+
+    def reset(self, keys: Array) -> tuple[SimState, StepOutput]:
+        """Start B scenes. `keys`: (B,) typed JAX keys or (B, 2) uint32 key data, from `episode_keys`."""
+        ...
+
+    def step(self, state: SimState, action: Array) -> tuple[SimState, StepOutput]:
+        """Advance one control step. `action`: float32 (B, 16), see `imf_jax.sim.control`."""
+        ...
+
+    def images(self, state: SimState, cameras: tuple[str, ...]) -> Array:
+        """Fresh pictures, uint8 (B, n_cameras, H, W, 3), of the poses in `state`."""
+        ...
