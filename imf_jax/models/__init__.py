@@ -1,0 +1,1 @@
+"""The IMF-AttnRes policy: transformer, objective and sampler, conditioning, normalisation."""

@@ -1,0 +1,200 @@
+"""The IMF-AttnRes transformer: average velocity u(z, r, t | condition) of a chunk of actions.
+
+Tokens, in order: `[r | t | condition tokens | action tokens]`. Attention and SwiGLU sub-layers alternate; each reads
+a softmax mixture of the raw outputs of all earlier sub-layers ("attention residuals") in place of their running sum.
+
+Inside, activations are matrices (rows = batch x tokens, channels), which keeps every linear layer one matrix product.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from imf_jax.config import HeadConfig
+
+Array = jax.Array
+
+NORM_EPS = 1e-6
+ROPE_THETA = 1e4
+TIME_MAX_PERIOD = 1e4
+
+
+def swiglu_width(n_emb: int) -> int:
+    """Hidden channels of a SwiGLU: floor(2.667 n_emb), rounded up to a multiple of 8."""
+    return -(-(n_emb * 2667 // 1000) // 8) * 8
+
+
+def time_embedding(time: Array, width: int) -> Array:
+    """Sinusoid of a time in [0, 1]: sines, then cosines, at frequencies exp(-i ln 10000 / (width/2 - 1)).
+
+    Args:
+        time: float (B,).
+        width: channels, even.
+
+    Returns:
+        float32 (B, width).
+    """
+    half = width // 2
+    frequencies = np.exp(-np.arange(half) * np.log(TIME_MAX_PERIOD) / max(half - 1, 1))
+    angles = time[:, None] * frequencies.astype(np.float32)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def rope_tables(num_tokens: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of the rotary angle `index * theta^(-2 i / head_dim)`, each float32 (num_tokens, head_dim / 2)."""
+    frequencies = ROPE_THETA ** (-np.arange(0, head_dim, 2) / head_dim)
+    angles = np.arange(num_tokens)[:, None] * frequencies
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def rotate_pairs(x: Array, cos: np.ndarray, sin: np.ndarray) -> Array:
+    """Rotate adjacent channel pairs (0, 1), (2, 3), ... by the angle of their token.
+
+    Args:
+        x: (B, tokens, heads, head_dim).
+        cos: (tokens, head_dim / 2), from `rope_tables`.
+        sin: as `cos`.
+
+    Returns:
+        x, rotated; same shape.
+    """
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    cos, sin = cos[:, None, :], sin[:, None, :]
+    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
+
+
+def inverse_rms(x: Array) -> Array:
+    """1 / sqrt(mean of squares over the last axis + eps), float32 (..., 1)."""
+    return jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + NORM_EPS)
+
+
+def linear(in_features: int, out_features: int, rngs: nnx.Rngs, *, use_bias: bool = False) -> nnx.Linear:
+    """A linear layer with kernel (in, out) ~ N(0, 0.02) and zero bias."""
+    return nnx.Linear(
+        in_features, out_features, use_bias=use_bias, kernel_init=nnx.initializers.normal(0.02), rngs=rngs
+    )
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis."""
+
+    def __init__(self, width: int) -> None:
+        self.scale = nnx.Param(jnp.ones((width,)))
+
+    def __call__(self, x: Array) -> Array:
+        return x * inverse_rms(x) * self.scale[...]
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions; kv heads serve contiguous groups of query heads."""
+
+    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
+        self.n_head, self.n_kv_head, self.causal = config.n_head, config.n_kv_head, config.causal
+        self.head_dim = config.n_emb // config.n_head
+        # Columns: queries of all heads, then keys, then values, so that one product serves all three.
+        self.qkv = linear(config.n_emb, (self.n_head + 2 * self.n_kv_head) * self.head_dim, rngs)
+        self.out = linear(config.n_emb, config.n_emb, rngs)
+
+    def __call__(self, x: Array, num_tokens: int) -> Array:
+        """Args: x (B * num_tokens, n_emb). Returns: the same shape."""
+        qkv = self.qkv(x).reshape(-1, num_tokens, self.n_head + 2 * self.n_kv_head, self.head_dim)
+        query, key, value = jnp.split(qkv, [self.n_head, self.n_head + self.n_kv_head], axis=2)
+        cos, sin = rope_tables(num_tokens, self.head_dim)
+        query = rotate_pairs(query, cos * self.head_dim**-0.5, sin * self.head_dim**-0.5)
+        key = rotate_pairs(key, cos, sin)
+        query = query.reshape(-1, num_tokens, self.n_kv_head, self.n_head // self.n_kv_head, self.head_dim)
+        scores = jnp.einsum("bqkgd,bskd->bkgqs", query, key)
+        if self.causal:
+            scores = jnp.where(np.tri(num_tokens, dtype=bool), scores, -jnp.inf)
+        mixed = jnp.einsum("bkgqs,bskd->bqkgd", jax.nn.softmax(scores, axis=-1), value)
+        return self.out(mixed.reshape(x.shape))
+
+
+class SwiGLU(nnx.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
+        width = swiglu_width(config.n_emb)
+        # Columns: gate, then up.
+        self.gate_up = linear(config.n_emb, 2 * width, rngs)
+        self.down = linear(width, config.n_emb, rngs)
+
+    def __call__(self, x: Array, num_tokens: int) -> Array:
+        """Args: x (B * num_tokens, n_emb). Returns: the same shape."""
+        gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
+        return self.down(jax.nn.silu(gate) * up)
+
+
+class AttnResBackbone(nnx.Module):
+    """2 n_layer sub-layers, attention then SwiGLU, joined by attention residuals; returns the sum of all sources."""
+
+    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
+        kinds = [Attention, SwiGLU] * config.n_layer
+        self.sublayers = nnx.List([kind(config, rngs=rngs) for kind in kinds])
+        self.norms = nnx.List([RMSNorm(config.n_emb) for _ in kinds])
+        # Row k is the pseudo-query of sub-layer k; at zero it mixes all its sources equally.
+        self.pseudo_queries = nnx.Param(jnp.zeros((len(kinds), config.n_emb)))
+
+    def __call__(self, x: Array, num_tokens: int) -> Array:
+        """Args: x (B * num_tokens, n_emb), the embedded tokens. Returns: the same shape."""
+        queries = self.pseudo_queries[...]
+        sources: list[Array] = []
+        logits: list[Array] = []  # logits[i][k] (rows,): sub-layer k's score of source i, for every later k at once
+
+        def add_source(source: Array) -> None:
+            sources.append(source)
+            logits.append((queries @ source.T) * inverse_rms(source)[:, 0])
+
+        add_source(x)
+        for k, (norm, sublayer) in enumerate(zip(self.norms, self.sublayers, strict=True)):
+            weights = jax.nn.softmax(jnp.stack([scores[k] for scores in logits]), axis=0)
+            mixture = sum(weight[:, None] * source for weight, source in zip(weights, sources, strict=True))
+            add_source(sublayer(norm(mixture), num_tokens))
+        return sum(sources)
+
+
+class AttnResHead(nnx.Module):
+    """Average velocity of an action chunk.
+
+    Args:
+        config: sizes.
+        condition_dim: channels of a condition token.
+        rngs: source of the initial weights (`params` stream).
+    """
+
+    def __init__(self, config: HeadConfig, condition_dim: int, *, rngs: nnx.Rngs) -> None:
+        self.config, self.condition_dim = config, condition_dim
+        self.action_embedding = linear(config.action_dim, config.n_emb, rngs, use_bias=True)
+        self.condition_embedding = linear(condition_dim, config.n_emb, rngs, use_bias=True)
+        self.time_embedding = linear(config.n_emb, config.n_emb, rngs, use_bias=True)
+        self.backbone = AttnResBackbone(config, rngs=rngs)
+        self.norm = RMSNorm(config.n_emb)
+        self.output = linear(config.n_emb, config.action_dim, rngs, use_bias=True)
+
+    def __call__(self, z: Array, r: Array, t: Array, condition: Array) -> Array:
+        """Velocity averaged over the times from r to t, along the path that is at z at time t.
+
+        Args:
+            z: float32 (B, H, action_dim), a normalised chunk between data (time 0) and noise (time 1).
+            r: float32 (B,), start of the interval, r <= t.
+            t: float32 (B,), its end.
+            condition: float32 (B, Nc, condition_dim).
+
+        Returns:
+            float32 (B, H, action_dim).
+        """
+        times = time_embedding(jnp.concatenate([r, t]), self.config.n_emb)
+        r_token, t_token = jnp.split(self.time_embedding(times)[:, None], 2)
+        tokens = jnp.concatenate(
+            [r_token, t_token, self.condition_embedding(condition), self.action_embedding(z)], axis=1
+        )
+        batch, num_tokens, width = tokens.shape
+        hidden = self.backbone(tokens.reshape(-1, width), num_tokens).reshape(tokens.shape)
+        return self.output(self.norm(hidden[:, num_tokens - z.shape[1] :]))
+
+
+def count_parameters(module: nnx.Module) -> int:
+    """Number of trainable values in a module."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

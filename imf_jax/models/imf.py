@@ -1,0 +1,207 @@
+"""Improved MeanFlow: times, training objective and sampler, as pure functions of a velocity function.
+
+A `Velocity` maps (z, r, t, condition) to the average velocity u of the path that is at z at time t, over [r, t].
+Time 0 is data, time 1 is noise; z_t = (1 - t) x + t e. Rows of a batch must not influence one another.
+
+Formulas: Geng et al., "Mean Flows for One-step Generative Modeling" (2025) and "Improved Mean Flows" (2025).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imf_jax.config import ObjectiveConfig
+
+Array = jax.Array
+Velocity = Callable[[Array, Array, Array, Array], Array]
+
+
+class CompoundVelocity(NamedTuple):
+    """Terms of the objective, each float32 (B, H, A).
+
+    Attributes:
+        instantaneous: v = f(z, t, t), the tangent of the path; carries no gradient.
+        average: u = f(z, r, t).
+        derivative: du/dt along the path; carries no gradient.
+        compound: V = u + (t - r) du/dt, which is regressed onto e - x.
+    """
+
+    instantaneous: Array
+    average: Array
+    derivative: Array
+    compound: Array
+
+
+def equal_rows(batch_size: int, config: ObjectiveConfig) -> int:
+    """How many rows, the first ones of a batch, have r = t."""
+    return round(batch_size * config.equal_time_fraction)
+
+
+def sample_times(key: Array, batch_size: int, config: ObjectiveConfig) -> tuple[Array, Array]:
+    """Draw r <= t for a batch; the first `equal_rows(batch_size, config)` rows have r = t.
+
+    Args:
+        key: typed JAX key.
+        batch_size: rows B.
+        config: distribution of the times.
+
+    Returns:
+        (r, t), each float32 (B,) in [0, 1].
+    """
+    if config.time_distribution == "uniform":
+        draws = jax.random.uniform(key, (2, batch_size))
+    else:
+        draws = jax.nn.sigmoid(config.time_mean + config.time_std * jax.random.normal(key, (2, batch_size)))
+    first, second = draws
+    second = jnp.where(np.arange(batch_size) < equal_rows(batch_size, config), first, second)
+    return jnp.minimum(first, second), jnp.maximum(first, second)
+
+
+def interpolate(x: Array, noise: Array, t: Array) -> Array:
+    """z_t = (1 - t) x + t e; x and noise (B, H, A), t (B,)."""
+    t = t[:, None, None]
+    return (1 - t) * x + t * noise
+
+
+def compound_velocity(velocity: Velocity, z: Array, r: Array, t: Array, condition: Array) -> CompoundVelocity:
+    """u, its total derivative along the path (a JVP with tangent (v, 0, 1)), and V.
+
+    Args:
+        velocity: the velocity function.
+        z: float32 (B, H, A).
+        r: float32 (B,).
+        t: float32 (B,).
+        condition: (B, ...).
+    """
+    instantaneous = jax.lax.stop_gradient(velocity(z, t, t, condition))
+    average, derivative = jax.jvp(
+        lambda z, r, t: velocity(z, r, t, condition), (z, r, t), (instantaneous, jnp.zeros_like(r), jnp.ones_like(t))
+    )
+    derivative = jax.lax.stop_gradient(derivative)
+    compound = average + (t - r)[:, None, None] * derivative
+    return CompoundVelocity(instantaneous, average, derivative, compound)
+
+
+def batch_compound_velocity(
+    velocity: Velocity, z: Array, r: Array, t: Array, condition: Array, num_equal: int
+) -> tuple[Array, Array]:
+    """V of a batch whose first `num_equal` rows have r = t, where V = u and neither v nor du/dt is needed.
+
+    Returns:
+        V, float32 (B, H, A), and du/dt of the other rows, float32 (B - num_equal, H, A).
+    """
+    equal, rest = slice(0, num_equal), slice(num_equal, None)
+    if num_equal == z.shape[0]:
+        return velocity(z, r, t, condition), jnp.zeros_like(z[rest])
+    terms = compound_velocity(velocity, z[rest], r[rest], t[rest], condition[rest])
+    if num_equal == 0:
+        return terms.compound, terms.derivative
+    flow_matching = velocity(z[equal], r[equal], t[equal], condition[equal])
+    return jnp.concatenate([flow_matching, terms.compound]), terms.derivative
+
+
+def pseudo_huber(error: Array, delta: float) -> Array:
+    """delta^2 (sqrt(1 + (error / delta)^2) - 1), elementwise."""
+    return delta**2 * (jnp.sqrt(1 + jnp.square(error / delta)) - 1)
+
+
+def dct_matrix(size: int) -> np.ndarray:
+    """Orthonormal DCT-II as float32 (size, size): coefficients = matrix @ signal, signal = matrix.T @ coefficients."""
+    k, n = np.arange(size)[:, None], np.arange(size)[None, :]
+    matrix = np.sqrt(2 / size) * np.cos(np.pi * k * (2 * n + 1) / (2 * size))
+    matrix[0] /= np.sqrt(2)
+    return matrix.astype(np.float32)
+
+
+def dct(chunk: Array) -> Array:
+    """DCT-II over the horizon, axis -2 of (..., H, A)."""
+    return jnp.einsum("kh,...ha->...ka", dct_matrix(chunk.shape[-2]), chunk)
+
+
+def inverse_dct(coefficients: Array) -> Array:
+    """Inverse of `dct`."""
+    return jnp.einsum("kh,...ka->...ha", dct_matrix(coefficients.shape[-2]), coefficients)
+
+
+def dct_weights(horizon: int) -> np.ndarray:
+    """Loss weight 1 + (k / (H - 1))^2 of DCT coefficient k, float32 (H, 1)."""
+    k = np.arange(horizon, dtype=np.float32)[:, None]
+    return 1 + (k / max(horizon - 1, 1)) ** 2
+
+
+def regression_loss(error: Array, is_pad: Array, config: ObjectiveConfig) -> Array:
+    """Mean loss of `error` over the action steps that are not padding.
+
+    With the DCT representation the error is taken back to time, its padded steps are zeroed, and the coefficients
+    of what is left are weighted; the divisor counts the same entries as without the DCT.
+
+    Args:
+        error: float32 (B, H, A), V - (e - x) in the representation of `config`.
+        is_pad: bool (B, H).
+        config: loss and representation.
+
+    Returns:
+        float32 scalar.
+    """
+    valid = ~is_pad[:, :, None]
+    if config.action_representation == "dct":
+        error = dct(jnp.where(valid, inverse_dct(error), 0))
+    else:
+        error = jnp.where(valid, error, 0)
+    loss = jnp.square(error) if config.loss == "mse" else pseudo_huber(error, config.huber_delta)
+    if config.action_representation == "dct":
+        loss = loss * dct_weights(error.shape[1])
+    return jnp.sum(loss) / jnp.maximum(jnp.sum(valid) * error.shape[2], 1)
+
+
+def imf_loss(
+    velocity: Velocity, key: Array, x: Array, is_pad: Array, condition: Array, config: ObjectiveConfig
+) -> tuple[Array, dict[str, Array]]:
+    """Training loss of one batch, with times and noise drawn from `key`.
+
+    Args:
+        velocity: the velocity function.
+        key: typed JAX key.
+        x: float32 (B, H, A), normalised chunks in the representation of `config`.
+        is_pad: bool (B, H), action steps that carry no loss.
+        condition: (B, ...).
+        config: the objective.
+
+    Returns:
+        The loss and its diagnostics, float32 scalars: `mse` of V, `dudt_rms` (0 if all rows have r = t).
+    """
+    time_key, noise_key = jax.random.split(key)
+    r, t = sample_times(time_key, x.shape[0], config)
+    noise = jax.random.normal(noise_key, x.shape)
+    z = interpolate(x, noise, t)
+    compound, derivative = batch_compound_velocity(velocity, z, r, t, condition, equal_rows(x.shape[0], config))
+    error = compound - (noise - x)
+    info = {
+        "mse": jnp.mean(jnp.square(error)),
+        "dudt_rms": jnp.sqrt(jnp.sum(jnp.square(derivative)) / max(derivative.size, 1)),
+    }
+    return regression_loss(error, is_pad, config), info
+
+
+def sample(velocity: Velocity, noise: Array, condition: Array, steps: int) -> Array:
+    """Generate from noise: over the grid linspace(1, 0, steps + 1), z <- z - (t - r) u(z, r, t).
+
+    Args:
+        velocity: the velocity function.
+        noise: float32 (B, H, A) ~ N(0, I), z at time 1.
+        condition: (B, ...).
+        steps: function evaluations N; 1 is one-step generation.
+
+    Returns:
+        float32 (B, H, A), z at time 0.
+    """
+    grid = np.linspace(1, 0, steps + 1, dtype=np.float32)
+
+    def advance(z: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
+        t, r = (jnp.full(z.shape[0], time) for time in interval)
+        return z - (interval[0] - interval[1]) * velocity(z, r, t, condition), None
+
+    return jax.lax.scan(advance, noise, (grid[:-1], grid[1:]))[0]

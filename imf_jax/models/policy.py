@@ -1,0 +1,132 @@
+"""The policy: observation -> condition -> IMF-AttnRes head -> action chunk in physical units."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from imf_jax.config import PolicyConfig, require
+from imf_jax.models import imf
+from imf_jax.models.attnres import AttnResHead
+from imf_jax.models.conditioning import Observation, build_conditioning, require_statistics
+from imf_jax.models.normalizer import Normalizer
+
+Array = jax.Array
+
+ARM_ACTION_DIM = 8
+"""Position xyz (3), quaternion wxyz (4), gripper (1)."""
+
+SMALLEST_QUATERNION = 1e-6
+"""Norm under which a predicted quaternion has no direction and becomes the identity rotation."""
+
+
+def unit_quaternions(action: Array) -> Array:
+    """Scale the quaternion of every arm to unit length.
+
+    Args:
+        action: float32 (..., 8 * arms); per arm position, quaternion wxyz, gripper.
+
+    Returns:
+        The same, with unit quaternions; positions and grippers untouched.
+    """
+    arms = action.reshape(*action.shape[:-1], -1, ARM_ACTION_DIM)
+    quaternion = arms[..., 3:7]
+    norm = jnp.linalg.norm(quaternion, axis=-1, keepdims=True)
+    identity = jnp.array([1.0, 0.0, 0.0, 0.0])
+    unit = jnp.where(norm > SMALLEST_QUATERNION, quaternion / jnp.maximum(norm, SMALLEST_QUATERNION), identity)
+    return jnp.concatenate([arms[..., :3], unit, arms[..., 7:]], axis=-1).reshape(action.shape)
+
+
+class Policy(nnx.Module):
+    """One-step generative policy.
+
+    Observations are mappings of float32 arrays (B, obs_horizon, ...), oldest first: `state` (16), `env_state`
+    (env_state_dim), see `imf_jax.models.conditioning`. Actions: float32 (..., action_dim), per arm position [m],
+    quaternion wxyz, gripper opening [m], world frame.
+
+    Args:
+        config: sizes, objective, encoder, normalisation.
+        env_state_dim: channels of the task's scene state.
+        rngs: source of the initial weights (`params` stream).
+
+    Raises:
+        ArgumentError: head.action_dim is not a whole number of arms.
+    """
+
+    def __init__(self, config: PolicyConfig, env_state_dim: int, *, rngs: nnx.Rngs) -> None:
+        require(
+            config.head.action_dim % ARM_ACTION_DIM == 0,
+            f"head.action_dim {config.head.action_dim} must be a multiple of {ARM_ACTION_DIM} (one block per arm)",
+        )
+        self.config = config
+        self.conditioning = build_conditioning(config, env_state_dim, rngs=rngs)
+        self.action_normalizer = Normalizer(config.head.action_dim, config.normalization)
+        self.head = AttnResHead(config.head, self.conditioning.dim, rngs=rngs)
+
+    def set_statistics(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over the statistics of the demonstrations, as `stats.json` holds them.
+
+        Args:
+            stats: `action` and what the encoder reads (`qpos`, `env_state`), each with `min`, `max`, `mean`, `std`.
+
+        Raises:
+            UserError: one is absent, of another length, or not finite.
+        """
+        self.action_normalizer.set_statistics("action", require_statistics(stats, "action"))
+        self.conditioning.set_statistics(stats)
+
+    def condition(self, observation: Observation) -> Array:
+        """Condition tokens, float32 (B, obs_horizon * tokens_per_step, dim)."""
+        return self.conditioning(observation)
+
+    def loss(self, batch: Mapping[str, Any], key: Array) -> tuple[Array, dict[str, Array]]:
+        """Training loss of one batch.
+
+        Args:
+            batch: `observation` (see the class), `action` float32 (B, H, action_dim), `is_pad` bool (B, H).
+            key: typed JAX key for times and noise.
+
+        Returns:
+            float32 scalar, and a dict of float32 scalars for the log.
+        """
+        x = self.action_normalizer.normalize(batch["action"])
+        if self.config.objective.action_representation == "dct":
+            x = imf.dct(x)
+        condition = self.condition(batch["observation"])
+        return imf.imf_loss(self.head, key, x, batch["is_pad"], condition, self.config.objective)
+
+    def plan(self, observation: Observation, noise: Array) -> Array:
+        """Generate action chunks.
+
+        Args:
+            observation: see the class.
+            noise: float32 (B, H, action_dim) ~ N(0, I).
+
+        Returns:
+            float32 (B, H, action_dim) in physical units, quaternions of unit length; grippers are not clipped.
+        """
+        chunk = imf.sample(self.head, noise, self.condition(observation), self.config.sampling_steps)
+        if self.config.objective.action_representation == "dct":
+            chunk = imf.inverse_dct(chunk)
+        return unit_quaternions(self.action_normalizer.unnormalize(chunk))
+
+    def executed_slice(self, chunk: Array) -> Array:
+        """The actions of a chunk (..., H, action_dim) to execute before planning again: (..., num_action_steps, ...)."""
+        first = self.config.head.obs_horizon - 1
+        return chunk[..., first : first + self.config.head.num_action_steps, :]
+
+
+def weight_decay_mask(params: nnx.State) -> nnx.State:
+    """Which parameters decay: kernels of linear layers, not biases, norms or pseudo-queries.
+
+    Args:
+        params: `nnx.state(module, nnx.Param)` (or its pure dict).
+
+    Returns:
+        The same tree with a bool at every leaf.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(getattr(entry, "key", None) == "kernel" for entry in path), params
+    )
