@@ -1,0 +1,1 @@
+"""Closed-loop evaluation: the loop itself, what it records, and what it leaves on disk."""

@@ -1,0 +1,108 @@
+"""What the closed loop asks for actions: a policy, or any other function of the observations."""
+
+from typing import Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+from imf_jax.models.policy import Policy
+from imf_jax.rollout.episode import noise_keys
+from imf_jax.rollout.schedule import planning_batches
+from imf_jax.sim.backends.base import StepOutput
+
+Observations = dict[str, np.ndarray]
+"""`state` float32 (A, obs_horizon, 16) and `env_state` float32 (A, obs_horizon, E), oldest first."""
+
+
+class Planner(Protocol):
+    """Anything that can drive the closed loop.
+
+    Attributes:
+        obs_horizon: observations it reads: the newest and those before it.
+        num_action_steps: actions of a plan, all of which are executed before the next plan.
+        rows: episodes whose index is equal modulo `rows` are best not run at once; 1 if it makes no difference.
+    """
+
+    obs_horizon: int
+    num_action_steps: int
+    rows: int
+
+    def plan(
+        self, observations: Observations, output: StepOutput, episodes: np.ndarray, replans: np.ndarray
+    ) -> np.ndarray:
+        """Plan for A scenes. The result of a scene must not depend on the other scenes or on their order.
+
+        Args:
+            observations: see `Observations`.
+            output: what was read after the last step, numpy leaves (A, ...).
+            episodes: int64 (A,) episode of each scene.
+            replans: int64 (A,) plans made before in the episode; 0 says that the episode has just begun.
+
+        Returns:
+            float32 (A, num_action_steps, 16) actions; a scene whose plan is not finite ends as an error.
+        """
+        ...
+
+
+class PolicyPlanner:
+    """Plans with an IMF-AttnRes policy in compiled batches of one fixed size.
+
+    Rounding of a matrix product depends on its size and on the row, so every scene is always planned in the same
+    row of a batch of the same size; the rest is padding. One batch is one dispatch: noise, normalisation, network
+    and the choice of the executed actions are inside the compiled function.
+
+    Args:
+        policy: a trained policy.
+        seed: seed of the planning noise, as made by `split_seed`.
+        plan_batch: rows of a planning batch.
+    """
+
+    def __init__(self, policy: Policy, seed: int, plan_batch: int) -> None:
+        head = policy.config.head
+        self.obs_horizon = head.obs_horizon
+        self.num_action_steps = head.num_action_steps
+        self.rows = plan_batch
+        self._seed = np.uint32(seed)
+        graph, self._weights = nnx.split(policy)
+        noise_shape = (head.pred_horizon, head.action_dim)
+
+        def plan(
+            weights: nnx.State,
+            observations: dict[str, jax.Array],
+            seed: jax.Array,
+            episodes: jax.Array,
+            replans: jax.Array,
+        ) -> jax.Array:
+            keys = noise_keys(seed, episodes, replans)
+            noise = jax.vmap(lambda key: jax.random.normal(key, noise_shape))(keys)
+            policy = nnx.merge(graph, weights)
+            return policy.executed_slice(policy.plan(observations, noise))
+
+        self._plan = jax.jit(plan)
+
+    def plan(
+        self, observations: Observations, output: StepOutput, episodes: np.ndarray, replans: np.ndarray
+    ) -> np.ndarray:
+        """See `Planner.plan`."""
+        batches = planning_batches(episodes, self.rows)
+        dispatched = []
+        for batch in batches:
+            # Padding repeats a real scene: its result is dropped, and its values are harmless.
+            source = np.where(batch >= 0, batch, batch.max())
+            rows = {name: values[source] for name, values in observations.items()}
+            dispatched.append(
+                self._plan(
+                    self._weights,
+                    rows,
+                    self._seed,
+                    episodes[source].astype(np.uint32),
+                    replans[source].astype(np.uint32),
+                )
+            )
+        first = dispatched[0]
+        actions = np.empty((len(episodes), *first.shape[1:]), first.dtype)
+        for batch, planned in zip(batches, dispatched, strict=True):
+            used = batch >= 0
+            actions[batch[used]] = np.asarray(planned)[used]
+        return actions

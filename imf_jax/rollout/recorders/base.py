@@ -1,0 +1,104 @@
+"""What a capture sees of a rollout, and the buffer that most captures keep per episode."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.writers import EPISODES
+from imf_jax.sim.backends.base import SimState, StepOutput
+
+
+@dataclass(frozen=True)
+class ResetBatch:
+    """Scenes that have just started.
+
+    Attributes:
+        episodes: int64 (B,) their episode indices.
+        output: what was read after the reset, numpy leaves (B, ...).
+    """
+
+    episodes: np.ndarray
+    output: StepOutput
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The K control steps between two replans of A scenes.
+
+    Attributes:
+        episodes: int64 (A,) episode of each row.
+        actions: float32 (A, K, 16) commanded actions as planned.
+        output: what was read after each step, numpy leaves (A, K, ...).
+        count: int64 (A,) how many of the K steps belong to the episode; rows past it must be ignored.
+        states: K simulation states of A scenes, one after each step; empty unless a recorder asks for them.
+    """
+
+    episodes: np.ndarray
+    actions: np.ndarray
+    output: StepOutput
+    count: np.ndarray
+    states: Sequence[SimState]
+
+
+class Recorder(Protocol):
+    """A capture. Every method is called from the rollout loop, in the order reset, steps ..., finish per episode.
+
+    Attributes:
+        name: how messages call the capture.
+        needs_states: ask for `StepBatch.states`; the loop then steps the backend one control step at a time.
+    """
+
+    name: str
+    needs_states: bool
+
+    def on_reset(self, reset: ResetBatch) -> None:
+        """Episodes have started."""
+        ...
+
+    def on_steps(self, steps: StepBatch) -> None:
+        """Control steps were executed."""
+        ...
+
+    def finish(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
+        """An episode has ended.
+
+        Args:
+            record: its record, still without artifacts.
+            last_state: makes the simulation state (batch of 1) after the episode's last step.
+
+        Returns:
+            kind of artifact -> path relative to the evaluation folder, for what was written.
+        """
+        ...
+
+    def close(self) -> None:
+        """The rollout is over; called also when it was interrupted or failed."""
+        ...
+
+
+class EpisodeBuffer:
+    """Arrays that grow step by step, one set per running episode."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, list[dict[str, np.ndarray]]] = {}
+
+    def start(self, episode: int) -> None:
+        """Begin an episode with nothing in it."""
+        self._parts[episode] = []
+
+    def append(self, episode: int, **arrays: np.ndarray) -> None:
+        """Add steps; every array has the time axis first. The arrays are copied."""
+        self._parts[episode].append({name: np.array(array) for name, array in arrays.items()})
+
+    def pop(self, episode: int) -> dict[str, np.ndarray]:
+        """Remove an episode and return its arrays, joined along time; empty if nothing was appended."""
+        parts = self._parts.pop(episode)
+        return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+
+def episode_folder(episode: int) -> str:
+    """Folder of an episode's artifacts, relative to the evaluation folder."""
+    return f"{EPISODES}/ep_{episode:06d}"

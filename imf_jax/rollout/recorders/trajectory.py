@@ -1,0 +1,64 @@
+"""`trajectory.npz`: what was commanded and what the arms did, per episode."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch, episode_folder
+from imf_jax.rollout.writers import write_bytes
+from imf_jax.sim.backends.base import SimState
+
+
+class TrajectoryRecorder:
+    """Writes one archive per episode of T steps; world frame, quaternions wxyz:
+
+    `step` int64 (T,) step of the episode; `reward` float32 (T,); `raw_action` float32 (T, 16) as planned;
+    `executed_left_link7_pos`, `executed_right_link7_pos` float32 (T, 3) [m] and `executed_left_link7_quat`,
+    `executed_right_link7_quat` float32 (T, 4), read after the step.
+
+    Args:
+        folder: the evaluation folder.
+    """
+
+    name = "trajectory"
+    needs_states = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._buffer = EpisodeBuffer()
+
+    def on_reset(self, reset: ResetBatch) -> None:
+        """See `Recorder`."""
+        for episode in reset.episodes.tolist():
+            self._buffer.start(episode)
+
+    def on_steps(self, steps: StepBatch) -> None:
+        """See `Recorder`."""
+        pose, reward = np.asarray(steps.output.end_effector), np.asarray(steps.output.reward)
+        for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
+            self._buffer.append(
+                episode,
+                reward=reward[row, :count],
+                raw_action=steps.actions[row, :count],
+                executed_left_link7_pos=pose[row, :count, 0, :3],
+                executed_left_link7_quat=pose[row, :count, 0, 3:],
+                executed_right_link7_pos=pose[row, :count, 1, :3],
+                executed_right_link7_quat=pose[row, :count, 1, 3:],
+            )
+
+    def finish(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
+        """See `Recorder`."""
+        arrays = self._buffer.pop(record.episode)
+        if not record.steps:
+            return {}
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, step=np.arange(record.steps), **arrays)
+        path = f"{episode_folder(record.episode)}/trajectory.npz"
+        write_bytes(self._folder / path, content.getvalue())
+        return {"trajectory": path}
+
+    def close(self) -> None:
+        """See `Recorder`."""

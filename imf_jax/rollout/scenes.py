@@ -1,0 +1,166 @@
+"""The running scenes of a rollout as one batched pytree, and what a chunk of control steps means for them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imf_jax.rollout.planner import Observations
+from imf_jax.sim.backends.base import Backend, SimState, StepOutput
+
+
+class Scenes(NamedTuple):
+    """A running scenes; every leaf has the leading axis A, all but `sim` are numpy arrays.
+
+    Attributes:
+        episode: int64 episode index.
+        slot: int64 which of the scenes simulated at once this is.
+        start_step: int64 the episode's first step on the slot's time line.
+        steps: int64 control steps so far.
+        replans: int64 plans executed so far.
+        total_reward: float64 sum of rewards so far.
+        max_reward: float64 largest reward so far, -inf before the first step.
+        max_ik_error: float64 largest distance [m] by which a command was moved to become reachable.
+        observations: the last `obs_horizon` observations, oldest first.
+        output: what was read last.
+        sim: state of the simulation.
+    """
+
+    episode: np.ndarray
+    slot: np.ndarray
+    start_step: np.ndarray
+    steps: np.ndarray
+    replans: np.ndarray
+    total_reward: np.ndarray
+    max_reward: np.ndarray
+    max_ik_error: np.ndarray
+    observations: Observations
+    output: StepOutput
+    sim: SimState
+
+
+class ChunkOutcome(NamedTuple):
+    """What K control steps meant for A scenes; every field is (A,).
+
+    Attributes:
+        steps: int64 control steps that belong to the episode and have a finite outcome.
+        ended: bool the episode ended within the chunk; one of the next three, or else by its time limit.
+        diverged: bool it ended because the physics was not finite.
+        success: bool it ended because the task was done.
+        failure: bool it ended because the task cannot be done any more.
+    """
+
+    steps: np.ndarray
+    ended: np.ndarray
+    diverged: np.ndarray
+    success: np.ndarray
+    failure: np.ndarray
+
+
+def take_rows(tree: Any, rows: np.ndarray | list[int]) -> Any:
+    """Rows (indices or a mask) of every leaf of a batched pytree."""
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def join_rows(first: Any, second: Any) -> Any:
+    """Two batched pytrees of the same structure, one after the other."""
+
+    def join(a: Any, b: Any) -> Any:
+        return np.concatenate([a, b]) if isinstance(a, np.ndarray) else jnp.concatenate([a, b])
+
+    return jax.tree.map(join, first, second)
+
+
+def start_scenes(
+    episodes: np.ndarray, slots: np.ndarray, start_steps: np.ndarray, sim: SimState, output: StepOutput, horizon: int
+) -> Scenes:
+    """Scenes right after their reset; the missing history is the first observation, repeated `horizon` times."""
+    count = len(episodes)
+    counter = np.zeros(count, np.int64)
+    return Scenes(
+        episode=episodes,
+        slot=slots,
+        start_step=start_steps,
+        steps=counter,
+        replans=counter,
+        total_reward=np.zeros(count),
+        max_reward=np.full(count, -np.inf),
+        max_ik_error=np.zeros(count),
+        observations={
+            "state": np.repeat(output.state[:, None], horizon, axis=1),
+            "env_state": np.repeat(output.env_state[:, None], horizon, axis=1),
+        },
+        output=output,
+        sim=sim,
+    )
+
+
+def chunk_outcome(output: StepOutput, steps: np.ndarray, max_steps: int) -> ChunkOutcome:
+    """Find where episodes end within a chunk; what comes after an end is ignored.
+
+    Args:
+        output: leaves (A, K, ...).
+        steps: int64 (A,) steps of each episode before the chunk.
+        max_steps: steps after which an episode is a timeout.
+    """
+    done, lost, finite = np.asarray(output.success), np.asarray(output.failure), np.asarray(output.finite)
+    scenes, length = done.shape
+    timeout = steps[:, None] + np.arange(1, length + 1) >= max_steps
+    over = done | lost | ~finite | timeout
+    ended = over.any(axis=1)
+    last = np.where(ended, over.argmax(axis=1), length - 1)
+    row = np.arange(scenes)
+    diverged = ~finite[row, last]
+    success = done[row, last] & ~diverged
+    failure = lost[row, last] & ~diverged & ~success
+    return ChunkOutcome(last + 1 - diverged, ended, diverged, success, failure)
+
+
+def advance_scenes(scenes: Scenes, sim: SimState, output: StepOutput, count: np.ndarray) -> Scenes:
+    """The scenes after a chunk, of which `count` (A,) steps belong to each. `output`: leaves (A, K, ...)."""
+    length = output.reward.shape[1]
+    valid = np.arange(length) < count[:, None]
+    reward = np.where(valid, output.reward, 0.0).astype(np.float64)
+    ik_error = np.where(valid, output.ik_error.max(axis=-1), 0.0)
+    horizon = scenes.observations["state"].shape[1]
+    newest = {"state": output.state, "env_state": output.env_state}
+    return scenes._replace(
+        steps=scenes.steps + count,
+        replans=scenes.replans + 1,
+        # A cumulative sum adds in order of time, whatever the memory layout, so that totals are reproducible.
+        total_reward=scenes.total_reward + reward.cumsum(axis=1)[:, -1],
+        max_reward=np.maximum(scenes.max_reward, np.where(valid, output.reward, -np.inf).max(axis=1)),
+        max_ik_error=np.maximum(scenes.max_ik_error, ik_error.max(axis=1)),
+        observations={
+            name: np.concatenate([past, newest[name]], axis=1)[:, -horizon:]
+            for name, past in scenes.observations.items()
+        },
+        output=take_last(output),
+        sim=sim,
+    )
+
+
+def take_last(output: StepOutput) -> StepOutput:
+    """The newest of K outputs: leaves (A, K, ...) -> (A, ...)."""
+    return jax.tree.map(lambda leaf: leaf[:, -1], output)
+
+
+def run_chunk(backend: Backend, state: SimState, actions: np.ndarray) -> tuple[SimState, StepOutput]:
+    """K control steps: the final state, and outputs as numpy arrays (A, K, ...). `actions`: float32 (A, K, 16)."""
+    chunk = getattr(backend, "run_chunk", None)
+    if chunk is None:
+        states, output = run_steps(backend, state, actions)
+        return states[-1], output
+    state, output = chunk(state, actions)
+    return state, jax.tree.map(np.asarray, output)
+
+
+def run_steps(backend: Backend, state: SimState, actions: np.ndarray) -> tuple[list[SimState], StepOutput]:
+    """K control steps one by one: the state after each, and outputs as numpy arrays (A, K, ...)."""
+    states, outputs = [], []
+    for k in range(actions.shape[1]):
+        state, output = backend.step(state, actions[:, k])
+        states.append(state)
+        outputs.append(jax.tree.map(np.asarray, output))
+    return states, jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *outputs)

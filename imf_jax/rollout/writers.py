@@ -1,0 +1,137 @@
+"""The files of an evaluation folder. Whole files appear at once or not at all; records are flushed one by one."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from imf_jax.errors import UserError
+from imf_jax.rollout.episode import EpisodeRecord
+
+MANIFEST = "manifest.json"
+RECORDS = "episodes.jsonl"
+METRICS = "metrics.json"
+REPORT = "report.html"
+EPISODES = "episodes"
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write a file that is either complete or absent when the process dies, or the machine if `durable`.
+
+    Makes its folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write `values` as indented JSON. Atomic and durable, see `write_bytes`."""
+    write_bytes(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode(), durable=True)
+
+
+class EvaluationFolder:
+    """A folder that receives one evaluation: manifest, records, metrics. Use it as a context manager.
+
+    Args:
+        path: the folder; made if it is not there.
+        manifest: content of `manifest.json`, written at once.
+        replace: the folder belongs to the caller, and an evaluation already in it is overwritten.
+
+    Raises:
+        UserError: the folder is not empty, or cannot be written.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], *, replace: bool = False) -> None:
+        require_empty(path, replace=replace)
+        self.path = path
+        try:
+            # The manifest comes first; nothing of an older run may survive beside it.
+            for name in (METRICS, REPORT):
+                (path / name).unlink(missing_ok=True)
+            shutil.rmtree(path / EPISODES, ignore_errors=True)
+            write_json(path / MANIFEST, manifest)
+            self._records = open(path / RECORDS, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise UserError(f"cannot write the evaluation to {path}: {error.strerror}; choose another --out") from None
+
+    def add(self, record: EpisodeRecord) -> None:
+        """Append a record and hand it to the operating system at once."""
+        self._records.write(record.to_json() + "\n")
+        self._records.flush()
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Write `metrics.json`."""
+        write_json(self.path / METRICS, metrics)
+
+    def __enter__(self) -> "EvaluationFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._records.close()
+
+
+def require_empty(path: Path, *, replace: bool = False) -> None:
+    """Refuse a folder that an evaluation must not be written to.
+
+    Raises:
+        UserError: `path` is a file, or a folder that is not empty (unless `replace`).
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; choose a folder for --out")
+    if not replace and path.is_dir() and any(path.iterdir()):
+        what = "already holds a run" if (path / MANIFEST).exists() or (path / RECORDS).exists() else "is not empty"
+        raise UserError(f"output folder {path} {what}; choose another --out or remove it")
+
+
+def read_records(folder: Path) -> tuple[list[EpisodeRecord], list[str]]:
+    """Read `episodes.jsonl`.
+
+    Returns:
+        the records, by episode, and one line for each that could not be read.
+
+    Raises:
+        UserError: the file is not there.
+    """
+    path = folder / RECORDS
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {RECORDS}; give the folder of an evaluation")
+    records, problems = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            records.append(EpisodeRecord.from_json(line))
+        except ValueError as error:
+            problems.append(f"{path}:{number}: {error}")
+    return sorted(records, key=lambda record: record.episode), problems
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: it is not there or no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there; give the folder of an evaluation") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object; it is not a file of an evaluation")
+    return values

@@ -1,0 +1,136 @@
+"""A tiny analytic simulator and planners for it: what is tested here is the loop, not the physics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from imf_jax.rollout.engine import Rollout
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.sim.backends.base import SimState, StepOutput
+
+MAX_STEPS = 40
+
+
+class PointBackend:
+    """The left end effector goes to the commanded position at once; it succeeds within 5 cm of its target.
+
+    A command above x = 10 m diverges, one above x = 5 m loses the object. Physics: float64 (B, 6) position, target.
+    """
+
+    name = "native"
+    cameras = ("front", "top")
+    control_dt = 0.02
+
+    def __init__(self) -> None:
+        self.batch_sizes: list[int] = []
+
+    def reset(self, keys: np.ndarray) -> tuple[SimState, StepOutput]:
+        target = np.array([np.random.default_rng(np.asarray(key)).uniform(0.2, 1.0, 3) for key in keys])
+        physics = np.concatenate([np.zeros_like(target), target], axis=1)
+        count = len(keys)
+        state = SimState(physics, np.zeros((count, 14), np.float32), {}, np.zeros(count, np.int32))
+        return state, self._read(physics, np.ones(count, bool))
+
+    def step(self, state: SimState, action: np.ndarray) -> tuple[SimState, StepOutput]:
+        self.batch_sizes.append(len(action))
+        finite = action[:, 0] < 10
+        position = np.where(finite[:, None], action[:, :3], state.physics[:, :3])
+        physics = np.concatenate([position, state.physics[:, 3:]], axis=1)
+        return state._replace(physics=physics, step=state.step + 1), self._read(physics, finite)
+
+    def images(self, state: SimState, cameras: tuple[str, ...]) -> np.ndarray:
+        """A picture whose colour says where the end effector is."""
+        colour = (255 * np.clip(state.physics[:, None, None, None, :3], 0, 1)).astype(np.uint8)
+        return np.broadcast_to(colour, (len(colour), len(cameras), 32, 32, 3)).copy()
+
+    def _read(self, physics: np.ndarray, finite: np.ndarray) -> StepOutput:
+        position, target = physics[:, :3], physics[:, 3:]
+        distance = np.linalg.norm(position - target, axis=1)
+        count = len(physics)
+        pose = np.zeros((count, 2, 7), np.float32)
+        pose[:, 0, :3] = position
+        pose[:, :, 3] = 1
+        state = np.zeros((count, 16), np.float32)
+        state[:, :3] = position
+        return StepOutput(
+            state=state,
+            env_state=target.astype(np.float32),
+            end_effector=pose,
+            reward=np.exp(-distance).astype(np.float32),
+            stage=np.zeros(count, np.int32),
+            success=distance < 0.05,
+            failure=position[:, 0] > 5,
+            finite=finite,
+            ik_error=np.zeros((count, 2), np.float32),
+        )
+
+
+class ChunkBackend(PointBackend):
+    """The same with the fast path."""
+
+    def run_chunk(self, state: SimState, actions: np.ndarray) -> tuple[SimState, StepOutput]:
+        outputs = []
+        for k in range(actions.shape[1]):
+            state, output = self.step(state, actions[:, k])
+            outputs.append(output)
+        return state, jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *outputs)
+
+
+class StraightPlanner:
+    """Goes towards the target at a speed that depends on the episode; `faults` replaces x of chosen episodes."""
+
+    obs_horizon = 2
+    num_action_steps = 4
+    rows = 4
+
+    def __init__(self, faults: dict[int, float] | None = None) -> None:
+        self.faults = faults or {}
+        self.seen: dict[int, list[np.ndarray]] = {}
+
+    def plan(self, observations: Any, output: StepOutput, episodes: np.ndarray, replans: np.ndarray) -> np.ndarray:
+        actions = np.zeros((len(episodes), self.num_action_steps, 16), np.float32)
+        for row, (episode, replan) in enumerate(zip(episodes.tolist(), replans.tolist(), strict=True)):
+            self.seen.setdefault(episode, []).append(observations["state"][row, :, 0].copy())
+            here, target = observations["state"][row, -1, :3], observations["env_state"][row, -1]
+            speed = 0.0 if episode % 7 == 5 else 0.03 + 0.01 * (episode % 5)
+            gap = target - here
+            length = np.linalg.norm(gap)
+            for k in range(self.num_action_steps):
+                actions[row, k, :3] = here + gap * min(1.0, speed * (k + 1) / length)
+            if episode in self.faults and replan == 2:
+                actions[row, 1, 0] = self.faults[episode]
+        return actions
+
+
+@pytest.fixture
+def point_backend() -> PointBackend:
+    return PointBackend()
+
+
+@pytest.fixture
+def chunk_backend() -> ChunkBackend:
+    return ChunkBackend()
+
+
+@pytest.fixture
+def straight_planner() -> Callable[..., StraightPlanner]:
+    return StraightPlanner
+
+
+@pytest.fixture
+def roll() -> Callable[..., dict[int, EpisodeRecord]]:
+    """Run a rollout and return its records by episode."""
+
+    def run(backend: Any, planner: Any, episodes: Any = range(10), **options: Any) -> dict[int, EpisodeRecord]:
+        records: list[EpisodeRecord] = []
+        settings = {"seed": 0, "max_steps": MAX_STEPS, "num_envs": 4} | options
+        result = Rollout(backend, planner, list(episodes), on_record=records.append, **settings).run()
+        assert result.control_steps == sum(record.steps for record in records)
+        assert not result.capture_errors
+        assert len({record.episode for record in records}) == len(records)
+        return {record.episode: record for record in records}
+
+    return run
