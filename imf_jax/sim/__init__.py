@@ -1,0 +1,5 @@
+"""Scenes, tasks, control and the backends that simulate them."""
+
+from imf_jax.sim.headless import import_mujoco
+
+import_mujoco()

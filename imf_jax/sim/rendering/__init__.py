@@ -1,0 +1,1 @@
+"""Pictures of scenes: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (optional)."""
