@@ -1,5 +1,6 @@
 """What the closed loop asks for actions: a policy, or any other function of the observations."""
 
+from functools import partial
 from typing import Protocol
 
 import jax
@@ -45,6 +46,33 @@ class Planner(Protocol):
         ...
 
 
+@partial(jax.jit, static_argnums=0)
+def plan_rows(
+    graph: nnx.GraphDef[Policy],
+    weights: nnx.State,
+    observations: dict[str, jax.Array],
+    seed: jax.Array,
+    episodes: jax.Array,
+    replans: jax.Array,
+) -> jax.Array:
+    """Executed actions (B, num_action_steps, 16) of a policy split into `graph` and `weights`.
+
+    Compiled once per policy structure and batch size: planners of the same policy at different training steps share
+    the compiled code.
+
+    Args:
+        observations: see `Observations`, with B rows.
+        seed: uint32 scalar, seed of the planning noise.
+        episodes: uint32 (B,).
+        replans: uint32 (B,).
+    """
+    policy = nnx.merge(graph, weights)
+    head = policy.config.head
+    keys = noise_keys(seed, episodes, replans)
+    noise = jax.vmap(lambda key: jax.random.normal(key, (head.pred_horizon, head.action_dim)))(keys)
+    return policy.executed_slice(policy.plan(observations, noise))
+
+
 class PolicyPlanner:
     """Plans with an IMF-AttnRes policy in compiled batches of one fixed size.
 
@@ -64,22 +92,7 @@ class PolicyPlanner:
         self.num_action_steps = head.num_action_steps
         self.rows = plan_batch
         self._seed = np.uint32(seed)
-        graph, self._weights = nnx.split(policy)
-        noise_shape = (head.pred_horizon, head.action_dim)
-
-        def plan(
-            weights: nnx.State,
-            observations: dict[str, jax.Array],
-            seed: jax.Array,
-            episodes: jax.Array,
-            replans: jax.Array,
-        ) -> jax.Array:
-            keys = noise_keys(seed, episodes, replans)
-            noise = jax.vmap(lambda key: jax.random.normal(key, noise_shape))(keys)
-            policy = nnx.merge(graph, weights)
-            return policy.executed_slice(policy.plan(observations, noise))
-
-        self._plan = jax.jit(plan)
+        self._graph, self._weights = nnx.split(policy)
 
     def plan(
         self, observations: Observations, output: StepOutput, episodes: np.ndarray, replans: np.ndarray
@@ -92,7 +105,8 @@ class PolicyPlanner:
             source = np.where(batch >= 0, batch, batch.max())
             rows = {name: values[source] for name, values in observations.items()}
             dispatched.append(
-                self._plan(
+                plan_rows(
+                    self._graph,
                     self._weights,
                     rows,
                     self._seed,

@@ -1,10 +1,11 @@
 """Figures over the episodes of a run."""
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from imf_jax.rollout.episode import STATUSES, EpisodeRecord
 
@@ -12,11 +13,25 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a success rate, both bounds in 0..1; (0, 1) without trials."""
+    """Wilson score interval of a success rate: the rates p that a two-sided score test does not reject.
+
+    (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), E. B. Wilson (1927). Unlike the normal approximation it
+    is sensible for few trials and for rates of 0 and 1.
+
+    Returns:
+        both bounds in 0..1; (0, 1) without trials.
+    """
     if trials == 0:
         return 0.0, 1.0
-    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    rate = successes / trials
+    scale = 1 + z * z / trials
+    centre = (rate + z * z / (2 * trials)) / scale
+    half_width = z / scale * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
+    # At rates of 0 and 1 the outer bound is exactly the rate; rounding must not move it.
+    low = 0.0 if successes == 0 else centre - half_width
+    high = 1.0 if successes == trials else centre + half_width
+    return low, high
 
 
 def summarize(values: Sequence[float]) -> dict[str, float] | None:
