@@ -204,6 +204,44 @@ class TrainConfig:
         require(self.seed >= 0, f"seed {self.seed} must not be negative")
 
 
+@dataclass(frozen=True)
+class EvalConfig:
+    """One evaluation of a checkpoint in batched rollouts."""
+
+    # Checkpoint folder, or run folder, of which the newest complete checkpoint is taken.
+    checkpoint: Path
+    # Task to evaluate on; by default the one that the policy was trained for.
+    task: str | None = None
+    # Scenes to evaluate: episodes 0, 1, ... of the seed.
+    episodes: int = 50
+    # Scenes simulated at once; has no influence on any result.
+    num_envs: int = 50
+    # Seed of scenes and planning noise; validation and demonstrations use other ranges.
+    seed: int = 0
+    # Scenes planned in one call; a divisor of num_envs wastes no time. Changes results by rounding only.
+    plan_batch: int = 10
+    # Function evaluations per plan; by default as in training.
+    sampling_steps: int | None = None
+    # Folder that receives the evaluation; by default evals/<run>_<step>_seed<seed>.
+    out: Path | None = None
+    # Write trajectory.npz per episode: commanded actions and executed end-effector poses.
+    save_trajectory: bool = False
+    # Write trajectory.png per episode: a camera's picture with the executed path of both end effectors in red.
+    save_images: bool = False
+    # Camera of those pictures.
+    camera: str = "front"
+    # Folder of another evaluation (for example of the scripted expert) to show beside this one.
+    reference: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs", "plan_batch"):
+            require(getattr(self, name) >= 1, f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        require(
+            self.sampling_steps is None or self.sampling_steps >= 1,
+            f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
+        )
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON types (paths become strings)."""
 
