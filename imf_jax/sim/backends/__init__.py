@@ -1,0 +1,1 @@
+"""Simulation backends behind one protocol; see `base.py`."""

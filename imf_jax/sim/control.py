@@ -1,0 +1,224 @@
+"""End-effector control: a command for both hands becomes joint targets by damped least-squares inverse kinematics.
+
+Action, float32 (..., 16): left arm then right arm, each position xyz [m], quaternion wxyz, gripper opening [m] of
+that arm's link7 in the world frame. All functions are pure JAX and batched over leading axes.
+
+A pose out of reach is clamped: joint angles stay within their limits and move at most `MAX_JOINT_STEP` per control
+step, the hand goes as near as it can, and the remaining distance is reported. A command with a non-finite entry
+keeps the arm where it is. The result is always finite.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from imf_jax.sim.scene import MAX_OPENING, READY, SIDES, Scene
+
+ITERATIONS = 4
+"""Newton steps per control step; from a warm start 0.06 rad away the error left is below 0.1 mm."""
+
+DAMPING = 0.02
+"""Damping of the least squares, in the units of the task error (metres, and radians times `ROTATION_SCALE`)."""
+
+ROTATION_SCALE = 0.3
+"""Weight of one radian of orientation error against one metre of position error [m/rad]."""
+
+POSTURE_GAIN = 0.05
+"""Share of the way back to the ready posture taken per iteration, in the null space of the hand's pose."""
+
+MAX_JOINT_STEP = 0.06
+"""Largest change of a commanded joint angle per control step [rad]: 3 rad/s at 50 Hz."""
+
+
+class ArmModel(NamedTuple):
+    """Kinematic constants of both arms (leading axis: left, right), read from the compiled model.
+
+    Attributes:
+        base: (2, 3) position of the arm base in the world [m]; the bases are not rotated.
+        offset: (2, 7, 3) origin of each link in its parent [m].
+        rotation: (2, 7, 3, 3) orientation of each link in its parent at joint angle 0.
+        axis_sign: (2, 7) +1 or -1: joints turn about +z or -z of their link.
+        lower, upper: (2, 7) joint limits [rad].
+    """
+
+    base: jax.Array
+    offset: jax.Array
+    rotation: jax.Array
+    axis_sign: jax.Array
+    lower: jax.Array
+    upper: jax.Array
+
+
+def arm_model(scene: Scene) -> ArmModel:
+    """Read the kinematic constants of both arms from a scene."""
+    model = scene.model
+
+    def rotation(quat: np.ndarray) -> np.ndarray:
+        matrix = np.zeros(9)
+        mujoco.mju_quat2Mat(matrix, quat)
+        return matrix.reshape(3, 3)
+
+    bodies = [[model.body(f"{side}_link{i + 1}").id for i in range(7)] for side in SIDES]
+    joints = [[model.joint(f"{side}_j{i + 1}").id for i in range(7)] for side in SIDES]
+    constants = (
+        [model.body(f"{side}_base_link").pos for side in SIDES],
+        model.body_pos[bodies],
+        [[rotation(model.body_quat[body]) for body in row] for row in bodies],
+        model.jnt_axis[joints][..., 2],
+        model.jnt_range[joints][..., 0],
+        model.jnt_range[joints][..., 1],
+    )
+    return ArmModel(*(jnp.asarray(np.array(constant), jnp.float32) for constant in constants))
+
+
+def forward_kinematics(arms: ArmModel, joints: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Pose of link7 and the joint axes of both arms.
+
+    Args:
+        joints: (..., 2, 7) joint angles [rad].
+
+    Returns:
+        link7 position (..., 2, 3) [m] and rotation matrix (..., 2, 3, 3) in the world frame, and per joint its
+        origin (..., 2, 7, 3) [m] and unit axis (..., 2, 7, 3) in the world frame.
+    """
+    batch = joints.shape[:-1]
+    position = jnp.broadcast_to(arms.base, (*batch, 3))
+    rotation = jnp.broadcast_to(jnp.eye(3, dtype=joints.dtype), (*batch, 3, 3))
+    origins, axes = [], []
+    for i in range(7):
+        position = position + _apply(rotation, arms.offset[:, i])
+        rotation = _multiply(rotation, arms.rotation[:, i])
+        axis = rotation[..., :, 2] * arms.axis_sign[:, i, None]
+        angle = joints[..., i] * arms.axis_sign[:, i]
+        cos, sin = jnp.cos(angle)[..., None], jnp.sin(angle)[..., None]
+        x, y, z = rotation[..., :, 0], rotation[..., :, 1], rotation[..., :, 2]
+        rotation = jnp.stack([cos * x + sin * y, cos * y - sin * x, z], axis=-1)
+        origins.append(position)
+        axes.append(axis)
+    return position, rotation, jnp.stack(origins, axis=-2), jnp.stack(axes, axis=-2)
+
+
+def inverse_kinematics(
+    arms: ArmModel, start: jax.Array, position: jax.Array, quaternion: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Joint targets whose link7 poses are as near to the commanded ones as one control step allows.
+
+    Damped least squares with the posture as a secondary objective: dq = J^T (J J^T + d^2 I)^-1 (e - J n) + n with
+    n = POSTURE_GAIN (q_ready - q).
+
+    Args:
+        start: (..., 2, 7) joint targets of the previous control step [rad].
+        position: (..., 2, 3) commanded positions [m]; quaternion: (..., 2, 4) wxyz, of any length but zero.
+
+    Returns:
+        joint targets (..., 2, 7) [rad] and the distance (..., 2) [m] between commanded and reached position.
+    """
+    usable = jnp.isfinite(position).all(-1) & jnp.isfinite(quaternion).all(-1)
+    norm = jnp.sqrt(jnp.sum(quaternion * quaternion, axis=-1, keepdims=True))
+    usable &= norm[..., 0] > 1e-6
+    identity = jnp.array([1.0, 0.0, 0.0, 0.0], start.dtype)
+    quaternion = jnp.where(usable[..., None], quaternion / jnp.maximum(norm, 1e-6), identity)
+    position = jnp.where(usable[..., None], position, 0.0)
+    target = quaternion_to_matrix(quaternion)
+    ready = jnp.asarray(READY, start.dtype)
+    lower = jnp.maximum(arms.lower, start - MAX_JOINT_STEP)
+    upper = jnp.minimum(arms.upper, start + MAX_JOINT_STEP)
+
+    joints = start
+    for _ in range(ITERATIONS):
+        hand, rotation, origins, axes = forward_kinematics(arms, joints)
+        rotation_error = 0.5 * sum(_cross(rotation[..., :, k], target[..., :, k]) for k in range(3))
+        error = jnp.concatenate([position - hand, ROTATION_SCALE * rotation_error], axis=-1)
+        linear = _cross(axes, hand[..., None, :] - origins)
+        jacobian = jnp.concatenate([linear, ROTATION_SCALE * axes], axis=-1)  # (..., 7, 6), transposed
+        posture = POSTURE_GAIN * (ready - joints)
+        residual = error - jnp.sum(jacobian * posture[..., None], axis=-2)
+        gram = jnp.sum(jacobian[..., :, None] * jacobian[..., None, :], axis=-3)
+        solution = _solve_positive(gram + DAMPING**2 * jnp.eye(6, dtype=start.dtype), residual)
+        step = jnp.sum(jacobian * solution[..., None, :], axis=-1) + posture
+        joints = jnp.clip(joints + step, lower, upper)
+    joints = jnp.where(usable[..., None], joints, start)
+    hand = forward_kinematics(arms, joints)[0]
+    distance = jnp.sqrt(jnp.sum((position - hand) ** 2, axis=-1))
+    return joints, jnp.where(usable, distance, jnp.inf)
+
+
+def action_to_targets(
+    arms: ArmModel, joint_target: jax.Array, action: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One control step's command as servo targets.
+
+    Args:
+        joint_target: (..., 14) joint targets of the previous control step [rad].
+        action: (..., 16).
+
+    Returns:
+        joint targets (..., 14) [rad], gripper openings (..., 2) [m] within 0..MAX_OPENING (NaN opens), and the
+        distance (..., 2) [m] by which a pose out of reach was clamped; inf for a non-finite command.
+    """
+    batch = joint_target.shape[:-1]
+    command = action.reshape(*batch, 2, 8)
+    joints, distance = inverse_kinematics(
+        arms, joint_target.reshape(*batch, 2, 7), command[..., 0:3], command[..., 3:7]
+    )
+    opening = jnp.clip(jnp.nan_to_num(command[..., 7], nan=MAX_OPENING), 0.0, MAX_OPENING)
+    return joints.reshape(*batch, 14), opening, distance
+
+
+def quaternion_to_matrix(quaternion: jax.Array) -> jax.Array:
+    """Rotation matrices (..., 3, 3) of unit quaternions (..., 4), wxyz."""
+    w, x, y, z = (quaternion[..., i] for i in range(4))
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def _cross(a: jax.Array, b: jax.Array) -> jax.Array:
+    ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
+    bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
+    return jnp.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
+
+
+def _apply(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    return jnp.sum(matrix * vector[..., None, :], axis=-1)
+
+
+def _multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
+
+
+def _solve_positive(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """Solve small symmetric positive definite systems (..., n, n) x = (..., n) by Cholesky, unrolled over n.
+
+    A library call per 6x6 system costs more than the arithmetic; unrolled, XLA vectorises over the batch.
+    """
+    n = vector.shape[-1]
+    lower: dict[tuple[int, int], jax.Array] = {}
+    inverse_diagonal = []
+    for i in range(n):
+        for j in range(i + 1):
+            total = matrix[..., i, j]
+            for k in range(j):
+                total = total - lower[i, k] * lower[j, k]
+            if i == j:
+                inverse_diagonal.append(jax.lax.rsqrt(total))
+            lower[i, j] = total * inverse_diagonal[j]
+    forward: list[jax.Array] = []
+    for i in range(n):
+        total = vector[..., i]
+        for k in range(i):
+            total = total - lower[i, k] * forward[k]
+        forward.append(total * inverse_diagonal[i])
+    solution: list[jax.Array] = [forward[0]] * n
+    for i in reversed(range(n)):
+        total = forward[i]
+        for k in range(i + 1, n):
+            total = total - lower[k, i] * solution[k]
+        solution[i] = total * inverse_diagonal[i]
+    return jnp.stack(solution, axis=-1)

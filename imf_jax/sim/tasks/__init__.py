@@ -1,0 +1,21 @@
+"""The tasks, by the name used on command lines."""
+
+from imf_jax.errors import ArgumentError
+from imf_jax.sim.tasks.base import Reading, Task, Verdict
+from imf_jax.sim.tasks.transfer import Transfer
+
+TASKS: dict[str, type[Task]] = {"transfer": Transfer}
+
+
+def get_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ArgumentError: if there is none; the message lists the tasks.
+    """
+    if name not in TASKS:
+        raise ArgumentError(f"unknown task '{name}'; choose one of: {', '.join(sorted(TASKS))}")
+    return TASKS[name]()
+
+
+__all__ = ["TASKS", "Reading", "Task", "Verdict", "get_task"]
