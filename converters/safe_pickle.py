@@ -1,0 +1,228 @@
+"""Read the pickle inside a PyTorch file without importing or running anything that it names.
+
+A pickle names classes and functions; unpickling it normally imports and calls them. Here a short allow-list of names
+that make up tensors maps to functions of this file, and every other name maps to a `Placeholder`: an empty class made
+on the spot that only remembers what the pickle wanted to do with it. So a pickled `torch.nn.Module` can be walked for
+its tensors although its class is not installed, and a pickle that would run code merely leaves a placeholder.
+"""
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+from converters.tensors import DTYPES, Storage, StoredTensor
+from imf_jax.errors import UserError
+
+
+class Placeholder:
+    """Stands for an object whose class is not allowed. Holds what the pickle gave it and does nothing.
+
+    Attributes:
+        qualified_name: module and name that the pickle asked for.
+        args: positional arguments of its construction.
+        state: what the pickle would have put in its `__dict__`.
+        items: what the pickle would have stored in it under keys.
+    """
+
+    qualified_name: ClassVar[str] = ""
+
+    def __new__(cls, *args: Any, **_: Any) -> Self:
+        """Accept any arguments."""
+        self = object.__new__(cls)
+        self.args = args
+        self.state = None
+        self.items = {}
+        return self
+
+    args: tuple[Any, ...]
+    state: Any
+    items: dict[Any, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
+
+    def __call__(self, *args: Any, **_: Any) -> "Placeholder":
+        return Placeholder(*args)
+
+    def append(self, value: Any) -> None:
+        """Accept an element of a list-like object."""
+        self.items[len(self.items)] = value
+
+    def add(self, value: Any) -> None:
+        """Accept an element of a set-like object."""
+        self.append(value)
+
+
+class Allowed:
+    """A callable that a pickle may call. It holds no state that a pickle could change."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self._function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("the pickle tries to change a function")
+
+
+class StateDict(dict[Any, Any]):
+    """Stands for an OrderedDict; the attributes that PyTorch hangs on state dicts are dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class StorageType:
+    """Element type of a storage, as the pickle names it; `dtype` is None for untyped bytes."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: str | None) -> None:
+        self.dtype = dtype
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("the pickle tries to change a storage type")
+
+
+class TypedStorage:
+    """A storage with its element type, as tensors in a pickle refer to it."""
+
+    __slots__ = ("dtype", "storage")
+
+    def __init__(self, storage: Storage, dtype: str | None) -> None:
+        self.storage = storage
+        self.dtype = dtype
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("the pickle tries to change a storage")
+
+
+def _tensor(storage: Any, offset: int, shape: Any, strides: Any, dtype: str | None) -> StoredTensor:
+    if not isinstance(storage, TypedStorage) or dtype is None:
+        raise pickle.UnpicklingError("a tensor without a storage")
+    return StoredTensor(storage.storage, dtype, tuple(shape), tuple(strides), offset)
+
+
+def _rebuild_tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> StoredTensor:
+    return _tensor(storage, offset, shape, strides, getattr(storage, "dtype", None))
+
+
+def _rebuild_tensor_v3(
+    storage: Any, offset: int, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+) -> StoredTensor:
+    return _tensor(storage, offset, shape, strides, dtype.dtype if isinstance(dtype, StorageType) else None)
+
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _rebuild_subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
+    return function(*args) if isinstance(function, Allowed) else Placeholder(*args)
+
+
+STORAGE_TYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+
+ALLOWED: dict[str, Any] = {
+    "collections.OrderedDict": Allowed(StateDict),
+    "builtins.set": Allowed(set),
+    "__builtin__.set": Allowed(set),
+    "torch.Size": Allowed(tuple),
+    "torch._utils._rebuild_tensor": Allowed(_rebuild_tensor),
+    "torch._utils._rebuild_tensor_v2": Allowed(_rebuild_tensor),
+    "torch._utils._rebuild_tensor_v3": Allowed(_rebuild_tensor_v3),
+    "torch._utils._rebuild_parameter": Allowed(_rebuild_parameter),
+    "torch._utils._rebuild_parameter_with_state": Allowed(_rebuild_parameter),
+    "torch._tensor._rebuild_from_type_v2": Allowed(_rebuild_subclass),
+    "torch.storage.UntypedStorage": StorageType(None),
+    **{f"torch.{name}": StorageType(dtype) for name, dtype in STORAGE_TYPES.items()},
+    **{f"torch.storage.{name}": StorageType(dtype) for name, dtype in STORAGE_TYPES.items()},
+    **{f"torch.{name}": StorageType(name) for name in DTYPES},
+}
+"""Everything a pickle may name and get; all else becomes a placeholder."""
+
+
+class SafeUnpickler(pickle.Unpickler):
+    """An unpickler that resolves names by `ALLOWED` and storages by a function of the container.
+
+    Args:
+        data: the pickle.
+        find_storage: (key, dtype or None, number of elements) -> Storage.
+
+    Attributes:
+        placeholders: qualified names that were not allowed, in the order met.
+    """
+
+    def __init__(self, data: io.BytesIO, find_storage: Callable[[str, str | None, int], Storage]) -> None:
+        super().__init__(data, encoding="utf-8")
+        self._find_storage = find_storage
+        self._classes: dict[str, type[Placeholder]] = {}
+
+    @property
+    def placeholders(self) -> list[str]:
+        """Names of the classes and functions that were neither imported nor run."""
+        return list(self._classes)
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Resolve a name of the pickle; imports nothing."""
+        qualified = f"{module}.{name}"
+        if qualified in ALLOWED:
+            return ALLOWED[qualified]
+        if qualified not in self._classes:
+            self._classes[qualified] = type("Placeholder", (Placeholder,), {"qualified_name": qualified})
+        return self._classes[qualified]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Resolve a reference to a storage, or to a class that the older container stores with its source text."""
+        match pid:
+            case ("module", type() as kind, *_) if issubclass(kind, Placeholder):
+                return kind
+            # The older container adds a sixth entry; it is None but for views written by PyTorch before 0.4.
+            case ("storage", StorageType() as kind, str(key), _, int(elements), *rest) if rest in ([], [None]):
+                return TypedStorage(self._find_storage(key, kind.dtype, elements), kind.dtype)
+        raise pickle.UnpicklingError("a reference to something that is no tensor storage")
+
+
+def unpickle(
+    data: io.BytesIO, find_storage: Callable[[str, str | None, int], Storage], what: str
+) -> tuple[Any, list[str]]:
+    """Read one pickle from `data` and leave the position behind it.
+
+    Args:
+        data: positioned at the pickle.
+        find_storage: see `SafeUnpickler`.
+        what: the file, for messages.
+
+    Returns:
+        The object, and the names that became placeholders.
+
+    Raises:
+        UserError: the pickle is damaged or asks for what a checkpoint never holds.
+    """
+    unpickler = SafeUnpickler(data, find_storage)
+    try:
+        return unpickler.load(), unpickler.placeholders
+    except UserError:
+        raise
+    # A damaged or hostile pickle can fail anywhere in the unpickler with nearly any exception.
+    except Exception as error:
+        raise UserError(f"{what} is damaged or no PyTorch checkpoint ({type(error).__name__}: {error})") from error

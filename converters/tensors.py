@@ -1,0 +1,104 @@
+"""Tensors that lie in a checkpoint file: shape and dtype at once, values when asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from imf_jax.errors import UserError
+
+DTYPES = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int64": np.dtype(np.int64),
+    "int32": np.dtype(np.int32),
+    "int16": np.dtype(np.int16),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "bool": np.dtype(np.bool_),
+}
+"""The element types that are read, by PyTorch's name."""
+
+FLOATING = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A run of bytes that tensors view.
+
+    Attributes:
+        key: names it within its file; two tensors with one key share memory.
+        nbytes: length [bytes].
+        load: reads exactly `nbytes` bytes, or raises UserError.
+        byte_order: "<" or ">".
+    """
+
+    key: str
+    nbytes: int
+    load: Callable[[], bytes]
+    byte_order: str = "<"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A strided view of a storage.
+
+    Attributes:
+        storage: where the values are.
+        dtype: PyTorch's name, one of `DTYPES`.
+        shape: lengths of the axes.
+        strides: steps along the axes [elements].
+        offset: first element [elements].
+    """
+
+    storage: Storage
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = (*self.shape, *self.strides, self.offset)
+        if len(self.shape) != len(self.strides) or any(type(n) is not int or n < 0 for n in numbers):
+            raise ValueError(f"a tensor with shape {self.shape}, strides {self.strides}, offset {self.offset}")
+        self._check_end(self.storage.nbytes)
+
+    def _check_end(self, nbytes: int) -> None:
+        last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        if 0 not in self.shape and (last + 1) * DTYPES[self.dtype].itemsize > nbytes:
+            raise ValueError(f"a tensor of shape {self.shape} that reaches past the end of its storage")
+
+    def __setstate__(self, state: object) -> None:
+        # Unpickling would set fields through this; a tensor that was checked must not change.
+        raise TypeError("the fields of a stored tensor cannot be replaced")
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether the values are floating-point numbers."""
+        return self.dtype in FLOATING
+
+    def describe(self) -> str:
+        """Dtype and shape, for people."""
+        return f"{self.dtype} {self.shape}"
+
+    def read(self) -> np.ndarray:
+        """The values, in an array of their own.
+
+        Raises:
+            UserError: the storage is truncated or damaged, or the tensor repeats stored values.
+        """
+        dtype = DTYPES[self.dtype].newbyteorder(self.storage.byte_order)
+        size = int(np.prod(self.shape, dtype=object))
+        if size * dtype.itemsize > self.storage.nbytes:
+            raise UserError(f"a tensor of shape {self.shape} repeats fewer stored values; save it contiguous")
+        if size == 0:
+            return np.zeros(self.shape, DTYPES[self.dtype])
+        stored = np.frombuffer(self.storage.load(), np.uint8)
+        self._check_end(len(stored))
+        values = stored[: len(stored) // dtype.itemsize * dtype.itemsize].view(dtype)[self.offset :]
+        steps = [step * dtype.itemsize for step in self.strides]
+        view = np.lib.stride_tricks.as_strided(values, self.shape, steps, writeable=False)
+        return np.array(view, DTYPES[self.dtype], order="C")

@@ -1,0 +1,197 @@
+"""The frozen LEWM encoder: three camera views (or one picture) to one embedding.
+
+A vision transformer's class token goes through a projector: linear, batch normalisation with its running statistics,
+exact GELU, linear. `converters/lewm.py` makes the folder that `load` reads from a PyTorch checkpoint.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+
+from imf_jax.errors import UserError
+from imf_jax.models.preprocess import Fusion, check_images, fuse_views, preprocess
+from imf_jax.models.vit import VitSizes, class_feature, gelu, linear
+
+Array = jax.Array
+
+FORMAT = "imf_jax.lewm"
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.safetensors"
+FUSIONS = (None, "row", "grid")
+DTYPES = (np.dtype(jnp.float32), np.dtype(jnp.bfloat16))
+
+
+@dataclass(frozen=True)
+class LewmSizes:
+    """Sizes of the encoder.
+
+    Attributes:
+        vit: the vision transformer.
+        projector_hidden: channels between the projector's two linear layers.
+        output: channels of an embedding.
+        batch_norm_eps: added to the projector's running variance.
+    """
+
+    vit: VitSizes
+    projector_hidden: int
+    output: int
+    batch_norm_eps: float = 1e-5
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, those of the projector last; matrices are (in, out)."""
+        inner = (self.projector_hidden,)
+        return {
+            **self.vit.weight_shapes(),
+            "projector.in.kernel": (self.vit.hidden, self.projector_hidden),
+            "projector.in.bias": inner,
+            "projector.norm.scale": inner,
+            "projector.norm.bias": inner,
+            "projector.norm.mean": inner,
+            "projector.norm.var": inner,
+            "projector.out.kernel": (self.projector_hidden, self.output),
+            "projector.out.bias": (self.output,),
+        }
+
+
+class Frozen(nnx.Variable):
+    """A weight that no optimizer, gradient or statistics update touches: it is no `nnx.Param`."""
+
+
+def project(weights: Mapping[str, Array], feature: Array, eps: float, dtype: jnp.dtype) -> Array:
+    """The projector. `feature`: float32 (B, hidden) -> float32 (B, output)."""
+    h = linear(feature, weights["projector.in.kernel"], weights["projector.in.bias"], dtype)
+    inverse_std = jax.lax.rsqrt(weights["projector.norm.var"] + eps)
+    h = (h - weights["projector.norm.mean"]) * (inverse_std * weights["projector.norm.scale"])
+    h = gelu(h + weights["projector.norm.bias"])
+    return linear(h, weights["projector.out.kernel"], weights["projector.out.bias"], dtype)
+
+
+@partial(jax.jit, static_argnames=("sizes", "dtype", "projected"))
+def encode(weights: Mapping[str, Array], images: Array, sizes: LewmSizes, dtype: jnp.dtype, projected: bool) -> Array:
+    """Preprocess uint8 (B, H, W, 3) and encode: float32 (B, output), or (B, hidden) where not `projected`."""
+    feature = class_feature(weights, preprocess(images, sizes.vit.image_size), sizes.vit, dtype)
+    return project(weights, feature, sizes.batch_norm_eps, dtype) if projected else feature
+
+
+class LewmEncoder(nnx.Module):
+    """Frozen encoder and projector.
+
+    Without a fusion, it takes uint8 (B, image_size, image_size, 3). With one, it takes a mapping of camera name to
+    uint8 (B, H, W, 3) that holds r_vis, top and front in any order, see `imf_jax.models.preprocess.fuse_views`.
+
+    Args:
+        weights: as `sizes.weight_shapes()`.
+        sizes: of the encoder.
+        fusion: layout of the three views in one picture, or None for one picture.
+        dtype: float32, or bfloat16 for the operands of matrix products (faster on accelerators, less exact).
+        fingerprint: names these weights, for caches of embeddings.
+
+    Attributes:
+        joint_output_dim: channels of the one embedding that all views share.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, np.ndarray],
+        sizes: LewmSizes,
+        *,
+        fusion: Fusion | None = None,
+        dtype: Any = jnp.float32,
+        fingerprint: str = "",
+    ) -> None:
+        if fusion not in FUSIONS:
+            raise UserError(f"fusion {fusion!r} is not known; use 'row', 'grid' or None")
+        if np.dtype(dtype) not in DTYPES:
+            raise UserError(f"dtype {np.dtype(dtype)} is not supported; use float32 or bfloat16")
+        self.sizes = sizes
+        self.fusion = fusion
+        self.dtype = np.dtype(dtype)
+        self.fingerprint = fingerprint
+        self.joint_output_dim = sizes.output
+        self.weights = nnx.data({name: Frozen(jnp.asarray(value, jnp.float32)) for name, value in weights.items()})
+
+    def __call__(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]) -> Array:
+        """Embeddings, float32 (B, joint_output_dim), without gradient.
+
+        Raises:
+            UserError: a camera is missing, or a picture has a wrong dtype, size or channel count.
+        """
+        return self._encode(images, projected=True)
+
+    def class_feature(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]) -> Array:
+        """The class token before the projector, float32 (B, hidden), without gradient; errors as for a call."""
+        return self._encode(images, projected=False)
+
+    def _encode(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray], projected: bool) -> Array:
+        picture = self._picture(images)
+        weights = {name: jax.lax.stop_gradient(variable[...]) for name, variable in self.weights.items()}
+        return jax.lax.stop_gradient(encode(weights, picture, self.sizes, self.dtype, projected))
+
+    def _picture(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]) -> Array:
+        if isinstance(images, Mapping):
+            if self.fusion is None:
+                raise UserError("this encoder was loaded for one picture; load it with fusion='row' or 'grid' for views")
+            return fuse_views(images, self.fusion)
+        if self.fusion is not None:
+            raise UserError(f"fusion {self.fusion!r} needs a mapping of camera name to pictures, not one array")
+        check_images(images)
+        side = self.sizes.vit.image_size
+        if images.shape[1:3] != (side, side):
+            height, width = images.shape[1:3]
+            raise UserError(f"images are {height}x{width}; this encoder takes {side}x{side} (height x width) pictures")
+        return jnp.asarray(images)
+
+
+def config_dict(sizes: LewmSizes, weights_sha256: str) -> dict[str, Any]:
+    """What `config.json` beside the weights holds."""
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "weights_sha256": weights_sha256}
+    return {**head, "sizes": dataclasses.asdict(sizes)}
+
+
+def load(path: str | Path, *, fusion: Fusion | None = None, dtype: Any = jnp.float32) -> LewmEncoder:
+    """Load a converted encoder.
+
+    Args:
+        path: folder that `converters/lewm.py` wrote.
+        fusion: see `LewmEncoder`.
+        dtype: see `LewmEncoder`.
+
+    Returns:
+        The encoder, a callable.
+
+    Raises:
+        UserError: the folder is missing, holds something else, or its files do not belong together.
+    """
+    folder = Path(path)
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        data = (folder / WEIGHTS_FILE).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no converted LEWM encoder; make one with converters/lewm.py ({error})") from error
+    if not isinstance(config, dict) or (config.get("format"), config.get("format_version")) != (FORMAT, FORMAT_VERSION):
+        raise UserError(f"{folder / CONFIG_FILE} is not of {FORMAT} version {FORMAT_VERSION}; convert the weights again")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != config.get("weights_sha256"):
+        raise UserError(f"{folder / WEIGHTS_FILE} does not belong to its {CONFIG_FILE} (sha256 differs); convert again")
+    try:
+        sizes = dict(config["sizes"])
+        sizes = LewmSizes(**{**sizes, "vit": VitSizes(**sizes["vit"])})
+        weights = safetensors.numpy.load(data)
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{folder} is damaged; convert the weights again ({error})") from error
+    shapes = {name: value.shape for name, value in weights.items()}
+    if shapes != sizes.weight_shapes():
+        raise UserError(f"{folder}: the tensors do not have the sizes in {CONFIG_FILE}; convert the weights again")
+    return LewmEncoder(weights, sizes, fusion=fusion, dtype=dtype, fingerprint=digest)

@@ -1,0 +1,99 @@
+"""Camera pictures to the input of a frozen vision encoder: view fusion, scaling to [0, 1], mean and std, resizing."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imf_jax.errors import UserError
+from imf_jax.models.resample import antialiased_bilinear, resample
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+VIEW_ORDER = ("r_vis", "top", "front")
+"""Cameras that a fused encoder sees, in the order in which they are laid out."""
+
+Fusion = Literal["row", "grid"]
+
+Array = jax.Array
+
+
+def check_images(images: Array | np.ndarray, what: str = "images") -> None:
+    """Refuse anything but uint8 (B, H, W, 3).
+
+    Raises:
+        UserError: wrong dtype, rank, channel count, or an empty picture.
+    """
+    shape, dtype = tuple(getattr(images, "shape", ())), getattr(images, "dtype", type(images).__name__)
+    if len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:]:
+        raise UserError(f"{what} have shape {shape}; give RGB pictures (batch, height, width, 3)")
+    if dtype != np.uint8:
+        raise UserError(f"{what} are {dtype}; give uint8 pictures with values 0..255")
+
+
+def fuse_views(views: Mapping[str, Array | np.ndarray], fusion: Fusion) -> Array:
+    """One picture from the three views, in the order r_vis, top, front.
+
+    The layout that LEWM was trained with is not published, so both layouts are this project's choice:
+    `row` puts the views side by side; `grid` is 2 x 2, r_vis | top over front | black.
+
+    Args:
+        views: camera name -> uint8 (B, H, W, 3), one size for all; other cameras are not read.
+        fusion: the layout.
+
+    Returns:
+        uint8 (B, H, 3 W, 3) for `row`, (B, 2 H, 2 W, 3) for `grid`.
+
+    Raises:
+        UserError: a camera is missing, or the views differ in size or are no RGB uint8 pictures.
+    """
+    missing = [name for name in VIEW_ORDER if name not in views]
+    if missing:
+        raise UserError(f"camera {', '.join(missing)} is missing (there are {', '.join(views) or 'none'})")
+    for name in VIEW_ORDER:
+        check_images(views[name], f"pictures of camera {name}")
+    shapes = {name: tuple(views[name].shape) for name in VIEW_ORDER}
+    if len(set(shapes.values())) > 1:
+        raise UserError(f"the views differ in shape: {shapes}; record all cameras at one size")
+    pictures = [jnp.asarray(views[name]) for name in VIEW_ORDER]
+    if fusion == "row":
+        return jnp.concatenate(pictures, axis=2)
+    right_wrist, top, front = pictures
+    upper = jnp.concatenate([right_wrist, top], axis=2)
+    lower = jnp.concatenate([front, jnp.zeros_like(front)], axis=2)
+    return jnp.concatenate([upper, lower], axis=1)
+
+
+def resized_shape(height: int, width: int, shorter_side: int) -> tuple[int, int]:
+    """Height and width [pixels] after scaling the shorter side to `shorter_side`, aspect kept, rounded down."""
+    short, long = sorted((height, width))
+    longer_side = shorter_side * long // short
+    return (shorter_side, longer_side) if height <= width else (longer_side, shorter_side)
+
+
+def preprocess(images: Array | np.ndarray, shorter_side: int) -> Array:
+    """Scale to [0, 1], subtract the ImageNet mean and divide by its std, then resize with antialiasing.
+
+    Equals torchvision's `Normalize` followed by `Resize(shorter_side, BILINEAR, antialias=True)` on float tensors.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        shorter_side: length of the shorter side afterwards [pixels]; the aspect is kept.
+
+    Returns:
+        float32 (B, H', W', 3).
+
+    Raises:
+        UserError: the pictures have a wrong dtype, rank or channel count.
+    """
+    check_images(images)
+    height, width = images.shape[1:3]
+    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
+    pixels = (jnp.asarray(images).astype(jnp.float32) / 255.0 - mean) / std
+    for axis, size, out in zip((1, 2), (height, width), resized_shape(height, width, shorter_side), strict=True):
+        if size != out:
+            pixels = resample(pixels, antialiased_bilinear(size, out), axis)
+    return pixels

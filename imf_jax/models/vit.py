@@ -1,0 +1,183 @@
+"""A vision transformer for inference: pictures in, the class token after the final LayerNorm out.
+
+Pre-norm blocks with biases, exact (erf) GELU, learned positions, class token first, as `transformers.ViTModel` without
+pooler. Weights are a flat mapping of arrays; those of the layers are stacked on axis 0, so that one compiled block
+serves all layers. Inside, activations are matrices (rows = batch x tokens, channels) and query, key and value come
+from one product, which keeps a CPU in large matrix products.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imf_jax.errors import UserError
+from imf_jax.models.resample import bicubic, resample
+
+Array = jax.Array
+Weights = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class VitSizes:
+    """Sizes of a vision transformer.
+
+    Attributes:
+        hidden: channels of a token.
+        layers: transformer blocks.
+        heads: attention heads; divides `hidden`.
+        mlp: channels inside the MLP.
+        patch: side of a square patch [pixels].
+        image_size: side of the square picture for which positions were learned [pixels].
+        layer_norm_eps: added to the variance in every LayerNorm.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    mlp: int
+    patch: int
+    image_size: int
+    layer_norm_eps: float = 1e-12
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side of the learned position table."""
+        return self.image_size // self.patch
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight; matrices are (in, out), patch pixels are (row, column, channel)."""
+        hidden, mlp = self.hidden, self.mlp
+        layer = {
+            "norm1.scale": (hidden,),
+            "norm1.bias": (hidden,),
+            "qkv.kernel": (hidden, 3 * hidden),
+            "qkv.bias": (3 * hidden,),
+            "out.kernel": (hidden, hidden),
+            "out.bias": (hidden,),
+            "norm2.scale": (hidden,),
+            "norm2.bias": (hidden,),
+            "up.kernel": (hidden, mlp),
+            "up.bias": (mlp,),
+            "down.kernel": (mlp, hidden),
+            "down.bias": (hidden,),
+        }
+        return {
+            "patch.kernel": (self.patch * self.patch * 3, hidden),
+            "patch.bias": (hidden,),
+            "class_token": (hidden,),
+            "positions": (1 + self.grid**2, hidden),
+            **{f"layers.{name}": (self.layers, *shape) for name, shape in layer.items()},
+            "norm.scale": (hidden,),
+            "norm.bias": (hidden,),
+        }
+
+
+def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
+    """LayerNorm over the last axis, biased variance."""
+    centered = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
+    return centered * jax.lax.rsqrt(variance + eps) * scale + bias
+
+
+def gelu(x: Array) -> Array:
+    """Exact GELU, x Phi(x) with the error function."""
+    return x * (0.5 * (1.0 + jax.lax.erf(x * np.float32(np.sqrt(0.5)))))
+
+
+def linear(x: Array, kernel: Array, bias: Array, dtype: jnp.dtype) -> Array:
+    """x @ kernel + bias, operands rounded to `dtype`, accumulated and returned in float32."""
+    product = jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    return product + bias
+
+
+def attention(qkv: Array, batch: int, heads: int, dtype: jnp.dtype) -> Array:
+    """Scaled dot-product attention of every token to every token of its picture.
+
+    Args:
+        qkv: float32 (batch * tokens, 3 * hidden), query | key | value.
+        batch: pictures.
+        heads: attention heads, contiguous in the channels.
+        dtype: of the operands of both products.
+
+    Returns:
+        float32 (batch * tokens, hidden).
+    """
+    rows, width = qkv.shape
+    head_dim = width // (3 * heads)
+    split = qkv.astype(dtype).reshape(batch, rows // batch, 3, heads, head_dim)
+    query, key, value = jnp.transpose(split, (2, 0, 3, 1, 4))
+    scores = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
+    exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    # Dividing after the product with the values touches head_dim channels in place of all tokens.
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    mixed = jnp.einsum("bhnm,bhmd->bhnd", exponentials.astype(dtype), value, preferred_element_type=jnp.float32)
+    return jnp.transpose(mixed / total, (0, 2, 1, 3)).reshape(rows, width // 3)
+
+
+def patches(pixels: Array, patch: int) -> Array:
+    """Cut float (B, H, W, 3) into (B * H/p * W/p, p * p * 3), patches row by row."""
+    batch, height, width, channels = pixels.shape
+    cut = pixels.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return jnp.transpose(cut, (0, 1, 3, 2, 4, 5)).reshape(-1, patch * patch * channels)
+
+
+def position_table(positions: Array, grid: int, height: int, width: int) -> Array:
+    """Learned positions for another grid of patches, by bicubic interpolation as PyTorch does it.
+
+    Args:
+        positions: float32 (1 + grid^2, hidden), class token first.
+        grid: side of the learned grid [patches].
+        height: rows wanted [patches].
+        width: columns wanted [patches].
+
+    Returns:
+        float32 (1 + height * width, hidden).
+    """
+    if (height, width) == (grid, grid):
+        return positions
+    hidden = positions.shape[-1]
+    table = positions[1:].reshape(grid, grid, hidden)
+    table = resample(resample(table, bicubic(grid, width), axis=1), bicubic(grid, height), axis=0)
+    return jnp.concatenate([positions[:1], table.reshape(-1, hidden)])
+
+
+def class_feature(weights: Weights, pixels: Array, sizes: VitSizes, dtype: jnp.dtype = jnp.float32) -> Array:
+    """The class token after the final LayerNorm.
+
+    Args:
+        weights: as `sizes.weight_shapes()`.
+        pixels: float32 (B, H, W, 3), preprocessed; other sizes than `image_size` get interpolated positions.
+        sizes: of the network.
+        dtype: of the operands of matrix products; sums, norms and the residual stream stay float32.
+
+    Returns:
+        float32 (B, hidden).
+
+    Raises:
+        UserError: H or W is no multiple of the patch side.
+    """
+    batch, height, width, _ = pixels.shape
+    if height % sizes.patch or width % sizes.patch:
+        raise UserError(f"a {height}x{width} picture does not divide into {sizes.patch} px patches; use square views")
+    hidden, eps = sizes.hidden, sizes.layer_norm_eps
+    embedded = linear(patches(pixels, sizes.patch), weights["patch.kernel"], weights["patch.bias"], dtype)
+    first = jnp.broadcast_to(weights["class_token"], (batch, 1, hidden))
+    tokens = jnp.concatenate([first, embedded.reshape(batch, -1, hidden)], axis=1)
+    tokens += position_table(weights["positions"], sizes.grid, height // sizes.patch, width // sizes.patch)
+
+    def block(x: Array, layer: Weights) -> tuple[Array, None]:
+        h = layer_norm(x, layer["norm1.scale"], layer["norm1.bias"], eps)
+        h = attention(linear(h, layer["qkv.kernel"], layer["qkv.bias"], dtype), batch, sizes.heads, dtype)
+        x = x + linear(h, layer["out.kernel"], layer["out.bias"], dtype)
+        h = layer_norm(x, layer["norm2.scale"], layer["norm2.bias"], eps)
+        h = gelu(linear(h, layer["up.kernel"], layer["up.bias"], dtype))
+        return x + linear(h, layer["down.kernel"], layer["down.bias"], dtype), None
+
+    prefix = "layers."
+    stacked = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    rows, _ = jax.lax.scan(block, tokens.reshape(-1, hidden), stacked)
+    class_token = rows.reshape(batch, -1, hidden)[:, 0]
+    return layer_norm(class_token, weights["norm.scale"], weights["norm.bias"], eps)
