@@ -1,0 +1,1 @@
+"""Demonstrations: files, statistics, and the windows a policy is trained on."""

@@ -1,0 +1,292 @@
+"""Demonstration files: one HDF5 per episode, in the layout that ACT-family tools read.
+
+`<folder>/episode_000007.hdf5`, T control steps:
+
+| dataset | type | what |
+|---|---|---|
+| `action` | float32 (T, 16) | the command to imitate, see `imf_jax.sim.control` |
+| `observations/qpos` | float32 (T, 16) | robot state before it: per arm 7 joint angles [rad], gripper opening [m] |
+| `observations/env_state` | float32 (T, E) | object poses before the command |
+| `observations/images/<camera>` | uint8 (T, H, W, 3) | optional pictures before the command |
+| `noise` | float32 (T, 16) | what was added to `action` when it was executed; the state drifts, the label corrects |
+| `reward` | float32 (T,) | reward after the command |
+
+Attributes: seed, episode, task, control_hz, success, units (JSON), sim, imf_jax_version.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from imf_jax import __version__
+from imf_jax.config import ACTION_DIM, STATE_DIM
+from imf_jax.errors import UserError
+from imf_jax.files import flush_to_disk
+
+UNITS = {
+    "action": "per arm (left, right): position xyz [m], quaternion wxyz, gripper opening [m]; link7 in the world frame",
+    "observations/qpos": "per arm (left, right): 7 joint angles [rad], gripper opening [m]",
+    "observations/env_state": "per object: position xyz [m], quaternion wxyz; world frame",
+}
+
+IMAGES = "observations/images"
+
+WIDTHS: dict[str, tuple[int | None, ...]] = {
+    "action": (ACTION_DIM,),
+    "observations/qpos": (STATE_DIM,),
+    "observations/env_state": (None,),
+    "noise": (ACTION_DIM,),
+    "reward": (),
+}
+"""Dataset -> its shape after the time axis; None allows any size of at least 1."""
+
+_NAME = re.compile(r"episode_(\d{6,})\.hdf5")
+_TEMPORARY = ".writing_"
+
+
+@dataclass
+class Episode:
+    """One demonstration of T control steps; arrays as in the module's table."""
+
+    action: np.ndarray
+    qpos: np.ndarray
+    env_state: np.ndarray
+    reward: np.ndarray
+    noise: np.ndarray
+    seed: int
+    episode: int
+    task: str
+    control_hz: float
+    success: bool
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+
+def episode_path(folder: Path, episode: int) -> Path:
+    """Where the demonstration of that index lives."""
+    return folder / f"episode_{episode:06d}.hdf5"
+
+
+def episode_number(path: Path) -> int:
+    """The index in the name of a demonstration file."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise UserError(f"{path} is not named like a demonstration (episode_000007.hdf5)")
+    return int(match[1])
+
+
+def list_episodes(folder: Path) -> list[Path]:
+    """The demonstration files of a folder in order of their index.
+
+    Raises:
+        UserError: if the folder is missing or holds none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; collect demonstrations into it with scripts/collect.py")
+    paths = _episode_files(folder)
+    if not paths:
+        raise UserError(f"{folder} holds no episode_*.hdf5; collect demonstrations with scripts/collect.py")
+    return paths
+
+
+def _episode_files(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=episode_number)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what an interrupted writer left behind."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        path.unlink(missing_ok=True)
+
+
+def write_episode(folder: Path, episode: Episode) -> Path:
+    """Write one demonstration; the file appears under its name only when it is whole.
+
+    Raises:
+        UserError: if an array does not fit the module's table or is not finite, or the folder cannot be written.
+    """
+    path = episode_path(folder, episode.episode)
+    datasets = _datasets(episode)
+    for name, array in datasets.items():
+        _check(path, name, array, len(episode))
+    temporary = folder / f"{_TEMPORARY}{os.getpid()}_{path.name}"
+    try:
+        with h5py.File(temporary, "w") as file:
+            for name, array in datasets.items():
+                compression = "gzip" if array.dtype == np.uint8 else None  # small float arrays gain nothing
+                chunks = (1, *array.shape[1:]) if array.dtype == np.uint8 else None
+                file.create_dataset(name, data=array, compression=compression, chunks=chunks)
+            file.attrs.update(
+                seed=episode.seed,
+                episode=episode.episode,
+                task=episode.task,
+                control_hz=episode.control_hz,
+                success=episode.success,
+                units=json.dumps(UNITS),
+                sim=True,
+                imf_jax_version=__version__,
+            )
+        flush_to_disk(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        what = error.strerror or error
+        raise UserError(f"cannot write {path}: {what}; check the disk and its permissions") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_episodes(folder: Path, episodes: Iterable[Episode], threads: int = 4) -> list[Path]:
+    """Write several demonstrations at once, see `write_episode`; makes the folder.
+
+    HDF5 itself takes turns; what runs in parallel is waiting for the disk to confirm a file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda episode: write_episode(folder, episode), episodes))
+
+
+def collected_episodes(folder: Path, *, task: str, seed: int) -> tuple[set[int], list[str]]:
+    """What an interrupted collection has already recorded, so that it can go on. Leftovers of writers are removed.
+
+    Args:
+        folder: folder of demonstrations; may be absent.
+        task: task of the collection.
+        seed: seed of the collection.
+
+    Returns:
+        Indices of the valid episodes, and one line for each file that is damaged and must be recorded again.
+
+    Raises:
+        UserError: the folder holds demonstrations of another task or seed.
+    """
+    valid: set[int] = set()
+    damaged: list[str] = []
+    if not folder.exists():
+        return valid, damaged
+    remove_unfinished(folder)
+    for path in _episode_files(folder):
+        try:
+            episode = read_episode(path)
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        if (episode.task, episode.seed) != (task, seed) or path != episode_path(folder, episode.episode):
+            raise UserError(
+                f"{path} holds episode {episode.episode} of task {episode.task!r} with seed {episode.seed}, "
+                f"not of task {task!r} with seed {seed}; choose another folder"
+            )
+        valid.add(episode.episode)
+    return valid, damaged
+
+
+def read_episode(path: Path, *, images: bool = False) -> Episode:
+    """Read and validate one demonstration.
+
+    Args:
+        images: also read the pictures, if there are any.
+
+    Raises:
+        UserError: if the file cannot be read, a dataset or attribute is missing, a shape or type does not fit or a
+            value is not finite; the message names the file and the key.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            steps = _steps(path, file)
+            episode = Episode(
+                action=_floats(path, file, "action", steps),
+                qpos=_floats(path, file, "observations/qpos", steps),
+                env_state=_floats(path, file, "observations/env_state", steps),
+                reward=_floats(path, file, "reward", steps),
+                noise=_floats(path, file, "noise", steps),
+                seed=int(_attribute(path, file, "seed")),
+                episode=int(_attribute(path, file, "episode")),
+                task=str(_attribute(path, file, "task")),
+                control_hz=float(_attribute(path, file, "control_hz")),
+                success=bool(_attribute(path, file, "success")),
+            )
+            for camera in file[IMAGES] if images and IMAGES in file else ():
+                episode.images[camera] = _pictures(path, file, f"{IMAGES}/{camera}", steps)
+            return episode
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise _bad(path, f"cannot be read as a demonstration ({error})") from error
+
+
+def _datasets(episode: Episode) -> dict[str, np.ndarray]:
+    arrays = {
+        "action": episode.action,
+        "observations/qpos": episode.qpos,
+        "observations/env_state": episode.env_state,
+        "noise": episode.noise,
+        "reward": episode.reward,
+    }
+    arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    return arrays | {f"{IMAGES}/{camera}": array for camera, array in episode.images.items()}
+
+
+def _dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
+    found = file.get(key)
+    if not isinstance(found, h5py.Dataset):
+        raise _bad(path, f"dataset '{key}' is missing")
+    return found
+
+
+def _steps(path: Path, file: h5py.File) -> int:
+    shape = _dataset(path, file, "action").shape
+    if not shape or shape[0] < 1:
+        raise _bad(path, f"dataset 'action' has no steps (shape {shape})")
+    return int(shape[0])
+
+
+def _floats(path: Path, file: h5py.File, key: str, steps: int) -> np.ndarray:
+    dataset = _dataset(path, file, key)
+    if dataset.dtype.kind != "f":
+        raise _bad(path, f"dataset '{key}' has type {dataset.dtype}, expected float32")
+    array = np.asarray(dataset[()], np.float32)
+    _check(path, key, array, steps)
+    return array
+
+
+def _pictures(path: Path, file: h5py.File, key: str, steps: int) -> np.ndarray:
+    dataset = _dataset(path, file, key)
+    _check(path, key, dataset, steps)
+    return np.asarray(dataset[()])
+
+
+def _check(path: Path, key: str, array: np.ndarray | h5py.Dataset, steps: int) -> None:
+    """Refuse a shape or type that does not fit the module's table, and values that are not finite."""
+    expected: tuple[int | None, ...]
+    if key.startswith(IMAGES):
+        expected, kind = (steps, None, None, 3), "u"
+    else:
+        expected, kind = (steps, *WIDTHS[key]), "f"
+    fits = len(array.shape) == len(expected) and all(
+        size == (want or max(size, 1)) for size, want in zip(array.shape, expected, strict=True)
+    )
+    if not fits or array.dtype.kind != kind:
+        wanted = ", ".join("any" if size is None else str(size) for size in expected)
+        what = "uint8" if kind == "u" else "float32"
+        raise _bad(path, f"dataset '{key}' has shape {array.shape} and type {array.dtype}, expected {what} ({wanted})")
+    if kind == "f" and not np.isfinite(array).all():
+        step = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise _bad(path, f"dataset '{key}' is not finite at step {step}")
+
+
+def _attribute(path: Path, file: h5py.File, name: str) -> Any:
+    if name not in file.attrs:
+        raise _bad(path, f"attribute '{name}' is missing")
+    return file.attrs[name]
+
+
+def _bad(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: {what}; remove the file and collect that episode again")

@@ -1,0 +1,113 @@
+"""Training windows: all demonstrations on the device, and a pure function that draws windows from them.
+
+The window at time t of an episode of length T, with obs_horizon To and pred_horizon H: observations t-To+1..t, those
+before 0 repeating observation 0; action chunk of H steps starting at t-To+1, so that chunk index To-1 is the action
+taken at time t. Chunk steps before 0 repeat action 0, those past T-1 the last action; both are marked as padding.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imf_jax.data.episodes import Episode, list_episodes, read_episode
+from imf_jax.data.statistics import DatasetStatistics, check_statistics, compute_statistics
+
+Array = jax.Array
+
+
+class Demonstrations(NamedTuple):
+    """All steps of all demonstrations, one after the other; N steps in total.
+
+    Attributes:
+        action: float32 (N, 16).
+        qpos: float32 (N, 16).
+        env_state: float32 (N, E).
+        first: int32 (N,) index of the first step of the episode that step n belongs to.
+        last: int32 (N,) index of its last step.
+    """
+
+    action: Array
+    qpos: Array
+    env_state: Array
+    first: Array
+    last: Array
+
+
+class Batch(TypedDict):
+    """Training windows.
+
+    Attributes:
+        observation: `state` float32 (B, To, 16), `env_state` float32 (B, To, E), oldest first.
+        action: float32 (B, H, 16).
+        is_pad: bool (B, H), True where the chunk reaches over an end of its episode.
+    """
+
+    observation: dict[str, Array]
+    action: Array
+    is_pad: Array
+
+
+def pack(episodes: list[Episode]) -> Demonstrations:
+    """Join demonstrations and put them on the default device."""
+    lengths = np.array([len(episode.action) for episode in episodes])
+    ends = np.cumsum(lengths)
+    joined = (
+        np.concatenate([episode.action for episode in episodes]),
+        np.concatenate([episode.qpos for episode in episodes]),
+        np.concatenate([episode.env_state for episode in episodes]),
+        np.repeat(ends - lengths, lengths).astype(np.int32),
+        np.repeat(ends - 1, lengths).astype(np.int32),
+    )
+    return Demonstrations(*(jnp.asarray(values) for values in joined))
+
+
+def load_demonstrations(directory: Path) -> tuple[Demonstrations, DatasetStatistics]:
+    """Read, validate and pack a folder of demonstrations.
+
+    Raises:
+        UserError: the folder is missing or empty, a demonstration is malformed, or `stats.json` does not fit.
+    """
+    episodes = [read_episode(path) for path in list_episodes(directory)]
+    statistics = compute_statistics(episodes)
+    check_statistics(directory, statistics)
+    return pack(episodes), statistics
+
+
+def windows_at(data: Demonstrations, steps: Array, *, obs_horizon: int, pred_horizon: int) -> Batch:
+    """The windows whose time t is at the given steps.
+
+    Args:
+        data: the demonstrations.
+        steps: int32 (B,) indices into the N steps.
+        obs_horizon: To.
+        pred_horizon: H.
+    """
+    start = steps[:, None] - (obs_horizon - 1)
+    first, last = data.first[steps][:, None], data.last[steps][:, None]
+    observed = jnp.maximum(start + jnp.arange(obs_horizon), first)
+    wanted = start + jnp.arange(pred_horizon)
+    taken = jnp.clip(wanted, first, last)
+    return Batch(
+        observation={"state": data.qpos[observed], "env_state": data.env_state[observed]},
+        action=data.action[taken],
+        is_pad=wanted != taken,
+    )
+
+
+@partial(jax.jit, static_argnames=("batch_size", "obs_horizon", "pred_horizon"))
+def sample_windows(data: Demonstrations, key: Array, batch_size: int, *, obs_horizon: int, pred_horizon: int) -> Batch:
+    """Draw windows uniformly over all (episode, time), with replacement, on the device.
+
+    Args:
+        data: the demonstrations.
+        key: typed JAX key.
+        batch_size: windows B.
+        obs_horizon: To.
+        pred_horizon: H.
+    """
+    steps = jax.random.randint(key, (batch_size,), 0, len(data.first))
+    return windows_at(data, steps, obs_horizon=obs_horizon, pred_horizon=pred_horizon)
