@@ -5,11 +5,12 @@ work is refused here, before anything is built, by an `ArgumentError` that names
 """
 
 import dataclasses
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from imf_jax.errors import ArgumentError
+from imf_jax.errors import ArgumentError, UserError
 
 ACTION_DIM = 16
 """Two arms x (position xyz 3, quaternion wxyz 4, gripper 1)."""
@@ -136,6 +137,8 @@ class OptimizerConfig:
     weight_decay: float = 1e-3
     # Linear warm-up [training steps].
     warmup_steps: int = 500
+    # Training steps over which the learning rate rises and falls; by default max_steps.
+    decay_steps: int | None = None
     # Learning rate at the end of the cosine, as a share of the peak.
     final_fraction: float = 0.0
     # Largest global gradient norm.
@@ -148,6 +151,14 @@ class OptimizerConfig:
         require(0 <= self.ema_decay < 1, f"optimizer.ema_decay {self.ema_decay} must lie in [0, 1)")
         require(self.clip_norm > 0, f"optimizer.clip_norm {self.clip_norm} must be positive")
         require(self.warmup_steps >= 0, f"optimizer.warmup_steps {self.warmup_steps} must not be negative")
+        require(
+            self.decay_steps is None or self.decay_steps >= 1,
+            f"optimizer.decay_steps {self.decay_steps} must be at least 1",
+        )
+        require(self.weight_decay >= 0, f"optimizer.weight_decay {self.weight_decay} must not be negative")
+        require(0 <= self.final_fraction <= 1, f"optimizer.final_fraction {self.final_fraction} must lie in 0..1")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"optimizer.{name} {getattr(self, name)} must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -205,6 +216,40 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class CollectConfig:
+    """Scripted demonstrations of one task."""
+
+    # Task to demonstrate.
+    task: str = "transfer"
+    # Folder that receives episode_*.hdf5 and stats.json; an interrupted collection in it is continued.
+    out: Path = Path("demos/transfer")
+    # Successful demonstrations to record; scenes in which the expert fails are passed over and counted.
+    episodes: int = 200
+    # Seed of the scenes and of the noise; training and test scenes never coincide.
+    seed: int = 0
+    # Scenes simulated at once; has no influence on any result.
+    num_envs: int = 64
+    # Largest standard deviation of the noise added to commanded hand positions [m]; each episode draws its share.
+    position_noise: float = 0.008
+    # Largest standard deviation of the noise added to commanded hand yaw [rad].
+    yaw_noise: float = 0.04
+    # Cameras whose pictures are recorded (r_vis, top, front); none by default.
+    cameras: tuple[str, ...] = ()
+    # Height and width of recorded pictures [pixels].
+    image_size: int = 256
+    # Record nothing: only measure how often the expert succeeds on test scenes, without noise.
+    check_expert: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs", "image_size"):
+            value = getattr(self, name)
+            require(value >= 1, f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        for name in ("position_noise", "yaw_noise"):
+            value = getattr(self, name)
+            require(0 <= value <= 0.2, f"--{name.replace('_', '-')} is {value}; it must lie in 0..0.2")
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """One evaluation of a checkpoint in batched rollouts."""
 
@@ -235,19 +280,32 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         for name in ("episodes", "num_envs", "plan_batch"):
-            require(getattr(self, name) >= 1, f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+            require(
+                getattr(self, name) >= 1, f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1"
+            )
         require(
             self.sampling_steps is None or self.sampling_steps >= 1,
             f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
         )
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON types (paths become strings)."""
+TYPE_KEY = "type"
+"""Names the class of a dataclass that is stored where several are possible."""
 
-    def plain(value: Any) -> Any:
+
+def _choices(hint: Any) -> tuple[type, ...]:
+    """The dataclasses that a type hint allows, in order."""
+    return tuple(option for option in typing.get_args(hint) or (hint,) if dataclasses.is_dataclass(option))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON types (paths become strings); `from_dict` reads it."""
+
+    def plain(value: Any, hint: Any = None) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            hints = typing.get_type_hints(type(value))
+            fields = {f.name: plain(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
+            return ({TYPE_KEY: type(value).__name__} if len(_choices(hint)) > 1 else {}) | fields
         if isinstance(value, Path):
             return str(value)
         if isinstance(value, (list, tuple)):
@@ -255,3 +313,49 @@ def to_dict(config: Any) -> dict[str, Any]:
         return value
 
     return plain(config)
+
+
+T = TypeVar("T")
+
+
+def from_dict(kind: type[T], values: Any) -> T:
+    """The configuration that `to_dict` wrote. Absent fields take their defaults, so older files stay readable.
+
+    Args:
+        kind: the dataclass.
+        values: what `to_dict` made of an instance.
+
+    Raises:
+        UserError: a field is not known, or has a value of another kind.
+        ArgumentError: a value cannot work.
+    """
+    return _read(kind, values, "")
+
+
+def _read(kind: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"configuration {where or kind.__name__} must be an object, not {values!r}")
+    hints = typing.get_type_hints(kind)
+    arguments = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"configuration field {where}{name} is not known; it was written by another version")
+        hint, choices = hints[name], _choices(hints[name])
+        if choices and value is not None:
+            # A field that had only one type when it was written names none: it was the first of today's.
+            content = dict(value) if isinstance(value, dict) else value
+            tag = content.pop(TYPE_KEY, choices[0].__name__) if isinstance(content, dict) else choices[0].__name__
+            chosen = next((choice for choice in choices if choice.__name__ == tag), None)
+            if chosen is None:
+                raise UserError(f"configuration field {where}{name} names the unknown type {tag!r}")
+            arguments[name] = _read(chosen, content, f"{where}{name}.")
+        elif value is not None and (hint is Path or Path in typing.get_args(hint)):
+            arguments[name] = Path(value)
+        elif isinstance(value, list):
+            arguments[name] = tuple(value)
+        else:
+            arguments[name] = value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise UserError(f"configuration {where or kind.__name__} holds a value of the wrong kind: {error}") from None
