@@ -1,0 +1,20 @@
+"""Transfer from robot state and box pose, no cameras: the policy of `make demo`.
+
+Success on unseen scenes, hardware and time: unmeasured.
+"""
+
+from pathlib import Path
+
+from imf_jax.config import HeadConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
+
+config = TrainConfig(
+    task="transfer",
+    data=Path("demos/transfer"),
+    out=Path("runs/transfer-state"),
+    max_steps=5_000,
+    batch_size=64,
+    save_every=1_000,
+    policy=PolicyConfig(head=HeadConfig(n_emb=128, n_layer=4, pred_horizon=16, num_action_steps=8)),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
+    validation=ValidationConfig(every=2_500, num_episodes=10, num_images=5),
+)

@@ -1,0 +1,57 @@
+"""What every script shares: errors as one line, exit codes, quiet libraries, compiled code kept between runs."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from rich.console import Console
+
+from imf_jax.cache import cache_dir
+from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
+
+SMALLEST_CACHED_COMPILATION = 0.3
+"""Compilations shorter than this [s] are not worth a file."""
+
+
+def run_main(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script and exit with its code.
+
+    A `UserError` becomes one red line and its exit code, Ctrl-C becomes 130; any other exception is a bug and shows its
+    traceback. Arguments that tyro refuses exit with 2 by themselves.
+
+    Args:
+        main: the script; returns an exit code, None for success.
+    """
+    try:
+        keep_compiled_code()
+        silence_libraries()
+        code = main()
+    except UserError as error:
+        print_error(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        code = EXIT_INTERRUPTED
+    sys.exit(EXIT_OK if code is None else code)
+
+
+def print_error(message: str) -> None:
+    """One line on stderr, red on a terminal."""
+    line = " ".join(f"error: {message}".split())
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def keep_compiled_code() -> None:
+    """Let JAX keep compiled code in the user's cache folder, unless the user has chosen a folder for it already."""
+    import jax  # not at the top: a script may set JAX's environment variables first
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", SMALLEST_CACHED_COMPILATION)
+
+
+def silence_libraries() -> None:
+    """Keep the chatter of libraries (checkpoint timings, platform probes) off the terminal; errors still show."""
+    for name in ("absl", "jax", "orbax"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,66 @@
+"""Named training configurations: every Python file in `configs/` is a preset, so adding a file adds one.
+
+`configs/transfer_state.py` is the preset `transfer-state`. Its docstring says what it reaches, on what hardware and in
+what time; its variable `config` is a `TrainConfig`.
+"""
+
+import ast
+import runpy
+from pathlib import Path
+
+from imf_jax.config import TrainConfig
+from imf_jax.errors import ArgumentError, UserError
+
+DIRECTORY = Path(__file__).resolve().parent.parent / "configs"
+
+
+def preset_paths(directory: Path = DIRECTORY) -> dict[str, Path]:
+    """Preset name -> its file, in alphabetic order. Nothing is executed."""
+    files = sorted(path for path in directory.glob("*.py") if not path.name.startswith(("_", ".")))
+    return {path.stem.replace("_", "-"): path for path in files}
+
+
+def preset_path(name: str, directory: Path = DIRECTORY) -> Path:
+    """File of a preset.
+
+    Raises:
+        ArgumentError: there is no preset of that name; the message lists those there are.
+    """
+    paths = preset_paths(directory)
+    if name not in paths:
+        raise ArgumentError(f"unknown preset {name!r}; presets are: {', '.join(paths) or f'none in {directory}'}")
+    return paths[name]
+
+
+def preset_description(path: Path) -> str:
+    """Docstring of a preset file, read without executing it.
+
+    Raises:
+        UserError: the file is no valid Python or has no docstring.
+    """
+    try:
+        description = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"preset {path} cannot be read: {error}") from None
+    if not description:
+        raise UserError(f"preset {path} has no docstring; say there what it reaches, on what hardware, in what time")
+    return description
+
+
+def load_preset(name: str, directory: Path = DIRECTORY) -> TrainConfig:
+    """Configuration of a preset.
+
+    Raises:
+        ArgumentError: there is no such preset, or its configuration contradicts itself.
+        UserError: its file fails or defines no `config`.
+    """
+    path = preset_path(name, directory)
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except UserError as error:
+        raise ArgumentError(f"preset {path}: {error}") from None
+    except Exception as error:  # whatever a user's file can raise
+        raise UserError(f"preset {path} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(config, TrainConfig):
+        raise UserError(f"preset {path} must define `config = TrainConfig(...)`, not {type(config).__name__}")
+    return config
