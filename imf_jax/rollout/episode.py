@@ -23,6 +23,7 @@ SEEDS_PER_SPLIT = 2**30
 
 _SCENE_STREAM = 0
 _NOISE_STREAM = 1
+_DISTURBANCE_STREAM = 2
 
 Status = Literal["success", "failure", "timeout", "error"]
 STATUSES: tuple[Status, ...] = ("success", "failure", "timeout", "error")
@@ -95,6 +96,16 @@ def noise_keys(seed: jax.Array | int, episodes: jax.Array | np.ndarray, replans:
         return jax.random.fold_in(_episode_key(seed, episode, _NOISE_STREAM), replan)
 
     return jax.vmap(one)(jnp.asarray(episodes, jnp.uint32), jnp.asarray(replans, jnp.uint32))
+
+
+@jax.jit
+def _disturbance_keys(seed: jax.Array, episodes: jax.Array) -> jax.Array:
+    return jax.vmap(lambda episode: _episode_key(seed, episode, _DISTURBANCE_STREAM))(episodes)
+
+
+def disturbance_keys(seed: int, episodes: Sequence[int] | np.ndarray) -> jax.Array:
+    """Keys of what disturbs a demonstration: fold_in(fold_in(key(seed), episode), 2), (B,) typed JAX keys."""
+    return _disturbance_keys(jnp.uint32(seed), jnp.asarray(episodes, jnp.uint32))
 
 
 @dataclass(frozen=True)

@@ -114,13 +114,22 @@ class TransferExpert:
 
         held = state.command[:, 0, :3], state.command[:, 1, :3]
         right_target = choose(
-            [end_right + CLEARANCE * up, end_right, held[1], carry, carry, carry, carry,
-             carry + jnp.array([0.0, -0.10, 0.10])]
+            [
+                end_right + CLEARANCE * up,
+                end_right,
+                held[1],
+                carry,
+                carry,
+                carry,
+                carry,
+                carry + jnp.array([0.0, -0.10, 0.10]),
+            ]
         )
         left_target = choose([wait, wait, wait, over_left, end_left, held[0], held[0], held[0]])
         right_yaw = choose([yaw, yaw, yaw, zero, zero, zero, zero, zero])
-        left_yaw = choose([zero, zero, zero, zero, yaw, state.command[:, 0, 3], state.command[:, 0, 3],
-                           state.command[:, 0, 3]])
+        left_yaw = choose(
+            [zero, zero, zero, zero, yaw, state.command[:, 0, 3], state.command[:, 0, 3], state.command[:, 0, 3]]
+        )
         right_open = choose([zero + OPEN] * 2 + [zero + CLOSED] * 4 + [zero + OPEN] * 2)
         left_open = choose([zero + OPEN] * 5 + [zero + CLOSED] * 3)
 

@@ -34,8 +34,8 @@ BASE_Y = {"left": 0.4, "right": -0.4}
 """Position of the arm bases along y [m]; both stand at x = 0 on the table and face +x."""
 
 READY = np.array([0.0, -0.05, 0.0, 2.45, 0.0, -0.6, 0.0])
-"""Joint angles [rad] an episode starts near, gripper pointing down at (.46, base y, .32) [m]; inverse kinematics prefers
-postures close to it."""
+"""Joint angles [rad] an episode starts near, gripper pointing down at (.46, base y, .32) [m]; inverse kinematics
+prefers postures close to it."""
 
 TORQUE_LIMIT = 80.0
 """Joint torque limit [N m] of the Diana 7."""
@@ -133,9 +133,7 @@ def arm_file() -> Path:
     return path
 
 
-def build_scene(
-    add_objects: Callable[[mujoco.MjSpec], dict[str, tuple[str, ...]]], visual: Visual = "mesh"
-) -> Scene:
+def build_scene(add_objects: Callable[[mujoco.MjSpec], dict[str, tuple[str, ...]]], visual: Visual = "mesh") -> Scene:
     """Compile the two arms, the table, the cameras and a task's objects.
 
     Args:
@@ -167,8 +165,6 @@ def _set_options(spec: mujoco.MjSpec) -> None:
     option.solver = mujoco.mjtSolver.mjSOL_NEWTON
     option.iterations = 8
     option.ls_iterations = 12
-    # A diverged scene must be seen as such, not silently restarted.
-    option.disableflags = int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
     spec.compiler.degree = False
     spec.visual.headlight.ambient = [0.32, 0.32, 0.32]
     spec.visual.headlight.diffuse = [0.25, 0.25, 0.25]
@@ -181,23 +177,41 @@ def _set_options(spec: mujoco.MjSpec) -> None:
 def _add_table_and_lights(spec: mujoco.MjSpec) -> None:
     world = spec.worldbody
     world.add_light(
-        name="sun", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=[0.8, 0.6, 2.5], dir=[-0.25, -0.25, -1.0],
-        diffuse=[0.62, 0.62, 0.60], specular=[0.1, 0.1, 0.1], ambient=[0.0, 0.0, 0.0],
+        name="sun",
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        pos=[0.8, 0.6, 2.5],
+        dir=[-0.25, -0.25, -1.0],
+        diffuse=[0.62, 0.62, 0.60],
+        specular=[0.1, 0.1, 0.1],
+        ambient=[0.0, 0.0, 0.0],
     )
-    visible = dict(group=_VISIBLE, contype=0, conaffinity=0)
+    visible = {"group": _VISIBLE, "contype": 0, "conaffinity": 0}
     box = mujoco.mjtGeom.mjGEOM_BOX
     world.add_geom(
-        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[4, 4, 0.1], pos=[0, 0, -0.75], rgba=[0.44, 0.47, 0.51, 1],
+        name="floor",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[4, 4, 0.1],
+        pos=[0, 0, -0.75],
+        rgba=[0.44, 0.47, 0.51, 1],
         **visible,
     )
-    world.add_geom(name="table_top", type=box, size=[0.55, 0.8, 0.02], pos=[0.4, 0, -0.02],
-                   rgba=[0.70, 0.60, 0.47, 1], **visible)
+    world.add_geom(name="wall", type=box, size=[0.02, 4, 2], pos=[-1.3, 0, 1.2], rgba=[0.80, 0.83, 0.86, 1], **visible)
+    world.add_geom(
+        name="table_top", type=box, size=[0.55, 0.8, 0.02], pos=[0.4, 0, -0.02], rgba=[0.70, 0.60, 0.47, 1], **visible
+    )
     for x in (-0.1, 0.9):
         for y in (-0.74, 0.74):
-            world.add_geom(type=box, size=[0.03, 0.03, 0.355], pos=[x, y, -0.395], rgba=[0.30, 0.28, 0.26, 1], **visible)
+            world.add_geom(
+                type=box, size=[0.03, 0.03, 0.355], pos=[x, y, -0.395], rgba=[0.30, 0.28, 0.26, 1], **visible
+            )
     world.add_geom(
-        name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[1, 1, 0.1], pos=[0, 0, 0], group=_COLLISION,
-        contype=0, conaffinity=0,
+        name="table",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[1, 1, 0.1],
+        pos=[0, 0, 0],
+        group=_COLLISION,
+        contype=0,
+        conaffinity=0,
     )
 
 
@@ -228,10 +242,17 @@ def _arm_spec(visual: Visual, color: tuple[float, ...]) -> mujoco.MjSpec:
         joint.armature = ARMATURE
         arm.body(f"link{i + 1}").gravcomp = 1.0  # the real controller compensates the arm's own weight
         arm.add_actuator(
-            name=f"j{i + 1}", target=f"j{i + 1}", trntype=mujoco.mjtTrn.mjTRN_JOINT,
-            gaintype=mujoco.mjtGain.mjGAIN_FIXED, gainprm=[STIFFNESS[i]] + [0.0] * 9,
-            biastype=mujoco.mjtBias.mjBIAS_AFFINE, biasprm=[0.0, -STIFFNESS[i], -DAMPING[i]] + [0.0] * 7,
-            ctrllimited=True, ctrlrange=list(joint.range), forcelimited=True, forcerange=[-TORQUE_LIMIT, TORQUE_LIMIT],
+            name=f"j{i + 1}",
+            target=f"j{i + 1}",
+            trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            gaintype=mujoco.mjtGain.mjGAIN_FIXED,
+            gainprm=[STIFFNESS[i]] + [0.0] * 9,
+            biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+            biasprm=[0.0, -STIFFNESS[i], -DAMPING[i]] + [0.0] * 7,
+            ctrllimited=True,
+            ctrlrange=list(joint.range),
+            forcelimited=True,
+            forcerange=[-TORQUE_LIMIT, TORQUE_LIMIT],
         )
     for name, (body, start, end, radius) in _ARM_CAPSULES.items():
         _add_capsule(arm.body(body), start, end, radius, group=_COLLISION, name=name)
@@ -242,38 +263,65 @@ def _arm_spec(visual: Visual, color: tuple[float, ...]) -> mujoco.MjSpec:
 def _add_gripper(arm: mujoco.MjSpec) -> None:
     """A parallel-jaw gripper below link7; the fingers slide along x of link7 and mirror each other."""
     link7 = arm.body("link7")
-    visible = dict(contype=0, conaffinity=0, group=_VISIBLE)
+    visible = {"group": _VISIBLE, "contype": 0, "conaffinity": 0}
     box = mujoco.mjtGeom.mjGEOM_BOX
     link7.add_geom(type=box, size=[0.05, 0.028, 0.028], pos=[0, 0, -0.032], rgba=_STEEL, mass=0.3, **visible)
     for number, direction in ((1, 1.0), (2, -1.0)):
         finger = link7.add_body(name=f"finger{number}", gravcomp=1.0)
         finger.add_joint(
-            name=f"finger{number}", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[direction, 0, 0],
-            range=[0.0, FINGER_TRAVEL], limited=True, damping=2.0, armature=0.1,
+            name=f"finger{number}",
+            type=mujoco.mjtJoint.mjJNT_SLIDE,
+            axis=[direction, 0, 0],
+            range=[0.0, FINGER_TRAVEL],
+            limited=True,
+            damping=2.0,
+            armature=0.1,
         )
         x = direction * FINGER_HALF_SIZE[0]
         finger.add_geom(
-            name=f"finger{number}", type=box, size=list(FINGER_HALF_SIZE), pos=[x, 0, FINGER_CENTER_Z],
-            rgba=_PAD, mass=0.05, **visible,
+            name=f"finger{number}",
+            type=box,
+            size=list(FINGER_HALF_SIZE),
+            pos=[x, 0, FINGER_CENTER_Z],
+            rgba=_PAD,
+            mass=0.05,
+            **visible,
         )
         arm.add_actuator(
-            name=f"finger{number}", target=f"finger{number}", trntype=mujoco.mjtTrn.mjTRN_JOINT,
-            gaintype=mujoco.mjtGain.mjGAIN_FIXED, gainprm=[2000.0] + [0.0] * 9,
-            biastype=mujoco.mjtBias.mjBIAS_AFFINE, biasprm=[0.0, -2000.0, -40.0] + [0.0] * 7,
-            ctrllimited=True, ctrlrange=[0.0, FINGER_TRAVEL], forcelimited=True, forcerange=[-20.0, 20.0],
+            name=f"finger{number}",
+            target=f"finger{number}",
+            trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            gaintype=mujoco.mjtGain.mjGAIN_FIXED,
+            gainprm=[2000.0] + [0.0] * 9,
+            biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+            biasprm=[0.0, -2000.0, -40.0] + [0.0] * 7,
+            ctrllimited=True,
+            ctrlrange=[0.0, FINGER_TRAVEL],
+            forcelimited=True,
+            forcerange=[-20.0, 20.0],
         )
     # Without the coupling a held object could shift sideways: two saturated fingers have no stiffness against it.
     coupling = arm.add_equality(
-        name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, name1="finger2", name2="finger1",
-        objtype=mujoco.mjtObj.mjOBJ_JOINT, solref=[0.01, 1.0], solimp=[0.95, 0.99, 0.001, 0.5, 2.0],
+        name="fingers",
+        type=mujoco.mjtEq.mjEQ_JOINT,
+        name1="finger2",
+        name2="finger1",
+        objtype=mujoco.mjtObj.mjOBJ_JOINT,
+        solref=[0.01, 1.0],
+        solimp=[0.95, 0.99, 0.001, 0.5, 2.0],
     )
     coupling.data[:5] = [0.0, 1.0, 0.0, 0.0, 0.0]
 
 
 def _add_capsule(body, start, end, radius: float, **attributes) -> None:
     body.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_CAPSULE, fromto=[*start, *end], size=[radius, 0, 0], contype=0, conaffinity=0,
-        mass=0.0, **attributes,
+        type=mujoco.mjtGeom.mjGEOM_CAPSULE,
+        fromto=[*start, *end],
+        size=[radius, 0, 0],
+        contype=0,
+        conaffinity=0,
+        mass=0.0,
+        **attributes,
     )
 
 
@@ -289,14 +337,14 @@ def _look_at(position: tuple[float, ...], target: tuple[float, ...]) -> list[flo
 
 
 def _add_cameras(spec: mujoco.MjSpec) -> None:
-    front = (1.45, 0.0, 0.75)
-    spec.worldbody.add_camera(name="front", pos=front, quat=_look_at(front, (0.38, 0.0, 0.13)), fovy=50)
+    front = (1.38, 0.0, 0.78)
+    spec.worldbody.add_camera(name="front", pos=front, quat=_look_at(front, (0.30, 0.0, 0.20)), fovy=46)
     half = math.sqrt(0.5)
     # Looking straight down with +x up in the picture, so the left arm is on the left.
     spec.worldbody.add_camera(name="top", pos=[0.42, 0.0, 1.55], quat=[half, 0.0, 0.0, -half], fovy=50)
     # On the right wrist, looking along the fingers.
     spec.body("right_link7").add_camera(
-        name="r_vis", pos=[0.105, 0.0, 0.045], quat=[math.cos(0.14), 0.0, math.sin(0.14), 0.0], fovy=65
+        name="r_vis", pos=[0.14, 0.0, 0.03], quat=[math.cos(0.3), 0.0, math.sin(0.3), 0.0], fovy=70
     )
 
 
@@ -305,8 +353,13 @@ def _add_pairs_and_sensors(spec: mujoco.MjSpec, objects: dict[str, tuple[str, ..
 
     def pair(first: str, second: str, condim: int, friction: float = slide) -> None:
         spec.add_pair(
-            name=f"{first}|{second}", geomname1=first, geomname2=second, condim=condim,
-            friction=[friction, friction, torsion, roll, roll], solref=[0.01, 1.0], solimp=[0.95, 0.99, 0.001, 0.5, 2.0],
+            name=f"{first}|{second}",
+            geomname1=first,
+            geomname2=second,
+            condim=condim,
+            friction=[friction, friction, torsion, roll, roll],
+            solref=[0.01, 1.0],
+            solimp=[0.95, 0.99, 0.001, 0.5, 2.0],
         )
 
     fingers = {side: [f"{side}_finger{number}" for number in (1, 2)] for side in SIDES}
@@ -323,23 +376,27 @@ def _add_pairs_and_sensors(spec: mujoco.MjSpec, objects: dict[str, tuple[str, ..
                     _add_touch_sensor(spec, f"touch|{name}|{finger}|{part}", finger, geom)
     geoms_of_objects = list(objects.values())
     for i, first in enumerate(geoms_of_objects):
-        for second in geoms_of_objects[i + 1 :]:
+        for other in geoms_of_objects[i + 1 :]:
             for a in first:
-                for b in second:
+                for b in other:
                     pair(a, b, condim=3, friction=0.3)
     for side in SIDES:
         for finger in fingers[side]:
             pair("table", finger, condim=1)
-    for first in _ARM_CAPSULES:
-        for second in _ARM_CAPSULES:
-            pair(f"left_{first}", f"right_{second}", condim=1)
+    for ours in _ARM_CAPSULES:
+        for theirs in _ARM_CAPSULES:
+            pair(f"left_{ours}", f"right_{theirs}", condim=1)
 
 
 def _add_touch_sensor(spec: mujoco.MjSpec, name: str, first: str, second: str) -> None:
     """A sensor that reads the number of contacts between two geoms, 0 if they do not touch."""
     spec.add_sensor(
-        name=name, type=mujoco.mjtSensor.mjSENS_CONTACT, objtype=mujoco.mjtObj.mjOBJ_GEOM, objname=first,
-        reftype=mujoco.mjtObj.mjOBJ_GEOM, refname=second,
+        name=name,
+        type=mujoco.mjtSensor.mjSENS_CONTACT,
+        objtype=mujoco.mjtObj.mjOBJ_GEOM,
+        objname=first,
+        reftype=mujoco.mjtObj.mjOBJ_GEOM,
+        refname=second,
         intprm=[1 << int(mujoco.mjtConDataField.mjCONDATA_FOUND), 0, 1],
     )
 
@@ -353,7 +410,9 @@ def _index(model: mujoco.MjModel, objects: tuple[str, ...]) -> SceneIndex:
         for side in SIDES:
             for number in (1, 2):
                 prefix = f"touch|{name}|{side}_finger{number}|"
-                rows.append([model.sensor_adr[i] for i in range(model.nsensor) if model.sensor(i).name.startswith(prefix)])
+                rows.append(
+                    [model.sensor_adr[i] for i in range(model.nsensor) if model.sensor(i).name.startswith(prefix)]
+                )
         return np.array(rows).reshape(2, 2, -1)
 
     return SceneIndex(

@@ -10,14 +10,26 @@ import numpy as np
 
 from imf_jax.sim import control
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
+from imf_jax.sim.blocks import in_blocks
 from imf_jax.sim.scene import CAMERAS, PHYSICS_DT, READY, SUBSTEPS, Visual, build_scene
 from imf_jax.sim.tasks import Reading, get_task
 
-IK_ROWS = 16
-"""Scenes per call of inverse kinematics; batches are padded to a multiple, so one program serves every batch size."""
-
 START_JITTER = 0.02
 """Half width of the uniform spread of the starting joint angles around the ready posture [rad]."""
+
+_DIVERGED = [
+    int(warning)
+    for warning in (
+        mujoco.mjtWarning.mjWARN_BADQPOS,
+        mujoco.mjtWarning.mjWARN_BADQVEL,
+        mujoco.mjtWarning.mjWARN_BADQACC,
+    )
+]
+
+
+def _divergences(batch: mujoco.batch.Batch, count: int) -> np.ndarray:
+    """How often each of the first `count` simulations has diverged so far, (count,)."""
+    return batch.warning[:count, _DIVERGED, 1].sum(axis=1)
 
 
 class NativeBackend:
@@ -39,6 +51,8 @@ class NativeBackend:
             image_size: height and width of pictures [pixels].
             render_batch: scenes rendered per call.
         """
+        # `StepOutput.finite` reports a diverged scene; by default MuJoCo also logs to a file in the working folder.
+        mujoco.set_mju_user_warning(lambda message: None)
         self.task = get_task(task)
         self.scene = build_scene(self.task.add_objects, visual)
         self.model = self.scene.model
@@ -145,13 +159,16 @@ class NativeBackend:
 
     def _advance(self, batch: mujoco.batch.Batch, ids: np.ndarray, before: np.ndarray) -> np.ndarray:
         """One control step of physics; scenes that fail or diverge go back to `before`. Returns finite (B,)."""
+        warned = _divergences(batch, len(ids))
         try:
             batch.step(ids, nstep=SUBSTEPS, stage=mujoco.mjtStage.mjSTAGE_POS)
             failed = np.zeros(len(ids), bool)
         except mujoco.batch.SimulationError as error:
             failed = np.isin(ids, error.ids)
         rows = batch.state[: len(ids)]
-        finite = np.isfinite(rows).all(axis=1) & (np.abs(rows).max(axis=1) < mujoco.mjMAXVAL) & ~failed
+        # MuJoCo restarts a scene that diverges and only a warning counter tells.
+        failed |= _divergences(batch, len(ids)) > warned
+        finite = np.isfinite(rows).all(axis=1) & ~failed
         if not finite.all():
             broken = ids[~finite]
             rows[broken] = before[broken]
@@ -203,18 +220,11 @@ class NativeBackend:
         keys = jnp.asarray(keys)
         if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
             keys = jax.random.wrap_key_data(keys)
-        return self._in_blocks(self._sample, keys)
+        return in_blocks(self._sample, keys)
 
     def _targets_padded(self, joint_target: Array, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         joint_target = np.asarray(joint_target, np.float32)
-        return self._in_blocks(lambda q, a: self._targets(self._arms, q, a), joint_target, actions)
-
-    def _in_blocks(self, function: Any, *arrays: Any) -> Any:
-        """Call a row-wise jitted function in blocks of IK_ROWS rows, padded with the first row."""
-        count = len(arrays[0])
-        rows = np.minimum(np.arange(-(-count // IK_ROWS) * IK_ROWS), count - 1)
-        results = [function(*(array[block] for array in arrays)) for block in rows.reshape(-1, IK_ROWS)]
-        return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[:count], *results)
+        return in_blocks(lambda q, a: self._targets(self._arms, q, a), joint_target, actions)
 
     @staticmethod
     def _targets_of_chunk(

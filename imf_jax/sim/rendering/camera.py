@@ -96,7 +96,9 @@ def camera_view(model: mujoco.MjModel, qpos: np.ndarray, name: str, height: int,
     data = mujoco.MjData(model)
     set_poses(model, data, qpos)
     focal = height / 2 / np.tan(np.deg2rad(model.cam_fovy[index]) / 2)
-    return CameraView(height, width, float(focal), data.cam_xpos[index].copy(), data.cam_xmat[index].reshape(3, 3).copy())
+    return CameraView(
+        height, width, float(focal), data.cam_xpos[index].copy(), data.cam_xmat[index].reshape(3, 3).copy()
+    )
 
 
 def set_poses(model: mujoco.MjModel, data: mujoco.MjData, qpos: np.ndarray) -> None:

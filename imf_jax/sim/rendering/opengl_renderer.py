@@ -26,6 +26,9 @@ PLATFORMS = {
 }
 """Off-screen OpenGL platforms in order of preference, with the Debian packages that bring them."""
 
+NEAR = 0.005
+"""Near clipping distance [m]. The ray tracer has none; a wrist camera would look into the hand with MuJoCo's."""
+
 PROBE_SECONDS = 30
 """A probe that has not drawn a picture after this time counts as broken."""
 
@@ -108,6 +111,7 @@ class OpenGLRenderer:
         self._model.vis.global_.offheight = height
         self._model.vis.global_.offwidth = width
         self._model.vis.quality.offsamples = samples * samples if samples > 1 else 0
+        self._model.vis.map.znear = NEAR / model.stat.extent
         self._data = mujoco.MjData(self._model)
         self._renderer = _open(self._model, height, width, platform)
         atexit.register(self._renderer.close)  # before the platform itself shuts down
@@ -146,8 +150,8 @@ def _open(model: mujoco.MjModel, height: int, width: int, platform: str) -> Any:
     stray = {name: os.environ.pop(name, None) for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     os.environ["MUJOCO_GL"] = platform
     try:
-        gl_context = importlib.import_module("mujoco.rendering.classic.gl_context")
-        gl_context.GLContext = importlib.import_module(f"mujoco.{platform}").GLContext
+        chosen: Any = importlib.import_module("mujoco.rendering.classic.gl_context")
+        chosen.GLContext = importlib.import_module(f"mujoco.{platform}").GLContext
         return importlib.import_module("mujoco.rendering.classic.renderer").Renderer(model, height, width)
     finally:
         del os.environ["MUJOCO_GL"]

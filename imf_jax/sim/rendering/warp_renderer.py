@@ -183,8 +183,8 @@ class _Tracer:
         self._mujoco_warp = mujoco_warp
         self._model = model
         self._data = mujoco.MjData(model)
-        self._warp_model = compiled._warp_model if compiled else mujoco_warp.put_model(model)
-        self._context = mujoco_warp.create_render_context(model, nworld=num_worlds, **settings)
+        self._warp_model: Any = compiled._warp_model if compiled else mujoco_warp.put_model(model)
+        self._context: Any = mujoco_warp.create_render_context(model, nworld=num_worlds, **settings)
         self._poses = _Poses(warp, self._data, num_worlds)
         if compiled:
             self._context._megakernel = compiled._context._megakernel

@@ -1,10 +1,12 @@
 """The tasks, by the name used on command lines."""
 
+from collections.abc import Callable
+
 from imf_jax.errors import ArgumentError
 from imf_jax.sim.tasks.base import Reading, Task, Verdict
 from imf_jax.sim.tasks.transfer import Transfer
 
-TASKS: dict[str, type[Task]] = {"transfer": Transfer}
+TASKS: dict[str, Callable[[], Task]] = {"transfer": Transfer}
 
 
 def get_task(name: str) -> Task:

@@ -36,7 +36,10 @@ class TransferProgress(NamedTuple):
 
 
 class Transfer:
-    """Staged reward per control step: 1 touched by right, 2 lifted, 3 touched by left while lifted, 4 held by left alone."""
+    """Staged reward per control step.
+
+    1 touched by the right hand, 2 lifted by it, 3 touched by the left hand while lifted, 4 held by the left hand alone.
+    """
 
     name = "transfer"
     max_steps = 700
@@ -48,8 +51,13 @@ class Transfer:
         box = spec.worldbody.add_body(name="box", pos=[0.45, -0.3, BOX_HALF_SIZE[2]])
         box.add_freejoint(name="box_joint")
         box.add_geom(
-            name="box", type=mujoco.mjtGeom.mjGEOM_BOX, size=list(BOX_HALF_SIZE), mass=BOX_MASS,
-            rgba=[0.16, 0.45, 0.70, 1.0], contype=0, conaffinity=0,
+            name="box",
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=list(BOX_HALF_SIZE),
+            mass=BOX_MASS,
+            rgba=[0.16, 0.45, 0.70, 1.0],
+            contype=0,
+            conaffinity=0,
         )
         return {"box": ("box",)}
 
