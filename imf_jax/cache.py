@@ -26,7 +26,6 @@ def cache_dir(kind: str) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(
-            f"cannot write the cache folder {folder} ({error.strerror}); set {ENVIRONMENT_VARIABLE} to a writable folder"
-        ) from error
+        mend = f"set {ENVIRONMENT_VARIABLE} to a writable folder"
+        raise UserError(f"cannot write the cache folder {folder} ({error.strerror}); {mend}") from error
     return folder

@@ -1,0 +1,115 @@
+"""`trajectory.png`: the executed path of both end effectors in red over a camera's picture, per episode."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+from PIL import Image
+
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch, episode_folder
+from imf_jax.rollout.recorders.path_drawing import draw_path
+from imf_jax.rollout.writers import write_bytes
+from imf_jax.sim.backends.base import SimState
+from imf_jax.sim.rendering.camera import CameraView, camera_ids, camera_view
+from imf_jax.sim.rendering.warp_renderer import WarpRenderer
+
+PICTURE_SIZE = 512
+"""Height and width of the picture [pixels]."""
+
+
+class Photograph(NamedTuple):
+    """A picture and all that is needed to draw into it.
+
+    Attributes:
+        image: uint8 (H, W, 3) RGB.
+        depth: float32 (H, W) planar depth [m].
+        view: the camera that made them.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    view: CameraView
+
+
+class Photographer:
+    """Makes good-looking pictures of single scenes: large, with shadows. The tracer compiles at the first one.
+
+    Args:
+        model: the scene.
+        camera: name of the camera.
+        size: height and width of the picture [pixels].
+
+    Raises:
+        ArgumentError: the camera is not in the scene; the message lists those that are.
+    """
+
+    def __init__(self, model: mujoco.MjModel, camera: str = "front", size: int = PICTURE_SIZE) -> None:
+        camera_ids(model, (camera,))
+        self._model, self._camera, self._size = model, camera, size
+        self._renderer: WarpRenderer | None = None
+
+    def __call__(self, qpos: np.ndarray) -> Photograph:
+        """Photograph the scene at generalised positions `qpos` float64 (nq,)."""
+        size = self._size
+        if self._renderer is None:
+            self._renderer = WarpRenderer(
+                self._model, (self._camera,), size, size, num_worlds=1, depth=True, shadows=True, threads=1
+            )
+        image, depth = self._renderer.render_with_depth(np.asarray(qpos)[None])
+        view = camera_view(self._model, qpos, self._camera, size, size)
+        return Photograph(image[0, 0], depth[0, 0], view)
+
+
+class PathImageRecorder:
+    """Writes `trajectory.png`: where link7 of both arms went (not where the policy wanted it), in red.
+
+    The picture shows the scene after the last step.
+
+    Args:
+        folder: the evaluation folder.
+        photograph: makes the picture of a simulation state (batch of 1).
+    """
+
+    name = "path_image"
+    needs_states = False
+
+    def __init__(self, folder: Path, photograph: Callable[[SimState], Photograph]) -> None:
+        self._folder = folder
+        self._photograph = photograph
+        self._buffer = EpisodeBuffer()
+
+    def on_reset(self, reset: ResetBatch) -> None:
+        """See `Recorder`."""
+        position = np.asarray(reset.output.end_effector)[..., :3]
+        for row, episode in enumerate(reset.episodes.tolist()):
+            self._buffer.start(episode)
+            self._buffer.append(episode, position=position[row][None])
+
+    def on_steps(self, steps: StepBatch) -> None:
+        """See `Recorder`."""
+        position = np.asarray(steps.output.end_effector)[..., :3]
+        for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
+            self._buffer.append(episode, position=position[row, :count])
+
+    def finish(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
+        """See `Recorder`."""
+        position = self._buffer.pop(record.episode)["position"]
+        image, depth, view = self._photograph(last_state())
+        picture = draw_path(image, depth, view, position[:, 0], position[:, 1])
+        path = f"{episode_folder(record.episode)}/trajectory.png"
+        write_bytes(self._folder / path, encode_png(picture))
+        return {"path_image": path}
+
+    def close(self) -> None:
+        """See `Recorder`."""
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """`picture` uint8 (H, W, 3) as the content of a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    return content.getvalue()
