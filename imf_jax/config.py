@@ -295,7 +295,8 @@ TYPE_KEY = "type"
 
 def _choices(hint: Any) -> tuple[type, ...]:
     """The dataclasses that a type hint allows, in order."""
-    return tuple(option for option in typing.get_args(hint) or (hint,) if dataclasses.is_dataclass(option))
+    options = typing.get_args(hint) or (hint,)
+    return tuple(option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

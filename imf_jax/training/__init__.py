@@ -1,0 +1,1 @@
+"""Training: optimizer, compiled steps, checkpoints, metrics and rollout validation."""

@@ -1,0 +1,289 @@
+"""Checkpoints: one folder per training step, complete or not there at all, and enough to rebuild the policy.
+
+    <run>/checkpoints/4000/config.json   the TrainConfig
+                           meta.json     step, task, validation result, list of files; see `CheckpointMeta`
+                           policy/       Orbax: the weights to act with and the normalizer statistics
+                           training/     Orbax: the rest of the training state
+
+A checkpoint is written beside its place and then renamed, after everything in it has reached the disk.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from imf_jax.config import TrainConfig, from_dict, require, to_dict
+from imf_jax.errors import ArgumentError, UserError
+from imf_jax.files import flush_to_disk, write_json
+from imf_jax.models.policy import Policy
+from imf_jax.training.state import FrozenParts, TrainState, build_policy
+
+FOLDER = "checkpoints"
+CONFIG = "config.json"
+META = "meta.json"
+POLICY = "policy"
+TRAINING = "training"
+
+
+@dataclass(frozen=True)
+class CheckpointMeta:
+    """What is known about a checkpoint besides its configuration.
+
+    Attributes:
+        step: optimizer steps taken.
+        task: task of the demonstrations.
+        env_state_dim: channels of the task's scene state.
+        weights: "average" if `policy/` holds averaged weights, "newest" if it holds the newest ones.
+        data_sha256: fingerprint of the demonstrations.
+        validation: figures of the rollout validation at this step, with `success` in 0..1 and `return`; None if there
+            was none.
+        files: relative path -> size [bytes] of every other file of the folder.
+    """
+
+    step: int
+    task: str
+    env_state_dim: int
+    weights: str
+    data_sha256: str
+    validation: dict[str, float] | None
+    files: dict[str, int]
+
+
+class LoadedPolicy(NamedTuple):
+    """A policy from a checkpoint.
+
+    Attributes:
+        policy: ready to plan; averaged weights if the run kept an average, else the newest.
+        config: configuration of its training.
+        step: optimizer steps taken.
+        meta: see `CheckpointMeta`.
+        path: the checkpoint folder.
+    """
+
+    policy: Policy
+    config: TrainConfig
+    step: int
+    meta: CheckpointMeta
+    path: Path
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Folder of the checkpoint of a step."""
+    return run / FOLDER / str(step)
+
+
+def save_checkpoint(
+    run: Path, state: TrainState, frozen: FrozenParts, config: TrainConfig, meta: CheckpointMeta
+) -> Path:
+    """Write a checkpoint, replacing one of the same step.
+
+    Args:
+        run: the run folder.
+        state: what to keep.
+        frozen: the rest of the policy.
+        config: stored beside it.
+        meta: `files` is filled in here.
+
+    Raises:
+        UserError: it cannot be written; nothing is left behind.
+    """
+    path = checkpoint_path(run, meta.step)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as partial:
+            aside = Path(partial) / path.name
+            aside.mkdir()
+            weights, training = _split(state, frozen)
+            with ocp.StandardCheckpointer() as checkpointer:
+                for name, tree in ((POLICY, weights), (TRAINING, training)):
+                    checkpointer.save((aside / name).resolve(), _by_name(tree))
+                    checkpointer.wait_until_finished()
+            write_json(aside / CONFIG, to_dict(config))
+            entries = sorted(aside.rglob("*"))
+            files = {str(entry.relative_to(aside)): entry.stat().st_size for entry in entries if entry.is_file()}
+            for entry in entries:
+                flush_to_disk(entry)
+            write_json(aside / META, dataclasses.asdict(dataclasses.replace(meta, files=files)))
+            flush_to_disk(aside)
+            if path.exists():
+                os.replace(path, Path(partial) / "replaced")
+            os.replace(aside, path)
+        flush_to_disk(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot write checkpoint {path} ({error.strerror or error}); free space and --resume"
+        ) from None
+    return path
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    folder = run / FOLDER
+    numbered = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return [path for path in sorted(numbered, key=lambda path: int(path.name)) if _damage(path) is None]
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None."""
+    return next(reversed(complete_checkpoints(run)), None)
+
+
+def best_checkpoint(run: Path) -> tuple[Path, CheckpointMeta] | None:
+    """The checkpoint with the highest validation success; of equals the one with the higher mean return, then the
+    later one. Without any validated checkpoint it is the newest, and None if there is no complete one.
+    """
+    candidates = [(path, read_meta(path)) for path in complete_checkpoints(run)]
+
+    def rank(candidate: tuple[Path, CheckpointMeta]) -> tuple[bool, float, float, int]:
+        meta = candidate[1]
+        figures = meta.validation or {}
+        return meta.validation is not None, figures.get("success", 0.0), figures.get("return", 0.0), meta.step
+
+    return max(candidates, key=rank, default=None)
+
+
+def prune(run: Path, keep: int) -> None:
+    """Delete all complete checkpoints but the newest `keep` and the best one, and what killed writers left behind."""
+    folder = run / FOLDER
+    if not folder.is_dir():
+        return
+    best = best_checkpoint(run)
+    for path in complete_checkpoints(run)[:-keep]:
+        if best is None or path != best[0]:
+            # A deletion that is cut short must not leave something that looks like a checkpoint.
+            os.replace(path, path.with_name(f".partial-{path.name}"))
+    for path in folder.glob(".partial-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_meta(path: Path) -> CheckpointMeta:
+    """`meta.json` of a complete checkpoint."""
+    values = json.loads((path / META).read_text(encoding="utf-8"))
+    return CheckpointMeta(**{field.name: values[field.name] for field in dataclasses.fields(CheckpointMeta)})
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The configuration of a run or of a checkpoint.
+
+    Raises:
+        UserError: it is missing or unreadable.
+    """
+    path = folder / CONFIG
+    try:
+        return from_dict(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}); it is not the configuration of a training run") from None
+    except UserError as error:
+        raise UserError(f"cannot use {path}: {error}") from None
+
+
+def restore_state(path: Path, state: TrainState, frozen: FrozenParts) -> TrainState:
+    """The training state of a checkpoint.
+
+    Args:
+        path: a complete checkpoint.
+        state: a state of the same configuration; it gives the structure.
+        frozen: the rest of its policy.
+
+    Raises:
+        UserError: the checkpoint does not fit.
+    """
+    weights, training = _split(state, frozen)
+    weights = _read(path / POLICY, weights)
+    training = _read(path / TRAINING, training)
+    average = None if state.average is None else weights["weights"]
+    return TrainState(
+        training["step"],
+        training.get("params", weights["weights"]),
+        training["optimizer"],
+        average,
+        training["sums"],
+    )
+
+
+def load_policy(path: Path) -> LoadedPolicy:
+    """Rebuild the policy of a checkpoint; nothing but the checkpoint folder is needed.
+
+    Args:
+        path: a checkpoint folder, or a run folder, of which the newest complete checkpoint is taken.
+
+    Raises:
+        ArgumentError: there is no checkpoint at `path`.
+        UserError: it is incomplete or does not fit this version.
+    """
+    path = resolve_checkpoint(path)
+    config, meta = read_config(path), read_meta(path)
+    graph, params, variables = nnx.split(build_policy(config, meta.env_state_dim), nnx.Param, ...)
+    stored = _read(path / POLICY, {"weights": params, "variables": variables})
+    return LoadedPolicy(nnx.merge(graph, stored["weights"], stored["variables"]), config, meta.step, meta, path)
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """The checkpoint folder that `path` means, see `load_policy`."""
+    require(path.is_dir(), f"there is no checkpoint or run folder {path}; train one with scripts/train.py")
+    if (path / FOLDER).is_dir() or path.name == FOLDER:
+        run = path if (path / FOLDER).is_dir() else path.parent
+        newest = newest_checkpoint(run)
+        if newest is None:
+            raise UserError(f"run {run} holds no complete checkpoint; continue it with scripts/train.py --resume")
+        return newest
+    if not path.name.isdigit() and not (path / META).exists():
+        raise ArgumentError(f"{path} is neither a checkpoint nor a run folder with checkpoints in it")
+    damage = _damage(path)
+    if damage is not None:
+        raise UserError(f"checkpoint {path} is incomplete ({damage}); choose another one of its run")
+    return path
+
+
+def _damage(path: Path) -> str | None:
+    """What a checkpoint lacks, or None if it is complete."""
+    try:
+        files = read_meta(path).files
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"no readable {META}"
+    for name, size in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def _split(state: TrainState, frozen: FrozenParts) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What goes to `policy/` and what to `training/`; nothing is stored twice."""
+    acting = state.params if state.average is None else state.average
+    training = {"step": state.step, "optimizer": state.optimizer, "sums": state.sums}
+    if state.average is not None:
+        training["params"] = state.params
+    return {"weights": acting, "variables": frozen.variables}, training
+
+
+def _by_name(tree: Any) -> dict[str, jax.Array]:
+    """A pytree as one flat mapping from the path of each leaf, so that files do not depend on container classes."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _read(path: Path, template: Any) -> Any:
+    """Arrays stored by `_by_name`, in the structure of `template`, on the default device."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for name, leaf in _by_name(template).items()
+    }
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            stored = checkpointer.restore(path.resolve(), target)
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"cannot restore {path}: it does not fit its configuration ({reason})") from None
+    return jax.tree.unflatten(jax.tree.structure(template), [stored[name] for name in target])
