@@ -17,7 +17,7 @@ Attributes: seed, episode, task, control_hz, success, units (JSON), sim, imf_jax
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +146,7 @@ def write_episode(folder: Path, episode: Episode) -> Path:
     return path
 
 
-def write_episodes(folder: Path, episodes: Iterable[Episode], threads: int = 4) -> list[Path]:
+def write_episodes(folder: Path, episodes: Sequence[Episode], threads: int = 4) -> list[Path]:
     """Write several demonstrations at once, see `write_episode`; makes the folder.
 
     HDF5 itself takes turns; what runs in parallel is waiting for the disk to confirm a file.

@@ -1,0 +1,117 @@
+"""The shared entry of scripts, and the training command line up to the point where training starts."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from imf_jax import cli
+from imf_jax.errors import ArgumentError, UserError
+
+TRAIN = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("main", "code", "message"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: 3, 3, ""),
+        (raising(UserError("no disk [red]here[/red];\nbuy one")), 1, "error: no disk [red]here[/red]; buy one\n"),
+        (raising(ArgumentError("x is 0")), 2, "error: x is 0\n"),
+        (raising(KeyboardInterrupt()), 130, "error: interrupted\n"),
+    ],
+)
+def test_exit_codes_and_messages(main, code, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.run_main(main)
+    assert stopped.value.code == code
+    assert capsys.readouterr().err == message
+
+
+def test_long_messages_stay_one_line(capsys):
+    cli.print_error("word " * 100)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run_main(lambda: 1 // 0)
+
+
+def test_compiled_code_goes_to_the_chosen_folder(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("IMF_JAX_CACHE", str(tmp_path))
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        cli.keep_compiled_code()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xla")
+        monkeypatch.setenv("IMF_JAX_CACHE", str(tmp_path / "other"))
+        cli.keep_compiled_code()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xla"), "a folder already chosen stays"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="module")
+def parse():
+    return runpy.run_path(str(TRAIN))["parse"]
+
+
+def test_flags_override_the_preset(parse):
+    config = parse(["debug", "--max-steps", "7", "--policy.head.n-emb", "64", "--resume"])
+    assert (config.max_steps, config.policy.head.n_emb, config.resume) == (7, 64, True)
+    assert (config.batch_size, config.policy.head.n_layer) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "name a preset"),
+        (["--max-steps", "5"], "name a preset"),
+        (["nope"], "transfer-state"),
+        (["debug", "--max-steps", "0"], "max_steps is 0"),
+        (["debug", "--policy.head.num-action-steps", "16"], "num_action_steps"),
+    ],
+)
+def test_arguments_that_cannot_work(parse, arguments, named):
+    with pytest.raises(ArgumentError, match=named):
+        parse(arguments)
+
+
+@pytest.mark.parametrize("flags", [["--polcy.sampling-steps", "2"], ["--max-steps", "many"]])
+def test_mistyped_flags_exit_with_2(parse, flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["debug", *flags])
+    assert stopped.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_help_explains_every_flag(parse, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help"])
+    assert stopped.value.code == 0
+    assert "transfer-state" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        parse(["debug", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Windows per optimizer step. (default: 8)" in shown
+    assert "[control steps]" in shown
+
+
+def test_script_from_another_folder(tmp_path):
+    done = subprocess.run([sys.executable, TRAIN, "nope"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown preset 'nope'; presets are: " + done.stderr.split("are: ")[1]
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
