@@ -25,7 +25,7 @@ from imf_jax.config import TrainConfig, from_dict, require, to_dict
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import flush_to_disk, write_json
 from imf_jax.models.policy import Policy
-from imf_jax.training.state import FrozenParts, TrainState, build_policy
+from imf_jax.training.state import FrozenParts, TrainState, build_policy, split_policy
 
 FOLDER = "checkpoints"
 CONFIG = "config.json"
@@ -222,9 +222,10 @@ def load_policy(path: Path) -> LoadedPolicy:
     """
     path = resolve_checkpoint(path)
     config, meta = read_config(path), read_meta(path)
-    graph, params, variables = nnx.split(build_policy(config, meta.env_state_dim), nnx.Param, ...)
-    stored = _read(path / POLICY, {"weights": params, "variables": variables})
-    return LoadedPolicy(nnx.merge(graph, stored["weights"], stored["variables"]), config, meta.step, meta, path)
+    frozen, params = split_policy(build_policy(config, meta.env_state_dim))
+    stored = _read(path / POLICY, {"weights": params, "variables": frozen.variables})
+    policy = nnx.merge(frozen.graph, stored["weights"], stored["variables"])
+    return LoadedPolicy(policy, config, meta.step, meta, path)
 
 
 def resolve_checkpoint(path: Path) -> Path:

@@ -66,14 +66,21 @@ def no_sums() -> dict[str, Array]:
     return {name: jnp.zeros(()) for name in (*SUMMED, "count")}
 
 
+def split_policy(policy: Policy) -> tuple[FrozenParts, nnx.State]:
+    """What training leaves alone, and the trainable weights."""
+    parts: Any = nnx.split(policy, nnx.Param, ...)
+    graph, params, variables = parts
+    return FrozenParts(graph, variables), params
+
+
 def initial_state(policy: Policy, config: TrainConfig) -> tuple[TrainState, FrozenParts]:
     """The state before the first step. It shares no buffer with `policy`."""
-    graph, params, variables = nnx.split(policy, nnx.Param, ...)
+    frozen, params = split_policy(policy)
     params = jax.tree.map(jnp.copy, params)
     optimizer = build_optimizer(config.optimizer, config.max_steps)
     average = jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, no_sums())
-    return state, FrozenParts(graph, variables)
+    return state, frozen
 
 
 def trained_policy(state: TrainState, frozen: FrozenParts) -> Policy:
@@ -86,8 +93,9 @@ RunSteps = Callable[[TrainState, nnx.State, Demonstrations, Array], TrainState]
 """(state, variables, demonstrations, count int32 scalar) -> state after `count` more steps; `state` is used up."""
 
 
-def make_run_steps(config: TrainConfig, graph: nnx.GraphDef[Policy]) -> RunSteps:
-    """The compiled training loop. It donates the buffers of the state it is given."""
+def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenParts, data: Demonstrations) -> RunSteps:
+    """Compile the training loop for arguments like these. It donates the buffers of the state it is given."""
+    graph = frozen.graph
     optimizer = build_optimizer(config.optimizer, config.max_steps)
     head = config.policy.head
     key = root_key(config.seed, _STEP_STREAM)
@@ -103,7 +111,7 @@ def make_run_steps(config: TrainConfig, graph: nnx.GraphDef[Policy]) -> RunSteps
 
         (loss, info), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params: Any = optax.apply_updates(state.params, updates)  # type: ignore[arg-type]
+        params: Any = optax.apply_updates(state.params, updates)
         average = state.average
         if average is not None:
             average = update_average(average, params, config.optimizer.ema_decay, state.step)
@@ -115,4 +123,4 @@ def make_run_steps(config: TrainConfig, graph: nnx.GraphDef[Policy]) -> RunSteps
         # The trip count is dynamic on purpose: one program serves every count, so grouping cannot change rounding.
         return jax.lax.fori_loop(0, count, lambda _, carry: one_step(carry, variables, data), state)
 
-    return jax.jit(run_steps, donate_argnums=0)
+    return jax.jit(run_steps, donate_argnums=0).lower(state, frozen.variables, data, jnp.int32(1)).compile()

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imf_jax.config import TrainConfig, to_dict
-from imf_jax.errors import UserError
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord, split_seed
@@ -110,19 +109,3 @@ def validation_line(figures: dict[str, float]) -> str:
     line = f"{figures['n_success']:.0f}/{figures['n_episodes']:.0f} = {100 * figures['success']:.0f} % success"
     errors = f", {figures['n_error']:.0f} ended in an error" if figures["n_error"] else ""
     return f"{line}, mean return {figures['return']:.1f}{errors}"
-
-
-def build_validation(
-    config: TrainConfig, *, should_stop: Callable[[], bool], on_warning: Callable[[str], None]
-) -> RolloutValidation | None:
-    """The validation that a run asks for, or None if it asks for none.
-
-    Raises:
-        UserError: the scene cannot be built.
-    """
-    if config.validation.num_episodes == 0:
-        return None
-    try:
-        return RolloutValidation(config, should_stop=should_stop, on_warning=on_warning)
-    except ImportError as error:
-        raise UserError(f"rollout validation needs the simulator ({error}); or --validation.num-episodes 0") from None

@@ -1,0 +1,216 @@
+"""One training run from its configuration to its last checkpoint: start or resume, train, say what came out."""
+
+import hashlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from imf_jax.config import TrainConfig, require, to_dict
+from imf_jax.data.windows import Demonstrations, load_demonstrations
+from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
+from imf_jax.files import write_json
+from imf_jax.sim.tasks import get_task
+from imf_jax.training import checkpoints
+from imf_jax.training.checkpoints import CheckpointMeta
+from imf_jax.training.progress import TrainingProgress
+from imf_jax.training.state import TrainState, build_policy, initial_state
+from imf_jax.training.trackers import FILE as METRICS
+from imf_jax.training.trackers import JsonlTracker
+from imf_jax.training.trainer import Trainer, TrainingSummary
+from imf_jax.training.validation import FOLDER as VALIDATION
+from imf_jax.training.validation import RolloutValidation, validation_line
+
+MAY_CHANGE = ("out", "data", "resume", "max_steps", "keep", "log_every", "save_every")
+"""Settings that may differ between a run and its continuation. Demonstrations may move, but not change."""
+
+
+def train(config: TrainConfig) -> int:
+    """Train, and print which checkpoint is the best one.
+
+    Returns:
+        exit code: 0, or 130 if it was interrupted (the state is in a checkpoint then).
+
+    Raises:
+        ArgumentError: `out` holds a run that is not to be resumed, or none that could be, or another one; or the
+            settings do not fit the demonstrations.
+        UserError: the demonstrations cannot be used, or the run cannot be written.
+    """
+    say = Console(highlight=False, soft_wrap=True).print
+    task = get_task(config.task)
+    check_out(config)
+    data, statistics = load_demonstrations(config.data)
+    check_demonstrations(config, statistics.task, data, task.env_state_dim)
+    fingerprint = data_sha256(data)
+    policy = build_policy(config, task.env_state_dim)
+    policy.set_statistics(statistics.arrays)
+    state, frozen = initial_state(policy, config)
+    state, resumed = restore(config, state, frozen, fingerprint)
+    first_step = int(state.step)
+    say(
+        f"{statistics.num_episodes} demonstrations, {statistics.num_steps} steps; "
+        + (f"resuming {config.out} at step {first_step}" if config.resume else f"training into {config.out}"),
+        markup=False,
+    )
+
+    def save(state: TrainState, validation: dict[str, float] | None) -> None:
+        weights = "newest" if state.average is None else "average"
+        meta = CheckpointMeta(
+            int(state.step), config.task, task.env_state_dim, weights, fingerprint, validation, files={}
+        )
+        checkpoints.save_checkpoint(config.out, state, frozen, config, meta)
+        checkpoints.prune(config.out, config.keep)
+
+    with stop_on_interrupt() as should_stop, TrainingProgress(first_step, config.max_steps) as progress:
+        wanted = config.validation.num_episodes > 0
+        validate = RolloutValidation(config, should_stop=should_stop, on_warning=progress.say) if wanted else None
+        open_run(config)
+        with JsonlTracker(config.out, first_step) as tracker:
+            trainer = Trainer(config, frozen, data, save, tracker, progress, validate, should_stop)
+            validated = resumed is not None and resumed.validation is not None
+            summary = trainer.run(state, validated=validated, saved=resumed is not None)
+    say(final_line(config.out, summary, int(summary.state.step) - first_step), markup=False)
+    return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
+
+
+def check_out(config: TrainConfig) -> None:
+    """Refuse an output folder that a run must not be started or continued in.
+
+    Raises:
+        ArgumentError: see `train`.
+    """
+    out = config.out
+    require(not out.exists() or out.is_dir(), f"--out {out} is a file; choose a folder")
+    holds_run = (out / checkpoints.CONFIG).exists()
+    remains = [name for name in (checkpoints.FOLDER, METRICS, VALIDATION) if (out / name).exists()]
+    if not config.resume:
+        require(
+            not holds_run and not remains,
+            f"--out {out} already holds a run; continue it with --resume or choose another folder",
+        )
+        return
+    require(holds_run, f"--resume: {out} holds no run to continue; leave --resume away to start one there")
+    differing = sorted(differences(to_dict(checkpoints.read_config(out)), to_dict(config)))
+    require(
+        not differing,
+        f"--resume: {out} was started with other settings: {', '.join(differing)}; "
+        "give the same ones or choose another --out",
+    )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """What differs between two configurations and must not: "field old value -> new value"."""
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from differences(before, after, f"{prefix}{name}.")
+        elif before != after and prefix + name not in MAY_CHANGE:
+            yield f"{prefix}{name} {before} -> {after}"
+
+
+def check_demonstrations(config: TrainConfig, task: str, data: Demonstrations, env_state_dim: int) -> None:
+    """Refuse settings that do not fit the demonstrations.
+
+    Raises:
+        ArgumentError: names the field.
+    """
+    require(task == config.task, f"{config.data} holds demonstrations of task {task!r}, not of --task {config.task!r}")
+    action_dim, found = data.action.shape[1], data.env_state.shape[1]
+    require(
+        config.policy.head.action_dim == action_dim,
+        f"policy.head.action_dim is {config.policy.head.action_dim}, but the actions in {config.data} have "
+        f"{action_dim} entries",
+    )
+    require(
+        env_state_dim == found,
+        f"task {config.task} has a scene state of {env_state_dim} entries, but {config.data} has {found}; "
+        "collect the demonstrations again",
+    )
+
+
+def data_sha256(data: Demonstrations) -> str:
+    """Fingerprint of demonstrations, by which a resumed run knows that they are still the same."""
+    digest = hashlib.sha256()
+    for values in data:
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def restore(
+    config: TrainConfig, state: TrainState, frozen: Any, fingerprint: str
+) -> tuple[TrainState, CheckpointMeta | None]:
+    """The state to start from: of the newest complete checkpoint if the run is resumed and has one.
+
+    Raises:
+        ArgumentError: the demonstrations have changed.
+        UserError: the checkpoint does not fit.
+    """
+    path = checkpoints.newest_checkpoint(config.out) if config.resume else None
+    if path is None:
+        return state, None
+    meta = checkpoints.read_meta(path)
+    require(
+        meta.data_sha256 == fingerprint,
+        f"--resume: the demonstrations in {config.data} are not those that {config.out} was started with",
+    )
+    return checkpoints.restore_state(path, state, frozen), meta
+
+
+def open_run(config: TrainConfig) -> None:
+    """Make the run folder and write its `config.json`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_json(config.out / checkpoints.CONFIG, to_dict(config))
+    except OSError as error:
+        raise UserError(f"cannot write the run to {config.out}: {error.strerror}; choose another --out") from None
+
+
+def final_line(run: Path, summary: TrainingSummary, steps: int) -> str:
+    """Which checkpoint is the best by what, where training ended and how fast it was."""
+    best = checkpoints.best_checkpoint(run)
+    if best is None:
+        raise UserError(f"run {run} holds no complete checkpoint; something removed it")
+    path, meta = best
+    reason = (
+        f"by validation at step {meta.step}, {validation_line(meta.validation)}"
+        if meta.validation is not None
+        else f"the newest, step {meta.step}: there was no validation to choose by"
+    )
+    ended = "interrupted, continue with --resume" if summary.interrupted else "done"
+    speed = (
+        f"; {steps} steps at {summary.steps_per_s:.1f} steps/s, {100 * summary.step_share:.1f} % of the time in the "
+        f"step (compiled in {summary.compile_s:.0f} s)"
+        if steps
+        else ""
+    )
+    return f"{ended} at step {int(summary.state.step)}{speed}; best checkpoint {path}: {reason}"
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C ask the run to stop at the next opportunity; the second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)

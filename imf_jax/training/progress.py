@@ -1,0 +1,61 @@
+"""Progress of training at the terminal: steps, loss, speed, time left; plain lines where there is no terminal."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_INTERVAL = 30.0
+"""Time between two plain lines where there is no terminal [s]."""
+
+
+class TrainingProgress:
+    """A progress bar; use it as a context manager.
+
+    Args:
+        first_step: where the run starts; not 0 if it was resumed.
+        max_steps: where it ends.
+        console: where to write; stdout by default.
+    """
+
+    def __init__(self, first_step: int, max_steps: int, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        columns = (
+            TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
+            TextColumn("time left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        # Drawing takes time from the training on a small machine: twice a second is enough.
+        self._bar = Progress(
+            *columns, console=self._console, refresh_per_second=2, disable=not self._console.is_terminal
+        )
+        self._task = self._bar.add_task("train", total=max_steps, completed=first_step, text="compiling")
+        self._max_steps = max_steps
+        self._last_line = time.perf_counter()
+
+    def update(self, step: int, loss: float, steps_per_s: float) -> None:
+        """Steps were taken; `loss` is their mean."""
+        text = f"loss {loss:.4f}, {steps_per_s:.1f} steps/s"
+        self._bar.update(self._task, completed=step, text=text)
+        now = time.perf_counter()
+        if self._bar.disable and now - self._last_line >= LINE_INTERVAL:
+            self._last_line = now
+            minutes, seconds = divmod(round((self._max_steps - step) / max(steps_per_s, 1e-9)), 60)
+            self.say(f"train {step}/{self._max_steps}, {text}, time left {minutes}:{seconds:02d}")
+
+    def busy(self, text: str) -> None:
+        """Something else than training goes on."""
+        self._bar.update(self._task, text=text)
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._console.print(line, markup=False)
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
