@@ -46,7 +46,7 @@ def keep_compiled_code() -> None:
     """Let JAX keep compiled code in the user's cache folder, unless the user has chosen a folder for it already."""
     import jax  # not at the top: a script may set JAX's environment variables first
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SMALLEST_CACHED_COMPILATION)
 
