@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from imf_jax.config import TrainConfig
 from imf_jax.data.windows import Demonstrations
@@ -74,6 +73,9 @@ class Trainer:
     should_stop: Callable[[], bool] = lambda: False
     _rate: float = field(default=0.0, init=False)
 
+    def __post_init__(self) -> None:
+        self._schedule = jax.jit(learning_rate_schedule(self.config.optimizer, self.config.max_steps))
+
     def run(self, state: TrainState, *, validated: bool = False, saved: bool = False) -> TrainingSummary:
         """Train to the end, or until asked to stop; the last state is always in a checkpoint.
 
@@ -88,6 +90,7 @@ class Trainer:
         step = int(state.step)
         started = time.perf_counter()
         run_steps = compile_run_steps(self.config, state, self.frozen, self.data)
+        self._schedule(0)
         compile_s = time.perf_counter() - started
         if step > 0 and not validated and self._validation_due(step) and not self.should_stop():
             # Killed or stopped between a step and its validation: make up for it.
@@ -148,8 +151,7 @@ class Trainer:
     def _log(self, state: TrainState, step: int, clock: TrainingClock) -> None:
         sums = jax.device_get(state.sums)
         means = {name: float(sums[name] / sums["count"]) for name in SUMMED}
-        rate = learning_rate_schedule(self.config.optimizer, self.config.max_steps)(np.int32(step - 1))
-        self.tracker.log(step, {**means, "learning_rate": float(rate), **clock.line()})
+        self.tracker.log(step, {**means, "learning_rate": float(self._schedule(step - 1)), **clock.line()})
 
     def _validate_and_save(self, state: TrainState, step: int) -> bool:
         """Validate, then save with the result; an interrupted validation leaves saving to the end of the run."""
