@@ -218,7 +218,7 @@ def _read_legacy(data: bytes, what: str) -> tuple[Any, list[str]]:
 
 def _read_safetensors(data: bytes, what: str) -> dict[str, StoredTensor]:
     try:
-        entries: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+        entries: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
         raise UserError(f"{what} is truncated or no safetensors file ({error})") from error
     tensors = {}

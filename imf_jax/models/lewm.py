@@ -65,7 +65,7 @@ class LewmSizes:
         }
 
 
-class Frozen(nnx.Variable):
+class Frozen(nnx.Variable[Array]):
     """A weight that no optimizer, gradient or statistics update touches: it is no `nnx.Param`."""
 
 
@@ -137,12 +137,13 @@ class LewmEncoder(nnx.Module):
     def _encode(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray], projected: bool) -> Array:
         picture = self._picture(images)
         weights = {name: jax.lax.stop_gradient(variable[...]) for name, variable in self.weights.items()}
-        return jax.lax.stop_gradient(encode(weights, picture, self.sizes, self.dtype, projected))
+        embedding: Array = encode(weights, picture, self.sizes, self.dtype, projected)
+        return jax.lax.stop_gradient(embedding)
 
     def _picture(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]) -> Array:
         if isinstance(images, Mapping):
             if self.fusion is None:
-                raise UserError("this encoder was loaded for one picture; load it with fusion='row' or 'grid' for views")
+                raise UserError("this encoder takes one picture; load it with fusion='row' or 'grid' for camera views")
             return fuse_views(images, self.fusion)
         if self.fusion is not None:
             raise UserError(f"fusion {self.fusion!r} needs a mapping of camera name to pictures, not one array")
@@ -152,6 +153,11 @@ class LewmEncoder(nnx.Module):
             height, width = images.shape[1:3]
             raise UserError(f"images are {height}x{width}; this encoder takes {side}x{side} (height x width) pictures")
         return jnp.asarray(images)
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of a file's content."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def config_dict(sizes: LewmSizes, weights_sha256: str) -> dict[str, Any]:
@@ -179,15 +185,14 @@ def load(path: str | Path, *, fusion: Fusion | None = None, dtype: Any = jnp.flo
         config = json.loads((folder / CONFIG_FILE).read_text())
         data = (folder / WEIGHTS_FILE).read_bytes()
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no converted LEWM encoder; make one with converters/lewm.py ({error})") from error
+        raise UserError(f"{folder} holds no LEWM encoder; make one with converters/lewm.py ({error})") from error
     if not isinstance(config, dict) or (config.get("format"), config.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        raise UserError(f"{folder / CONFIG_FILE} is not of {FORMAT} version {FORMAT_VERSION}; convert the weights again")
-    digest = hashlib.sha256(data).hexdigest()
+        raise UserError(f"{folder / CONFIG_FILE} is not {FORMAT} version {FORMAT_VERSION}; convert the weights again")
+    digest = sha256(data)
     if digest != config.get("weights_sha256"):
         raise UserError(f"{folder / WEIGHTS_FILE} does not belong to its {CONFIG_FILE} (sha256 differs); convert again")
     try:
-        sizes = dict(config["sizes"])
-        sizes = LewmSizes(**{**sizes, "vit": VitSizes(**sizes["vit"])})
+        sizes = LewmSizes(**{**config["sizes"], "vit": VitSizes(**config["sizes"]["vit"])})
         weights = safetensors.numpy.load(data)
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder} is damaged; convert the weights again ({error})") from error

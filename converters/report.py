@@ -1,0 +1,194 @@
+"""What a conversion found, used and missed, and the folder it leaves behind."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from converters.tensors import StoredTensor
+from converters.torch_file import Checkpoint
+from imf_jax.errors import EXIT_OK, ArgumentError, UserError
+from imf_jax.files import flush_to_disk
+
+REPORT_FILE = "report.json"
+
+
+@dataclass
+class Report:
+    """How the tensors of a checkpoint were matched with those of a network.
+
+    Attributes:
+        checkpoint: the source.
+        used: tensor in the file -> where its values went.
+        missing: tensors that the network needs and the file lacks.
+        unexpected: tensors inside the network's part of the file that the network does not have.
+        mismatched: "name: what is wrong with its shape or dtype".
+        notes: facts that were concluded in place of read.
+    """
+
+    checkpoint: Checkpoint
+    used: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ignored(self) -> list[str]:
+        """Tensors outside the network's part of the file."""
+        return [name for name in self.checkpoint.tensors if name not in self.used and name not in self.unexpected]
+
+    def summary(self) -> str:
+        """One line of counts."""
+        counts = {
+            "found": len(self.checkpoint.tensors),
+            "used": len(self.used),
+            "ignored": len(self.ignored),
+            "missing": len(self.missing),
+            "unexpected": len(self.unexpected),
+            "mismatched": len(self.mismatched),
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items())
+
+    def require_complete(self) -> None:
+        """Raise a UserError with the summary and all lists unless every tensor was found and fits."""
+        problems = {"missing": self.missing, "unexpected": self.unexpected, "mismatched": self.mismatched}
+        lines = [f"  {what}: {name}" for what, names in problems.items() for name in names]
+        if lines:
+            head = f"{self.checkpoint.path} does not fit ({self.summary()}); nothing was written, see --inspect"
+            raise UserError("\n".join([head, *lines]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole report as plain types."""
+        source = self.checkpoint
+        return {
+            "source": {"path": str(source.path), "sha256": source.sha256, "kind": source.kind},
+            "summary": self.summary(),
+            "notes": self.notes,
+            "found": {name: tensor.describe() for name, tensor in source.tensors.items()},
+            "used": self.used,
+            "ignored": self.ignored,
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "mismatched": self.mismatched,
+            "classes_not_loaded": source.placeholders,
+        }
+
+
+def json_bytes(values: Any) -> bytes:
+    """Indented JSON, the same bytes for the same values."""
+    return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+
+
+def write_folder(out: Path, files: Mapping[str, bytes], report: Report) -> None:
+    """Write a converted network: all files or none.
+
+    Converting the same checkpoint again into the same folder is allowed and leaves the same bytes.
+
+    Args:
+        out: new or empty folder, or one that holds an earlier conversion of the same checkpoint.
+        files: relative name -> content; the last one completes the folder.
+        report: written as `report.json`.
+
+    Raises:
+        UserError: `out` holds anything else, or cannot be written.
+    """
+    check_output(out, files, report.checkpoint.sha256)
+    contents = {REPORT_FILE: json_bytes(report.to_json()), **files}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"cannot write beside {out} ({error.strerror}); choose another --out") from error
+    try:
+        # mkdtemp makes private folders; this one becomes an ordinary output folder.
+        umask = os.umask(0)
+        os.umask(umask)
+        staging.chmod(0o777 & ~umask)
+        for name, content in contents.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            (staging / name).write_bytes(content)
+            flush_to_disk(staging / name)
+        if out.exists():
+            for name in contents:
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(staging / name, out / name)
+        else:
+            os.replace(staging, out)
+        flush_to_disk(out.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_output(out: Path, files: Mapping[str, Any], source_sha256: str) -> None:
+    """Refuse an output folder whose content this conversion would mix with or replace.
+
+    Raises:
+        UserError: see above.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    present = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
+    if not present:
+        return
+    try:
+        earlier = json.loads((out / REPORT_FILE).read_text())["source"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"--out {out} holds other files; choose a new folder") from None
+    if earlier != source_sha256 or not present <= {*files, REPORT_FILE}:
+        raise UserError(f"--out {out} holds the conversion of another checkpoint; choose a new folder")
+
+
+def key_tree(tensors: Mapping[str, StoredTensor]) -> str:
+    """The tensors as an indented tree of their dotted names, with dtype and shape at the leaves."""
+    root: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *folders, leaf = name.split(".")
+        node = root
+        for folder in folders:
+            node = node.setdefault(f"{folder}.", {})
+        node[leaf] = tensor
+
+    def lines(node: Mapping[str, Any], indent: str) -> list[str]:
+        found = []
+        for name, child in node.items():
+            while isinstance(child, dict) and len(child) == 1:
+                ((only, child),) = child.items()
+                name += only
+            if isinstance(child, StoredTensor):
+                found.append(f"{indent}{name}  {child.describe()}")
+            else:
+                found += [f"{indent}{name}", *lines(child, indent + "  ")]
+        return found
+
+    return "\n".join(lines(root, ""))
+
+
+def inspect(checkpoint: Checkpoint) -> None:
+    """Print what a checkpoint holds."""
+    print(f"{checkpoint.path}: {checkpoint.kind}, {len(checkpoint.tensors)} tensors, sha256 {checkpoint.sha256}")
+    print(key_tree(checkpoint.tensors))
+    if checkpoint.placeholders:
+        print("named in the file and neither imported nor run: " + ", ".join(checkpoint.placeholders))
+
+
+def run(command: Callable[[], None]) -> NoReturn:
+    """Run a command line; a `UserError` becomes a message on stderr and its exit code."""
+    try:
+        command()
+    except UserError as error:
+        kind = "bad argument" if isinstance(error, ArgumentError) else "error"
+        print(f"{kind}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(EXIT_OK)
