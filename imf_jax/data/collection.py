@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.blocks import in_blocks
 from imf_jax.sim.expert import Expert, ExpertState, get_expert
+from imf_jax.sim.rendering.camera import camera_ids
 
 NOISE_MEMORY = 0.93
 """Correlation of the noise from one control step to the next: it wanders with a time constant of about 0.3 s."""
@@ -121,7 +123,7 @@ class Demonstrator:
 def start(
     expert: Expert, output: StepOutput, keys: jax.Array, config: CollectConfig
 ) -> tuple[ExpertState, Disturbance]:
-    """Expert and noise of fresh scenes; `keys` is key data, uint32 (B, 2). Each episode draws how strong its noise is."""
+    """Expert and noise of fresh scenes; `keys` is key data, uint32 (B, 2). Each draws its share of noise."""
 
     def strength(key: jax.Array) -> jax.Array:
         return jax.random.uniform(jax.random.wrap_key_data(key), dtype=jnp.float32)
@@ -174,6 +176,9 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
         UserError: the folder holds demonstrations of another task, seed or noise, or the expert hardly ever succeeds.
     """
     folder = Path(config.out)
+    backend = NativeBackend(config.task, image_size=config.image_size)
+    if config.cameras:
+        camera_ids(backend.model, config.cameras)  # refuses an unknown camera before anything is written
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -183,15 +188,11 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
     _check_same_collection(folder, config, bool(known))
     for line in damaged:
         report(len(known), f"recording again: {line}")
-    backend = NativeBackend(config.task, image_size=config.image_size)
     demonstrator = Demonstrator(config, backend)
     began, attempted, succeeded, steps, recorded = time.perf_counter(), 0, 0, 0, len(known)
     if recorded < config.episodes:
         for batch in batches(config.episodes, config.num_envs, known):
-            done = recorded
-            episodes = demonstrator.run(
-                seed, batch, lambda finished, done=done: report(done, f"{finished} of this batch finished")
-            )
+            episodes = demonstrator.run(seed, batch, partial(_report_batch, report, recorded))
             good = [episode for episode in episodes if episode.success]
             attempted += len(episodes)
             succeeded += len(good)
@@ -214,10 +215,18 @@ def check_expert(config: CollectConfig, report: Callable[[int, str], None]) -> C
     began, succeeded, steps = time.perf_counter(), 0, 0
     for first in range(0, config.episodes, config.num_envs):
         batch = np.arange(first, min(first + config.num_envs, config.episodes))
-        episodes = demonstrator.run(seed, batch, lambda finished, first=first: report(first + finished, ""))
+        episodes = demonstrator.run(seed, batch, partial(_report_scenes, report, first))
         succeeded += sum(episode.success for episode in episodes)
         steps += sum(len(episode) for episode in episodes)
     return CollectionSummary(config.episodes, succeeded, 0, steps, time.perf_counter() - began)
+
+
+def _report_batch(report: Callable[[int, str], None], recorded: int, finished: int) -> None:
+    report(recorded, f"{finished} of this batch finished")
+
+
+def _report_scenes(report: Callable[[int, str], None], before: int, finished: int) -> None:
+    report(before + finished, "")
 
 
 def _check_same_collection(folder: Path, config: CollectConfig, started: bool) -> None:

@@ -227,7 +227,7 @@ def _arm_spec(visual: Visual, color: tuple[float, ...]) -> mujoco.MjSpec:
         if geom.name == "link7_collision" or visual == "primitive":
             arm.delete(geom)
         else:
-            geom.group, geom.rgba = _VISIBLE, list(color)
+            geom.group, geom.rgba, geom.mass = _VISIBLE, list(color), 0.0
     if visual == "primitive":
         for mesh in list(arm.meshes):
             arm.delete(mesh)
@@ -262,12 +262,12 @@ def _arm_spec(visual: Visual, color: tuple[float, ...]) -> mujoco.MjSpec:
 
 def _add_gripper(arm: mujoco.MjSpec) -> None:
     """A parallel-jaw gripper below link7; the fingers slide along x of link7 and mirror each other."""
-    link7 = arm.body("link7")
+    hand = arm.body("link7").add_body(name="gripper", gravcomp=1.0)
     visible = {"group": _VISIBLE, "contype": 0, "conaffinity": 0}
     box = mujoco.mjtGeom.mjGEOM_BOX
-    link7.add_geom(type=box, size=[0.05, 0.028, 0.028], pos=[0, 0, -0.032], rgba=_STEEL, mass=0.3, **visible)
+    hand.add_geom(type=box, size=[0.05, 0.028, 0.028], pos=[0, 0, -0.032], rgba=_STEEL, mass=0.3, **visible)
     for number, direction in ((1, 1.0), (2, -1.0)):
-        finger = link7.add_body(name=f"finger{number}", gravcomp=1.0)
+        finger = hand.add_body(name=f"finger{number}", gravcomp=1.0)
         finger.add_joint(
             name=f"finger{number}",
             type=mujoco.mjtJoint.mjJNT_SLIDE,

@@ -43,8 +43,8 @@ class Transfer:
 
     name = "transfer"
     max_steps = 700
-    objects = ("box",)
-    stages = ("right_touch", "lift", "left_touch", "left_hold")
+    objects: tuple[str, ...] = ("box",)
+    stages: tuple[str, ...] = ("right_touch", "lift", "left_touch", "left_hold")
     env_state_dim = 7
 
     def add_objects(self, spec: mujoco.MjSpec) -> dict[str, tuple[str, ...]]:
