@@ -132,7 +132,7 @@ class Rollout:
             scenes = self._admit(scenes)
             if scenes is None:
                 return
-            actions = self._planner.plan(scenes.observations, scenes.output, scenes.episode, scenes.replans)
+            actions = self._plan(scenes)
             scenes, actions = self._drop_unplannable(scenes, actions)
             if len(scenes.episode):
                 scenes = self._advance(scenes, actions)
@@ -146,6 +146,9 @@ class Rollout:
         sim, output = self._backend.reset(np.stack([self._keys[episode] for episode in episodes]))
         return sim, jax.tree.map(np.asarray, output)
 
+    def _plan(self, scenes: Scenes) -> np.ndarray:
+        return self._planner.plan(scenes.observations, scenes.output, self._seed, scenes.episode, scenes.replans)
+
     def _warm_up(self) -> None:
         """Compile: plan and execute one chunk of the first scenes, for nothing. All of it is free of side effects."""
         started = time.perf_counter()
@@ -153,7 +156,7 @@ class Rollout:
         sim, output = self._reset(episodes)
         indices = np.array(episodes)
         scenes = start_scenes(indices, indices, indices, sim, output, self._planner.obs_horizon)
-        actions = self._planner.plan(scenes.observations, output, scenes.episode, scenes.replans)
+        actions = self._plan(scenes)
         if np.isfinite(actions).all():
             self._simulate(sim, actions)
         self._result.warmup_s = time.perf_counter() - started

@@ -30,13 +30,14 @@ class Planner(Protocol):
     rows: int
 
     def plan(
-        self, observations: Observations, output: StepOutput, episodes: np.ndarray, replans: np.ndarray
+        self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
     ) -> np.ndarray:
         """Plan for A scenes. The result of a scene must not depend on the other scenes or on their order.
 
         Args:
             observations: see `Observations`.
             output: what was read after the last step, numpy leaves (A, ...).
+            seed: seed of the rollout; with episode and replan it determines the planning noise.
             episodes: int64 (A,) episode of each scene.
             replans: int64 (A,) plans made before in the episode; 0 says that the episode has just begun.
 
@@ -82,20 +83,18 @@ class PolicyPlanner:
 
     Args:
         policy: a trained policy.
-        seed: seed of the planning noise, as made by `split_seed`.
         plan_batch: rows of a planning batch.
     """
 
-    def __init__(self, policy: Policy, seed: int, plan_batch: int) -> None:
+    def __init__(self, policy: Policy, plan_batch: int) -> None:
         head = policy.config.head
         self.obs_horizon = head.obs_horizon
         self.num_action_steps = head.num_action_steps
         self.rows = plan_batch
-        self._seed = np.uint32(seed)
         self._graph, self._weights = nnx.split(policy)
 
     def plan(
-        self, observations: Observations, output: StepOutput, episodes: np.ndarray, replans: np.ndarray
+        self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
     ) -> np.ndarray:
         """See `Planner.plan`."""
         batches = planning_batches(episodes, self.rows)
@@ -109,7 +108,7 @@ class PolicyPlanner:
                     self._graph,
                     self._weights,
                     rows,
-                    self._seed,
+                    np.uint32(seed),
                     episodes[source].astype(np.uint32),
                     replans[source].astype(np.uint32),
                 )

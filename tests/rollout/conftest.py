@@ -90,7 +90,9 @@ class StraightPlanner:
         self.faults = faults or {}
         self.seen: dict[int, list[np.ndarray]] = {}
 
-    def plan(self, observations: Any, output: StepOutput, episodes: np.ndarray, replans: np.ndarray) -> np.ndarray:
+    def plan(
+        self, observations: Any, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
+    ) -> np.ndarray:
         actions = np.zeros((len(episodes), self.num_action_steps, 16), np.float32)
         for row, (episode, replan) in enumerate(zip(episodes.tolist(), replans.tolist(), strict=True)):
             self.seen.setdefault(episode, []).append(observations["state"][row, :, 0].copy())

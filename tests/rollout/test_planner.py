@@ -30,14 +30,16 @@ def observations() -> dict[str, np.ndarray]:
     }
 
 
-def plan(planner: PolicyPlanner, observations: dict[str, np.ndarray], rows: list[int], replan: int = 0) -> np.ndarray:
+def plan(
+    planner: PolicyPlanner, observations: dict[str, np.ndarray], rows: list[int], *, seed: int = 3, replan: int = 0
+) -> np.ndarray:
     """Plan for scene `r` in episode `10 + r`, for each r of `rows`."""
     chosen = {name: values[rows] for name, values in observations.items()}
-    return planner.plan(chosen, None, 10 + np.array(rows), np.full(len(rows), replan))
+    return planner.plan(chosen, None, seed, 10 + np.array(rows), np.full(len(rows), replan))
 
 
 def test_plan_is_the_documented_function_of_policy_keys_and_slice(policy: Policy, observations: Any) -> None:
-    planned = plan(PolicyPlanner(policy, seed=3, plan_batch=4), observations, [6], replan=2)
+    planned = plan(PolicyPlanner(policy, plan_batch=4), observations, [6], replan=2)
     key = jax.random.key(3)
     for step in (16, 1, 2):
         key = jax.random.fold_in(key, step)
@@ -49,7 +51,7 @@ def test_plan_is_the_documented_function_of_policy_keys_and_slice(policy: Policy
 
 
 def test_plans_are_bit_equal_alone_in_company_and_in_any_order(policy: Policy, observations: Any) -> None:
-    planner = PolicyPlanner(policy, seed=3, plan_batch=4)
+    planner = PolicyPlanner(policy, plan_batch=4)
     everyone = list(range(12))
     together = plan(planner, observations, everyone)
     np.testing.assert_array_equal(together[::-1], plan(planner, observations, everyone[::-1]))
@@ -59,7 +61,7 @@ def test_plans_are_bit_equal_alone_in_company_and_in_any_order(policy: Policy, o
 
 
 def test_a_scene_without_finite_observation_harms_no_other(policy: Policy, observations: Any) -> None:
-    planner = PolicyPlanner(policy, seed=3, plan_batch=4)
+    planner = PolicyPlanner(policy, plan_batch=4)
     broken = {name: values.copy() for name, values in observations.items()}
     broken["state"][5] = np.nan
     rows = [3, 4, 5, 6, 7]
@@ -69,20 +71,19 @@ def test_a_scene_without_finite_observation_harms_no_other(policy: Policy, obser
 
 
 def test_noise_depends_on_seed_episode_and_replan(policy: Policy, observations: Any) -> None:
-    planner = PolicyPlanner(policy, seed=3, plan_batch=4)
+    planner = PolicyPlanner(policy, plan_batch=4)
     same = {name: values[[0, 0]] for name, values in observations.items()}
-    first = planner.plan(same, None, np.array([0, 4]), np.array([0, 0]))
+    first = planner.plan(same, None, 3, np.array([0, 4]), np.array([0, 0]))
     assert not np.array_equal(first[0], first[1])
-    assert not np.array_equal(first, planner.plan(same, None, np.array([0, 4]), np.array([1, 1])))
-    other = PolicyPlanner(policy, seed=4, plan_batch=4)
-    assert not np.array_equal(first, other.plan(same, None, np.array([0, 4]), np.array([0, 0])))
+    assert not np.array_equal(first, planner.plan(same, None, 3, np.array([0, 4]), np.array([1, 1])))
+    assert not np.array_equal(first, planner.plan(same, None, 4, np.array([0, 4]), np.array([0, 0])))
 
 
 def test_number_of_scenes_seed_and_weights_share_one_compilation(observations: Any) -> None:
     compiled = plan_rows._cache_size()
     for seed, rows in ((0, [0]), (1, [0, 1]), (2, list(range(12)))):
         trained_further = Policy(PolicyConfig(head=HEAD), ENV_STATE_DIM, rngs=nnx.Rngs(seed))
-        plan(PolicyPlanner(trained_further, seed=seed, plan_batch=3), observations, rows)
+        plan(PolicyPlanner(trained_further, plan_batch=3), observations, rows, seed=seed)
     assert plan_rows._cache_size() == compiled + 1
 
 
@@ -92,7 +93,7 @@ def test_closed_loop_records_are_equal_for_any_num_envs(
     """The untrained policy wanders; its noise and rounding show in the return of every episode."""
 
     def run(num_envs: int, episodes: Any = range(9)) -> dict[int, tuple]:
-        records = roll(chunk_backend, PolicyPlanner(policy, 0, 4), episodes, num_envs=num_envs)
+        records = roll(chunk_backend, PolicyPlanner(policy, 4), episodes, num_envs=num_envs)
         return {e: (r.status, r.steps, r.return_, r.max_reward, r.replans) for e, r in sorted(records.items())}
 
     alone = run(1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import jax
 import numpy as np
 
 from imf_jax.rollout.episode import EpisodeRecord
@@ -11,6 +12,7 @@ from imf_jax.rollout.writers import EPISODES
 from imf_jax.sim.backends.base import SimState, StepOutput
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ResetBatch:
     """Scenes that have just started.
@@ -24,6 +26,7 @@ class ResetBatch:
     output: StepOutput
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepBatch:
     """The K control steps between two replans of A scenes.
@@ -77,6 +80,41 @@ class Recorder(Protocol):
     def close(self) -> None:
         """The rollout is over; called also when it was interrupted or failed."""
         ...
+
+
+class OnlyEpisodes:
+    """Feeds a recorder with some episodes only.
+
+    Args:
+        recorder: the capture.
+        episodes: the episodes it shall see.
+    """
+
+    def __init__(self, recorder: Recorder, episodes: Sequence[int]) -> None:
+        self.name = recorder.name
+        self.needs_states = recorder.needs_states
+        self._recorder = recorder
+        self._episodes = np.unique(np.asarray(episodes, np.int64))
+
+    def on_reset(self, reset: ResetBatch) -> None:
+        """See `Recorder`."""
+        rows = np.isin(reset.episodes, self._episodes)
+        if rows.any():
+            self._recorder.on_reset(jax.tree.map(lambda leaf: leaf[rows], reset))
+
+    def on_steps(self, steps: StepBatch) -> None:
+        """See `Recorder`."""
+        rows = np.isin(steps.episodes, self._episodes)
+        if rows.any():
+            self._recorder.on_steps(jax.tree.map(lambda leaf: leaf[rows], steps))
+
+    def finish(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
+        """See `Recorder`."""
+        return self._recorder.finish(record, last_state) if record.episode in self._episodes else {}
+
+    def close(self) -> None:
+        """See `Recorder`."""
+        self._recorder.close()
 
 
 class EpisodeBuffer:

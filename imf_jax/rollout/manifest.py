@@ -1,0 +1,49 @@
+"""`manifest.json`: everything an evaluation was started with, so that its figures can be traced and repeated."""
+
+import hashlib
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import imf_jax
+
+MANIFEST_VERSION = 1
+LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "mujoco", "mujoco-mjx")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and device of this process."""
+    device = jax.devices()[0]
+    return {
+        "versions": {
+            "imf_jax": imf_jax.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "cpu_cores": os.cpu_count(),
+        },
+    }
+
+
+def build_manifest(**content: Any) -> dict[str, Any]:
+    """A manifest of `content` (plain JSON types), with schema version, time of creation, versions and device."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"schema": MANIFEST_VERSION, "created": created, **content, **environment()}
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over the relative paths and contents of all files of a folder, hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()

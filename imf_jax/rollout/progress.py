@@ -1,0 +1,49 @@
+"""Progress of a rollout at the terminal: episodes, success so far, speed, time left."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from imf_jax.rollout.engine import RolloutProgress
+
+
+class ProgressBar:
+    """Shows `RolloutProgress`; made by `progress_bar`."""
+
+    def __init__(self, bar: Progress, task: TaskID, total: int) -> None:
+        self._bar = bar
+        self._task = task
+        self._total = total
+        self._started: float | None = None
+
+    def __call__(self, progress: RolloutProgress) -> None:
+        """Show how far the rollout is."""
+        now = time.perf_counter()
+        if self._started is None:  # the first call ends the compilation, which is no measure of speed
+            self._started, self._first_steps = now, progress.control_steps
+            self._bar.reset(self._task, completed=0)
+        elapsed = now - self._started
+        speed = (progress.control_steps - self._first_steps) / elapsed if elapsed > 0 else 0.0
+        self._bar.update(self._task, completed=progress.share, text=self._text(progress, speed))
+
+    def _text(self, progress: RolloutProgress, speed: float) -> str:
+        rate = f"{100 * progress.successes / progress.episodes:.0f} %" if progress.episodes else "-"
+        return f"{progress.episodes}/{self._total} episodes, success {rate}, {speed:,.0f} control steps/s"
+
+
+@contextmanager
+def progress_bar(total: int, *, shown: bool, **options: Any) -> Iterator[ProgressBar]:
+    """A progress bar for `total` episodes that goes away from the terminal's last line when the context ends.
+
+    Args:
+        total: episodes of the rollout.
+        shown: False keeps the terminal silent.
+        options: passed on to `rich.progress.Progress`.
+    """
+    columns = (TextColumn("evaluate"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+    with Progress(*columns, disable=not shown, **options) as bar:
+        task = bar.add_task("evaluate", total=1.0, text="compiling")
+        yield ProgressBar(bar, task, total)
