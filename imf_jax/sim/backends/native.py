@@ -36,7 +36,7 @@ class NativeBackend:
     """Batched scenes of one task on C MuJoCo threads; see `imf_jax.sim.backends.base.Backend`."""
 
     name = "native"
-    cameras = CAMERAS
+    cameras: tuple[str, ...] = CAMERAS
     control_dt = PHYSICS_DT * SUBSTEPS
 
     def __init__(

@@ -1,0 +1,50 @@
+# Everything a newcomer needs: `make demo` and `make test`. `make help` lists the targets.
+PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format parity clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make the environment in .venv and install the package
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: install ## collect, train, evaluate and show the result (two cores, no GPU: under 15 minutes)
+	$(BIN)/python scripts/collect.py --out demos/transfer --episodes 300
+	$(BIN)/python scripts/collect.py --check-expert --episodes 200
+	$(BIN)/python scripts/train.py transfer-state --data demos/transfer --out $(DEMO)/train
+	$(BIN)/python scripts/eval.py --checkpoint $(DEMO)/train --out $(DEMO)/eval --episodes 50 --save-images --save-trajectory
+
+test: lint ## lint, types and all tests (under 10 minutes on two cores)
+	$(BIN)/python -m pytest
+
+lint: install ## ruff (rules and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+parity: .venv-parity/.installed ## numerical proof of the weight converters against PyTorch and transformers
+	.venv-parity/bin/python -m pytest tests/parity
+
+.venv-parity/.installed: pyproject.toml constraints.txt constraints-parity.txt
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-parity.txt 'torch==2.13.0'
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-parity.txt -e '.[parity]'
+	@touch $@
+
+clean: ## remove the environments and caches of this folder (not your demos and runs)
+	rm -rf .venv .venv-parity .pytest_cache .mypy_cache .ruff_cache build *.egg-info
