@@ -115,7 +115,7 @@ def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenPart
         average = state.average
         if average is not None:
             average = update_average(average, params, config.optimizer.ema_decay, state.step)
-        figures = {**info, "loss": loss, "grad_norm": optax.global_norm(gradient), "count": jnp.ones(())}
+        figures = {**info, "loss": loss, "grad_norm": optax.tree.norm(gradient), "count": jnp.ones(())}
         sums = {name: total + figures[name] for name, total in state.sums.items()}
         return TrainState(state.step + 1, params, optimizer_state, average, sums)
 

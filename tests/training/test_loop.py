@@ -1,0 +1,241 @@
+"""Whole runs: resuming is exact, validation chooses the best checkpoint, wrong folders are refused."""
+
+import os
+import signal
+from contextlib import nullcontext
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from imf_jax.data.episodes import write_episode
+from imf_jax.data.statistics import write_statistics
+from imf_jax.data.windows import load_demonstrations
+from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, ArgumentError, UserError
+from imf_jax.training import checkpoints, loop, progress, trainer
+from imf_jax.training.state import build_policy, compile_run_steps, initial_state
+from imf_jax.training.trackers import read_metrics
+
+
+def restored(config):
+    """The training state in the newest checkpoint of a run."""
+    policy = build_policy(config, 7)
+    template, frozen = initial_state(policy, config)
+    return checkpoints.restore_state(checkpoints.newest_checkpoint(config.out), template, frozen)
+
+
+def test_grouping_of_steps_does_not_matter(config, same_leaves):
+    data, statistics = load_demonstrations(config.data)
+
+    def run(*counts):
+        policy = build_policy(config, 7)
+        policy.set_statistics(statistics.arrays)
+        state, frozen = initial_state(policy, config)
+        steps = compile_run_steps(config, state, frozen, data)
+        for count in counts:
+            state = steps(state, frozen.variables, data, jnp.int32(count))
+        return state
+
+    once = run(4)
+    same_leaves(run(2, 2), once)
+    same_leaves(run(1, 3), once)
+    assert int(once.step) == 4
+    assert float(once.sums["count"]) == 4
+
+
+def test_two_and_two_steps_equal_four(config, with_out, same_leaves):
+    whole = with_out("whole")
+    assert loop.train(whole) == EXIT_OK
+    halves = with_out("halves", max_steps=2)
+    assert loop.train(halves) == EXIT_OK
+    resumed = replace(halves, max_steps=4, resume=True)
+    assert loop.train(resumed) == EXIT_OK
+    same_leaves(restored(resumed), restored(whole))
+    initial, _ = initial_state(build_policy(whole, 7), whole)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), initial.params, restored(whole).params)
+    assert all(jax.tree.leaves(moved))
+    losses = [{k: v for k, v in line.items() if k in ("step", "loss")} for line in read_metrics(whole.out)]
+    again = [{k: v for k, v in line.items() if k in ("step", "loss")} for line in read_metrics(resumed.out)]
+    assert losses == again
+    assert [line["step"] for line in losses] == [2, 4]
+
+
+def test_resume_skips_a_half_written_checkpoint(with_out, same_leaves):
+    whole = with_out("whole", save_every=1, keep=9)
+    loop.train(whole)
+    cut = with_out("cut", save_every=1, keep=9, max_steps=3)
+    loop.train(cut)
+    (checkpoints.checkpoint_path(cut.out, 3) / "meta.json").unlink()
+    resumed = replace(cut, resume=True, max_steps=4)
+    loop.train(resumed)
+    same_leaves(restored(resumed), restored(whole))
+    assert [path.name for path in checkpoints.complete_checkpoints(cut.out)] == ["1", "2", "3", "4"]
+
+
+def test_resume_of_a_run_killed_before_its_first_checkpoint(with_out, same_leaves):
+    whole, killed = with_out("whole"), with_out("killed")
+    loop.train(whole)
+    loop.open_run(killed)
+    loop.train(replace(killed, resume=True))
+    same_leaves(restored(killed), restored(whole))
+
+
+@pytest.fixture
+def fake_validation(monkeypatch):
+    """Validation with results given by step; the calls it received."""
+    calls = []
+
+    def install(successes):
+        class Validation:
+            def __init__(self, config, *, should_stop, on_warning):
+                pass
+
+            def __call__(self, policy, step):
+                calls.append(step)
+                if successes[step] is None:
+                    return None
+                return {"success": successes[step], "n_success": 1, "n_episodes": 2, "n_error": 0, "return": 1.0}
+
+        monkeypatch.setattr(loop, "RolloutValidation", Validation)
+        return calls
+
+    return install
+
+
+def test_validation_chooses_the_best(config, fake_validation, capsys):
+    calls = fake_validation({1: 0.2, 2: 0.8, 3: 0.5, 4: 0.5})
+    config = replace(config, keep=1, validation=replace(config.validation, every=1, num_episodes=2))
+    assert loop.train(config) == EXIT_OK
+    assert calls == [1, 2, 3, 4]
+    assert [path.name for path in checkpoints.complete_checkpoints(config.out)] == ["2", "4"]
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert f"best checkpoint {config.out / 'checkpoints' / '2'}: by validation at step 2" in last
+    assert [m["validation/success"] for m in read_metrics(config.out) if "validation/success" in m] == [
+        0.2, 0.8, 0.5, 0.5,
+    ]  # fmt: skip
+
+
+def test_an_interrupted_validation_is_made_up_for(config, fake_validation, monkeypatch):
+    results = {2: None, 4: 0.5}
+    calls = fake_validation(results)
+    config = replace(config, max_steps=4, validation=replace(config.validation, every=2, num_episodes=2))
+
+    def should_stop():
+        """As after Ctrl-C during the validation of step 2."""
+        return 2 in calls and results[2] is None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "stop_on_interrupt", lambda: nullcontext(should_stop))
+        assert loop.train(config) == EXIT_INTERRUPTED
+    assert checkpoints.read_meta(checkpoints.newest_checkpoint(config.out)).validation is None
+    results[2] = 0.7
+    assert loop.train(replace(config, resume=True)) == EXIT_OK
+    assert calls == [2, 2, 4]
+    assert checkpoints.best_checkpoint(config.out)[1].step == 2
+
+
+def test_without_validation_the_newest_is_best_and_it_says_so(config, capsys):
+    loop.train(config)
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert "best checkpoint" in last
+    assert "the newest, step 4: there was no validation to choose by" in last
+    assert "% of the time in the step" in last
+
+
+def test_interrupt_saves_and_resumes_exactly(with_out, same_leaves, monkeypatch):
+    whole, config = with_out("whole"), with_out("interrupted")
+    loop.train(whole)
+    show = trainer.Trainer._show
+
+    def interrupt_after_three(self, state, step, clock):
+        show(self, state, step, clock)
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(trainer.Trainer, "_show", interrupt_after_three)
+    monkeypatch.setattr(trainer, "CALL_TIME", 0.0)
+    handler = signal.getsignal(signal.SIGINT)
+    assert loop.train(config) == EXIT_INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert checkpoints.newest_checkpoint(config.out).name == "3"
+    assert loop.train(replace(config, resume=True)) == EXIT_OK
+    same_leaves(restored(config), restored(whole))
+
+
+def test_second_interrupt_is_not_held_back():
+    with loop.stop_on_interrupt() as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_loss_that_is_not_finite_spares_the_checkpoints(config):
+    config = replace(
+        config, max_steps=40, save_every=1, keep=50, log_every=1,
+        optimizer=replace(config.optimizer, learning_rate=1e30, warmup_steps=0, clip_norm=1e30),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="loss is not finite at step"):
+        loop.train(config)
+    assert checkpoints.newest_checkpoint(config.out) is not None
+
+
+def test_folders_that_are_refused(config, with_out, tmp_path):
+    with pytest.raises(ArgumentError, match="holds no run to continue"):
+        loop.train(replace(config, resume=True))
+    loop.train(config)
+    before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*")}
+    with pytest.raises(ArgumentError, match="already holds a run"):
+        loop.train(config)
+    changed = replace(config.optimizer, beta1=0.8)
+    with pytest.raises(ArgumentError, match=r"batch_size 4 -> 5.*optimizer.beta1 0.9 -> 0.8"):
+        loop.train(replace(config, resume=True, batch_size=5, optimizer=changed))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArgumentError, match="is a file"):
+        loop.train(with_out("file"))
+    assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*")} == before
+
+
+def test_demonstrations_that_are_refused(config, with_out, make_demonstration, tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        loop.train(with_out("a", data=tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="collect"):
+        loop.train(with_out("a", data=tmp_path / "empty"))
+    narrow = tmp_path / "narrow"
+    narrow.mkdir()
+    write_episode(narrow, make_demonstration(0, env_state_dim=5))
+    write_statistics(narrow)
+    with pytest.raises(ArgumentError, match="scene state of 7 entries"):
+        loop.train(with_out("a", data=narrow))
+    head = replace(config.policy.head, action_dim=8)
+    with pytest.raises(ArgumentError, match="action_dim is 8"):
+        loop.train(with_out("a", policy=replace(config.policy, head=head)))
+    with pytest.raises(ArgumentError, match="unknown task"):
+        loop.train(with_out("a", task="juggling"))
+    assert not (tmp_path / "a").exists()
+
+
+def test_changed_demonstrations_are_refused_on_resume(config, make_demonstration, tmp_path):
+    folder = tmp_path / "demos"
+    folder.mkdir()
+    write_episode(folder, make_demonstration(0))
+    write_statistics(folder)
+    config = replace(config, data=folder)
+    loop.train(config)
+    write_episode(folder, make_demonstration(1))
+    write_statistics(folder)
+    with pytest.raises(ArgumentError, match="are not those"):
+        loop.train(replace(config, resume=True, max_steps=6))
+
+
+def test_progress_speaks_plainly_without_a_terminal(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
+    console = Console(file=open(os.devnull, "w"), record=True, width=200)  # noqa: SIM115
+    with progress.TrainingProgress(0, 100, console) as bar:
+        bar.update(40, 0.5, 2.0)
+    console.file.close()
+    assert "train 40/100, loss 0.5000, 2.0 steps/s, time left 0:30" in console.export_text()
