@@ -251,11 +251,13 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """One evaluation of a checkpoint in batched rollouts."""
+    """One evaluation in batched rollouts, of a checkpoint or of the scripted expert."""
 
     # Checkpoint folder, or run folder, of which the newest complete checkpoint is taken.
-    checkpoint: Path
-    # Task to evaluate on; by default the one that the policy was trained for.
+    checkpoint: Path | None = None
+    # Evaluate the scripted expert of the task instead of a checkpoint.
+    expert: bool = False
+    # Task to evaluate on; by default the one that the policy was trained for (of an expert: transfer).
     task: str | None = None
     # Scenes to evaluate: episodes 0, 1, ... of the seed.
     episodes: int = 50
@@ -267,7 +269,7 @@ class EvalConfig:
     plan_batch: int = 10
     # Function evaluations per plan; by default as in training.
     sampling_steps: int | None = None
-    # Folder that receives the evaluation; by default evals/<run>_<step>_seed<seed>.
+    # Folder that receives the evaluation; by default evals/<run>_step<step>_seed<seed>.
     out: Path | None = None
     # Write trajectory.npz per episode: commanded actions and executed end-effector poses.
     save_trajectory: bool = False
@@ -286,6 +288,10 @@ class EvalConfig:
         require(
             self.sampling_steps is None or self.sampling_steps >= 1,
             f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
+        )
+        require(
+            self.expert != (self.checkpoint is not None),
+            "say what to evaluate: either --checkpoint FOLDER or --expert",
         )
 
 

@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from imf_jax.errors import UserError
+from imf_jax.files import write_json
 from imf_jax.rollout.episode import EpisodeRecord
 
 MANIFEST = "manifest.json"
@@ -18,29 +18,15 @@ REPORT = "report.html"
 EPISODES = "episodes"
 
 
-def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write a file that is either complete or absent when the process dies, or the machine if `durable`.
-
-    Makes its folder.
-    """
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that is either complete or absent, also when the process dies. Makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write `values` as indented JSON. Atomic and durable, see `write_bytes`."""
-    write_bytes(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode(), durable=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class EvaluationFolder:
@@ -59,6 +45,7 @@ class EvaluationFolder:
         require_empty(path, replace=replace)
         self.path = path
         try:
+            path.mkdir(parents=True, exist_ok=True)
             # The manifest comes first; nothing of an older run may survive beside it.
             for name in (METRICS, REPORT):
                 (path / name).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import pytest
 
 from imf_jax.errors import UserError
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records, write_bytes, write_json
+from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records, write_bytes
 
 
 def record(episode: int) -> EpisodeRecord:
@@ -57,16 +57,14 @@ def test_replace_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
     assert read_records(tmp_path)[0] == []
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert read_json(tmp_path / "a.json") == {"x": 1}
-
+def test_a_failed_write_leaves_no_remains(tmp_path: Path) -> None:
+    with EvaluationFolder(tmp_path / "run", {}) as folder, pytest.raises(ValueError, match="not JSON compliant"):
+        folder.finish({"x": float("nan")})
+    assert sorted(os.listdir(tmp_path / "run")) == ["episodes.jsonl", "manifest.json"]
     (tmp_path / "taken").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(IsADirectoryError):
         write_bytes(tmp_path / "taken", b"x")
-    assert sorted(os.listdir(tmp_path)) == ["a.json", "taken"]
+    assert sorted(os.listdir(tmp_path)) == ["run", "taken"]
 
 
 def test_corrupt_lines_are_reported_not_raised(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""Evaluate a policy in batched rollouts. Example: python scripts/eval.py --checkpoint runs/transfer --save-images"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tyro
+from rich.console import Console
+
+from imf_jax.cli import run_main
+from imf_jax.config import EvalConfig, to_dict
+from imf_jax.rollout.writers import METRICS, RECORDS, REPORT, read_json, require_empty
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Candidate(NamedTuple):
+    """What is evaluated: the planner that acts, how it is called, and where it comes from."""
+
+    planner: Any
+    task: str
+    label: str
+    folder: str
+    provenance: dict[str, Any]
+
+
+def main() -> int:
+    config = tyro.cli(EvalConfig, description=__doc__)
+    if config.out is not None:
+        require_empty(config.out)
+    reference = read_reference(config.reference)
+    # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
+    from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
+    from imf_jax.sim.backends.native import NativeBackend
+    from imf_jax.training.loop import stop_on_interrupt
+
+    candidate = load_expert(config) if config.expert else load_checkpoint(config)
+    out = config.out or Path("evals") / f"{candidate.folder}_seed{config.seed}"
+    require_empty(out)
+    settings = EvaluationSettings(
+        episodes=config.episodes,
+        num_envs=config.num_envs,
+        seed=config.seed,
+        save_trajectory=config.save_trajectory,
+        num_images=config.episodes if config.save_images else 0,
+        camera=config.camera,
+    )
+    with stop_on_interrupt() as should_stop:
+        summary = evaluate(
+            candidate.planner,
+            NativeBackend(candidate.task),
+            settings,
+            out,
+            policy=candidate.label,
+            provenance={**candidate.provenance, "config": to_dict(config), "reference": reference},
+            show_progress=True,
+            should_stop=should_stop,
+        )
+    say_result(summary, reference)
+    return summary.exit_code
+
+
+def load_checkpoint(config: EvalConfig) -> Candidate:
+    """The policy of `--checkpoint`, with the sampling steps asked for."""
+    from imf_jax.rollout.manifest import folder_hash
+    from imf_jax.rollout.planner import PolicyPlanner
+    from imf_jax.training.checkpoints import load_policy
+
+    assert config.checkpoint is not None
+    loaded = load_policy(config.checkpoint)
+    policy, run = loaded.policy, loaded.path.resolve().parent.parent.name
+    if config.sampling_steps is not None:
+        policy.config = dataclasses.replace(policy.config, sampling_steps=config.sampling_steps)
+    newest = "" if loaded.path.resolve() == config.checkpoint.resolve() else " (newest complete one)"
+    console.print(f"checkpoint {loaded.path}{newest}", markup=False)
+    provenance = {
+        "checkpoint": {"path": str(loaded.path), "sha256": folder_hash(loaded.path), "step": loaded.step},
+        "sampling_steps": policy.config.sampling_steps,
+        "training": to_dict(loaded.config),
+    }
+    planner = PolicyPlanner(policy, config.plan_batch)
+    task = config.task or loaded.meta.task
+    return Candidate(planner, task, f"{run}, step {loaded.step}", f"{run}_step{loaded.step}", provenance)
+
+
+def load_expert(config: EvalConfig) -> Candidate:
+    """The scripted expert of `--task`."""
+    from imf_jax.rollout.expert_planner import ExpertPlanner
+
+    task = config.task or "transfer"
+    return Candidate(ExpertPlanner(task), task, "scripted expert", f"expert_{task}", {"checkpoint": None})
+
+
+def read_reference(folder: Path | None) -> dict[str, Any] | None:
+    """Success of another evaluation, to show beside this one."""
+    if folder is None:
+        return None
+    from imf_jax.rollout.writers import MANIFEST
+
+    metrics = read_json(folder / METRICS)
+    return {
+        "label": read_json(folder / MANIFEST).get("policy", "reference"),
+        **{name: metrics[name] for name in ("n_episodes", "n_success", "n_error", "pc_success", "pc_success_ci95")},
+    }
+
+
+def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
+    """The end of a run at the terminal: success, speed, and where the results are."""
+    from imf_jax.rollout.statistics import success_line
+
+    metrics = summary.metrics
+    console.print(summary.headline, style="bold", markup=False)
+    if reference:
+        console.print(f"{reference['label']}: {success_line(reference)}", markup=False)
+    if metrics["interrupted"]:
+        console.print(f"interrupted after {metrics['n_episodes']} of {metrics['n_requested']} episodes", style="yellow")
+    for line in metrics["capture_errors"]:
+        console.print(f"could not be written: {line}", style="yellow", markup=False)
+    console.print(
+        f"{metrics['control_steps']:,} control steps in {metrics['wall_s']:.1f} s = "
+        f"{metrics['control_steps_per_s']:,.0f} per second; start-up and compilation {metrics['warmup_s']:.1f} s"
+    )
+    pictures = f", {len(summary.images)} pictures under episodes/" if summary.images else ""
+    console.print(f"results in {summary.folder}: {REPORT}, {METRICS}, {RECORDS}{pictures}", markup=False)
+
+
+if __name__ == "__main__":
+    run_main(main)
