@@ -1,0 +1,244 @@
+"""The frozen LEWM encoder against numbers that PyTorch computed, and that it stays frozen."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from converters.lewm import Args, convert
+from imf_jax.errors import UserError
+from imf_jax.models import lewm
+from imf_jax.models.lewm import Frozen, LewmEncoder, load
+from imf_jax.models.preprocess import VIEW_ORDER, fuse_views, preprocess
+from imf_jax.models.vit import position_table
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
+
+Expected = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted encoder."""
+    out = tmp_path_factory.mktemp("lewm") / "encoder"
+    convert(Args(FIXTURES / "new.ckpt", out, heads=2))
+    return out
+
+
+@pytest.fixture(scope="module")
+def expected() -> Expected:
+    """What PyTorch computes with the same weights."""
+    with np.load(FIXTURES / "expected.npz") as data:
+        return dict(data)
+
+
+@pytest.fixture
+def views(expected: Expected) -> dict[str, np.ndarray]:
+    """Pictures of the three cameras, not in the order of fusion, and one more."""
+    return {name: expected[f"view_{name}"] for name in ("front", "r_vis", "top")} | {"left": np.zeros((1, 2, 3))}
+
+
+@pytest.fixture(autouse=True)
+def highest_precision() -> Iterator[None]:
+    """Products in full float32 on accelerators too."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def test_matches_pytorch(folder: Path, expected: Expected) -> None:
+    encoder = load(folder)
+    np.testing.assert_allclose(encoder.class_feature(expected["images"]), expected["class_feature"], rtol=0, atol=1e-5)
+    embedding = encoder(expected["images"])
+    assert embedding.shape == (3, encoder.joint_output_dim)
+    assert embedding.dtype == jnp.float32
+    np.testing.assert_allclose(embedding, expected["embedding"], rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("fusion", ["row", "grid"])
+def test_fused_views_match_pytorch(
+    fusion: lewm.Fusion, folder: Path, expected: Expected, views: dict[str, np.ndarray]
+) -> None:
+    pixels = preprocess(fuse_views(views, fusion), 16)
+    np.testing.assert_allclose(pixels, expected[f"pixels_{fusion}"], rtol=0, atol=1e-5)
+    embedding = load(folder, fusion=fusion)(views)
+    np.testing.assert_allclose(embedding, expected[f"embedding_{fusion}"], rtol=0, atol=5e-6)
+
+
+def test_preprocessing_keeps_the_aspect(expected: Expected) -> None:
+    pixels = preprocess(expected["uneven"], 16)
+    np.testing.assert_allclose(pixels, expected["pixels_uneven"], rtol=0, atol=1e-5)
+
+
+def test_interpolated_positions_match_pytorch(folder: Path, expected: Expected) -> None:
+    encoder = load(folder)
+    table = position_table(encoder.weights["positions"][...], encoder.sizes.vit.grid, 4, 12)
+    np.testing.assert_allclose(table, expected["positions_16x48"], rtol=0, atol=1e-6)
+
+
+def test_layouts_put_every_view_in_its_place() -> None:
+    colours = {name: np.full((1, 4, 4, 3), 10 * (i + 1), np.uint8) for i, name in enumerate(VIEW_ORDER)}
+    row = np.asarray(fuse_views(colours, "row"))
+    assert row.shape == (1, 4, 12, 3)
+    assert row[0, 0, ::4, 0].tolist() == [10, 20, 30]
+    grid = np.asarray(fuse_views(colours, "grid"))
+    assert grid.shape == (1, 8, 8, 3)
+    assert grid[0, ::4, ::4, 0].tolist() == [[10, 20], [30, 0]]
+
+
+def test_works_inside_jit(folder: Path, views: dict[str, np.ndarray]) -> None:
+    encoder = load(folder, fusion="row")
+    del views["left"]
+    np.testing.assert_allclose(jax.jit(encoder)(views), encoder(views), rtol=0, atol=1e-6)
+
+
+def test_bfloat16_is_near_and_not_the_default(folder: Path, expected: Expected) -> None:
+    exact, rounded = load(folder)(expected["images"]), load(folder, dtype=jnp.bfloat16)(expected["images"])
+    assert rounded.dtype == jnp.float32
+    difference = np.abs(np.asarray(exact) - np.asarray(rounded)).max()
+    assert 1e-5 < difference < 0.02 * np.abs(exact).max()
+    with pytest.raises(UserError, match="float16"):
+        load(folder, dtype=jnp.float16)
+
+
+class Classifier(nnx.Module):
+    """A trainable layer on the frozen encoder."""
+
+    def __init__(self, encoder: LewmEncoder) -> None:
+        self.encoder = encoder
+        self.layer = nnx.Linear(encoder.joint_output_dim, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.layer(self.encoder(images))
+
+
+def test_training_leaves_the_encoder_alone(folder: Path, expected: Expected) -> None:
+    model = Classifier(load(folder))
+    optimizer = nnx.Optimizer(model, optax.adamw(0.1, weight_decay=0.5), wrt=nnx.Param)
+    before = {name: np.array(variable[...]) for name, variable in model.encoder.weights.items()}
+    layer_before = np.array(model.layer.kernel[...])
+
+    @nnx.jit
+    def step(model: Classifier, optimizer: nnx.Optimizer, images: jax.Array) -> nnx.State:
+        gradient = nnx.grad(lambda model: jnp.sum(model(images) ** 2))(model)
+        optimizer.update(model, gradient)
+        return gradient
+
+    model.train()
+    for _ in range(3):
+        gradient = step(model, optimizer, jnp.asarray(expected["images"]))
+
+    for name, variable in model.encoder.weights.items():
+        assert isinstance(variable, Frozen)
+        np.testing.assert_array_equal(variable[...], before[name], err_msg=name)
+    assert {"projector.norm.mean", "projector.norm.var"} <= set(before)
+    assert not np.array_equal(model.layer.kernel[...], layer_before)
+    assert len(jax.tree.leaves(gradient)) == 2
+    moments = [leaf for leaf in jax.tree.leaves(nnx.state(optimizer)) if leaf.ndim > 0]
+    assert sorted(leaf.shape for leaf in moments) == sorted(2 * [(12, 3), (3,)])
+
+
+def test_no_gradient_reaches_the_weights(folder: Path, expected: Expected) -> None:
+    graph, state = nnx.split(load(folder))
+    gradient = jax.grad(lambda state: jnp.sum(nnx.merge(graph, state)(expected["images"])))(state)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+IMAGES = np.zeros((2, 16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES.astype(np.float32), "float32; give uint8"),
+        (IMAGES.astype(np.int32), "int32; give uint8"),
+        (IMAGES[0], "give RGB pictures"),
+        (IMAGES[..., :1], "give RGB pictures"),
+        (np.zeros((2, 16, 16, 4), np.uint8), "give RGB pictures"),
+        (IMAGES.transpose(0, 3, 1, 2), "give RGB pictures"),
+        (np.zeros((2, 16, 17, 3), np.uint8), "16x17"),
+        ({"front": IMAGES}, "takes one picture"),
+        ("picture.png", "give RGB pictures"),
+    ],
+)
+def test_wrong_pictures_are_refused(images: object, message: str, folder: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load(folder)(images)  # type: ignore[arg-type]
+
+
+def test_wrong_views_are_refused(folder: Path) -> None:
+    encoder = load(folder, fusion="row")
+    good = dict.fromkeys(VIEW_ORDER, IMAGES)
+    with pytest.raises(UserError, match="camera top, front is missing"):
+        encoder({"r_vis": IMAGES, "side": IMAGES})
+    with pytest.raises(UserError, match="differ in shape"):
+        encoder({**good, "top": np.zeros((2, 8, 8, 3), np.uint8)})
+    with pytest.raises(UserError, match="camera top are float32"):
+        encoder({**good, "top": IMAGES.astype(np.float32)})
+    with pytest.raises(UserError, match="needs a mapping"):
+        encoder(IMAGES)
+    with pytest.raises(UserError, match="does not divide into 4 px patches"):
+        encoder(dict.fromkeys(VIEW_ORDER, np.zeros((2, 16, 17, 3), np.uint8)))
+    with pytest.raises(UserError, match="diagonal"):
+        load(folder, fusion="diagonal")  # type: ignore[arg-type]
+
+
+def edit_config(**changes: object) -> Callable[[Path], object]:
+    """A change of config.json."""
+
+    def edit(folder: Path) -> None:
+        config = json.loads((folder / lewm.CONFIG_FILE).read_text())
+        (folder / lewm.CONFIG_FILE).write_text(json.dumps({**config, **changes}))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / lewm.CONFIG_FILE).unlink(), "no LEWM encoder"),
+        (lambda folder: (folder / lewm.WEIGHTS_FILE).unlink(), "no LEWM encoder"),
+        (lambda folder: (folder / lewm.CONFIG_FILE).write_text("{"), "no LEWM encoder"),
+        (lambda folder: (folder / lewm.WEIGHTS_FILE).write_bytes(b"\0" * 99), "sha256 differs"),
+        (edit_config(format="other"), "is not imf_jax.lewm"),
+        (edit_config(format_version=2), "is not imf_jax.lewm"),
+        (edit_config(sizes={}), "damaged"),
+        (edit_config(sizes=None), "damaged"),
+    ],
+)
+def test_damaged_folders_are_refused(
+    damage: Callable[[Path], object], message: str, folder: Path, tmp_path: Path
+) -> None:
+    for name in (lewm.CONFIG_FILE, lewm.WEIGHTS_FILE):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    damage(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_that_do_not_fit_the_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    content = (folder / lewm.WEIGHTS_FILE).read_bytes()
+    sizes = load(folder).sizes
+    config = lewm.config_dict(dataclasses.replace(sizes, output=13), lewm.sha256(content))
+    (tmp_path / lewm.WEIGHTS_FILE).write_bytes(content)
+    (tmp_path / lewm.CONFIG_FILE).write_text(json.dumps(config))
+    with pytest.raises(UserError, match="do not have the sizes"):
+        load(tmp_path)
+
+
+def test_tiny_vit_of_the_source_has_its_parameter_count() -> None:
+    sizes = lewm.LewmSizes(
+        lewm.VitSizes(hidden=192, layers=12, heads=3, mlp=768, patch=14, image_size=224), 2048, output=192
+    )
+    counts = {name: int(np.prod(shape)) for name, shape in sizes.weight_shapes().items()}
+    projector = sum(count for name, count in counts.items() if name.startswith("projector."))
+    statistics = counts["projector.norm.mean"] + counts["projector.norm.var"]
+    assert sum(counts.values()) - projector == 5_501_376
+    assert projector - statistics == 792_768
