@@ -1,0 +1,102 @@
+"""A task in its compiled scene: what every backend samples, commands and reads in the same way.
+
+`read` and `judge` take numpy or JAX arrays and give the same kind back.
+"""
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from imf_jax.sim import control
+from imf_jax.sim.backends.base import Array, SimState, StepOutput
+from imf_jax.sim.scene import READY, Visual, build_scene
+from imf_jax.sim.tasks import Reading, get_task
+from imf_jax.sim.tasks.base import array_module
+
+START_JITTER = 0.02
+"""Half width of the uniform spread of the starting joint angles around the ready posture [rad]."""
+
+
+class TaskScene:
+    """The scene of one task and the traffic between its flat arrays and what tasks and policies work with.
+
+    Args:
+        task: name of the task.
+        visual: look of the arms in pictures.
+    """
+
+    def __init__(self, task: str, visual: Visual = "mesh") -> None:
+        self.task = get_task(task)
+        self.scene = build_scene(self.task.add_objects, visual)
+        self.arms = control.arm_model(self.scene)
+        self._object_qpos = np.array([self.scene.index.object_qpos[name] for name in self.task.objects])
+        self._touch = np.stack([self.scene.index.touch_sensor[name] for name in self.task.objects])
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The compiled model."""
+        return self.scene.model
+
+    def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Start of one scene, a pure function of its key: joint angles (14,) [rad] and object poses (n, 7)."""
+        arms, objects = jax.random.split(key)
+        jitter = jax.random.uniform(arms, (14,), jnp.float32, -START_JITTER, START_JITTER)
+        return jnp.tile(jnp.asarray(READY, jnp.float32), 2) + jitter, self.task.sample(objects)
+
+    def start_qpos(self, joints: jax.Array, objects: jax.Array) -> jax.Array:
+        """Generalised positions (B, nq) with the arms at `joints` (B, 14), open grippers, `objects` (B, n, 7)."""
+        index = self.scene.index
+        qpos = jnp.tile(jnp.asarray(self.model.qpos0, jnp.float32), (joints.shape[0], 1))
+        qpos = qpos.at[:, index.arm_qpos].set(joints)
+        qpos = qpos.at[:, index.finger_qpos.ravel()].set(control.MAX_OPENING / 2)
+        return qpos.at[:, self._object_qpos[:, None] + np.arange(7)].set(objects)
+
+    def controls(self, joints: jax.Array, openings: jax.Array) -> jax.Array:
+        """Servo commands (B, nu) for joint targets (B, 14) [rad] and gripper openings (B, 2) [m]."""
+        index = self.scene.index
+        ctrl = jnp.zeros((joints.shape[0], self.model.nu), jnp.float32).at[:, index.arm_ctrl].set(joints)
+        return ctrl.at[:, index.finger_ctrl.reshape(2, 2)].set(0.5 * openings[..., None])
+
+    def targets(self, joint_target: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """A chunk of actions (B, K, 16) as servo targets, starting from the last ones (B, 14).
+
+        Returns:
+            joint targets (B, K, 14) [rad], openings (B, K, 2) [m] and clamped distances (B, K, 2) [m].
+        """
+
+        def one(joints: jax.Array, action: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+            targets = control.action_to_targets(self.arms, joints, action)
+            return targets[0], targets
+
+        _, targets = jax.lax.scan(one, joint_target, jnp.swapaxes(actions, 0, 1))
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), targets)
+
+    def read(self, qpos: Array, sensordata: Array) -> tuple[Array, Reading]:
+        """Robot state, float32 (B, 16), and what the task sees, from qpos (B, nq) and sensordata (B, n)."""
+        index = self.scene.index
+        xp = array_module(qpos)
+        qpos = qpos.astype(np.float32)
+        opening = qpos[:, index.finger_qpos].sum(axis=-1)
+        robot = xp.concatenate([qpos[:, index.arm_qpos].reshape(-1, 2, 7), opening[..., None]], axis=-1)
+        objects = qpos[:, self._object_qpos[:, None] + np.arange(7)]
+        touch = xp.any(sensordata[:, self._touch] > 0, axis=-1)
+        return robot.reshape(-1, 16), Reading(objects, touch, opening)
+
+    def judge(
+        self, state: SimState, robot: Array, reading: Reading, hands: Array, finite: Array, ik_error: Array
+    ) -> tuple[SimState, StepOutput]:
+        """The task's verdict on the scenes of `state`: the state with the task's progress, and the output."""
+        progress, verdict = self.task.evaluate(state.task, reading)
+        output = StepOutput(
+            state=robot,
+            env_state=self.task.env_state(reading),
+            end_effector=hands,
+            reward=verdict.reward,
+            stage=verdict.stage,
+            success=verdict.success,
+            failure=verdict.failure,
+            finite=finite,
+            ik_error=ik_error,
+        )
+        return state._replace(task=progress), output

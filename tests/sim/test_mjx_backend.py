@@ -1,0 +1,160 @@
+"""MJX-JAX against C MuJoCo: the same scenes, the same motion until contact, the same outcome after it."""
+
+import os
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mujoco import mjx
+
+from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.backends.mjx import MjxBackend
+from imf_jax.sim.backends.native import NativeBackend
+from imf_jax.sim.expert import get_expert
+
+SCENES = 6
+
+
+@pytest.fixture(scope="module")
+def native() -> NativeBackend:
+    return NativeBackend("transfer", visual="primitive")
+
+
+@pytest.fixture(scope="module")
+def backend() -> MjxBackend:
+    return MjxBackend("transfer", visual="primitive", image_size=32)
+
+
+@pytest.fixture(scope="module")
+def keys() -> jax.Array:
+    return jax.random.split(jax.random.key(3), SCENES)
+
+
+@pytest.fixture(scope="module")
+def actions(native: NativeBackend, keys: jax.Array) -> np.ndarray:
+    """What the expert commands until it holds the box, float32 (SCENES, K, 16)."""
+    expert = get_expert("transfer")
+    act = jax.jit(expert.act)
+    state, output = native.reset(keys)
+    memory = expert.start(output)
+    commands = []
+    for _ in range(64):
+        memory, action = act(memory, output)
+        state, output = native.step(state, np.asarray(action))
+        commands.append(np.asarray(action))
+    return np.stack(commands, axis=1)
+
+
+@pytest.fixture(scope="module")
+def motion(backend: MjxBackend, keys: jax.Array, actions: np.ndarray) -> tuple[SimState, StepOutput]:
+    return backend.run_chunk(backend.reset(keys)[0], actions)
+
+
+@pytest.mark.parametrize("impl", ["jax", "warp"])
+@pytest.mark.parametrize("visual", ["mesh", "primitive"])
+def test_the_scene_loads_in_mjx_without_a_warning(impl: str, visual: str) -> None:
+    model = NativeBackend("transfer", visual=visual).model
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mjx.put_model(model, impl=impl)
+    assert [str(warning.message) for warning in caught] == []
+
+
+def test_scenes_start_as_on_native(backend: MjxBackend, native: NativeBackend, keys: jax.Array) -> None:
+    state, output = backend.reset(keys)
+    expected_state, expected = native.reset(jax.random.key_data(keys))
+    for name, ours, theirs in zip(StepOutput._fields, output, expected, strict=True):
+        assert ours.dtype == theirs.dtype, name
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(state.joint_target, expected_state.joint_target)
+    np.testing.assert_array_equal(state.step, np.zeros(SCENES))
+
+
+def test_arms_move_as_on_native(
+    backend: MjxBackend,
+    native: NativeBackend,
+    keys: jax.Array,
+    actions: np.ndarray,
+    motion: tuple[SimState, StepOutput],
+) -> None:
+    final, output = motion
+    _, expected = native.run_chunk(native.reset(keys)[0], actions)
+    touched = np.maximum.accumulate(expected.stage > 0, axis=1)
+    assert (~touched).sum(axis=1).min() > 25
+    assert touched[:, -1].all()
+    difference = np.abs(output.state - expected.state).max(axis=-1)
+    assert difference[~touched].max() < 2e-3
+    assert np.abs(output.end_effector - expected.end_effector).max() < 2e-3  # also with the box in hand
+    assert np.abs(output.env_state - expected.env_state).max() < 0.02
+    assert np.mean(output.stage == expected.stage) > 0.97
+    np.testing.assert_allclose(output.ik_error, expected.ik_error, atol=1e-5)
+    np.testing.assert_array_equal(final.step, np.full(SCENES, actions.shape[1]))
+    assert output.finite.all()
+
+
+def test_a_scene_does_not_depend_on_the_batch(
+    backend: MjxBackend, keys: jax.Array, actions: np.ndarray, motion: tuple[SimState, StepOutput]
+) -> None:
+    rows = [4, 1]
+    state, _ = backend.reset(keys[np.array(rows)])
+    state, first = backend.step(state, actions[rows, 0])
+    _, second = backend.step(state, actions[rows, 1])
+    expected = jax.tree.map(lambda leaf: leaf[rows, :2], motion[1])
+    for name, ours, theirs in zip(StepOutput._fields, zip(first, second, strict=True), expected, strict=True):
+        np.testing.assert_array_equal(np.stack(ours, axis=1), theirs, err_msg=name)
+
+
+def test_a_diverging_scene_keeps_its_state_and_harms_no_other(
+    backend: MjxBackend, keys: jax.Array, actions: np.ndarray, motion: tuple[SimState, StepOutput]
+) -> None:
+    state, before = backend.reset(keys)
+    qvel = state.physics.qvel.copy()
+    qvel[2] = 1e30
+    state = state._replace(physics=state.physics._replace(qvel=qvel))
+    after, output = backend.step(state, actions[:, 0])
+    assert output.finite.tolist() == [True, True, False, True, True, True]
+    for leaf, start in zip(jax.tree.leaves(after.physics), jax.tree.leaves(state.physics), strict=True):
+        np.testing.assert_array_equal(leaf[2], start[2])
+    for name, ours, theirs in zip(StepOutput._fields, output, motion[1], strict=True):
+        others = [0, 1, 3, 4, 5]
+        np.testing.assert_array_equal(ours[others], theirs[others, 0], err_msg=name)
+    np.testing.assert_array_equal(output.state[2], before.state[2])
+
+
+def test_steps_can_be_scanned_inside_a_program(backend: MjxBackend, keys: jax.Array, actions: np.ndarray) -> None:
+    @jax.jit
+    def program(keys: jax.Array, actions: jax.Array) -> tuple[SimState, StepOutput]:
+        state, _ = backend.reset(keys)
+        return jax.lax.scan(backend.step, state, actions)
+
+    _, output = jax.eval_shape(program, keys, jnp.swapaxes(actions[:, :3], 0, 1))
+    assert output.state.shape == (3, SCENES, 16)
+
+
+def test_pictures_follow_the_poses(backend: MjxBackend, keys: jax.Array, motion: tuple[SimState, StepOutput]) -> None:
+    start = backend.images(backend.reset(keys)[0], ("front", "r_vis"))
+    assert start.shape == (SCENES, 2, 32, 32, 3)
+    assert start.dtype == np.uint8
+    assert (backend.images(motion[0], ("front", "r_vis")) != start).any(axis=(2, 3, 4)).all()
+
+
+@pytest.mark.skipif("IMF_LONG_TESTS" not in os.environ, reason="minutes; set IMF_LONG_TESTS to run it")
+def test_the_expert_succeeds_as_on_native(backend: MjxBackend, native: NativeBackend) -> None:
+    keys = jax.random.split(jax.random.key(0), 64)
+    expert = get_expert("transfer")
+    act = jax.jit(expert.act)
+
+    def successes(simulator: MjxBackend | NativeBackend) -> int:
+        state, output = simulator.reset(keys)
+        memory, done = expert.start(output), np.zeros(64, bool)
+        for _ in range(250):
+            memory, action = act(memory, output)
+            state, output = simulator.step(state, np.asarray(action))
+            done |= output.success
+        return int(done.sum())
+
+    found = [*map(successes, (backend, native))]
+    assert min(found) >= 60
+    assert abs(found[0] - found[1]) <= 3
