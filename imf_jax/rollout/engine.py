@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -28,6 +29,8 @@ from imf_jax.rollout.scenes import (
 )
 from imf_jax.rollout.schedule import EpisodeQueue
 from imf_jax.sim.backends.base import Backend, SimState, StepOutput
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class Rollout:
         actions = self._plan(scenes)
         if np.isfinite(actions).all():
             self._simulate(sim, actions)
+        for recorder in self._recorders:
+            self._capture(recorder, "setup", partial(recorder.setup, take_rows(sim, [0])))
         self._result.warmup_s = time.perf_counter() - started
 
     def _admit(self, scenes: Scenes | None) -> Scenes | None:
@@ -250,11 +255,17 @@ class Rollout:
         self._on_record(replace(record, artifacts=self._artifacts(record, last_state)))
 
     def _artifacts(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
-        """What the recorders leave of an episode; a capture that fails costs the artifact, never the episode."""
+        """What the recorders leave of an episode."""
         artifacts: dict[str, str] = {}
         for recorder in self._recorders:
-            try:
-                artifacts |= recorder.finish(record, last_state)
-            except Exception as error:  # whatever a writer or an encoder can raise
-                self._result.capture_errors.append(f"episode {record.episode}, {recorder.name}: {error}")
+            what = f"episode {record.episode}"
+            artifacts |= self._capture(recorder, what, partial(recorder.finish, record, last_state)) or {}
         return artifacts
+
+    def _capture(self, recorder: Recorder, what: str, work: Callable[[], T]) -> T | None:
+        """Let a recorder work; a capture that fails costs the artifact, never the episode."""
+        try:
+            return work()
+        except Exception as error:  # whatever a renderer, an encoder or a disk can raise
+            self._result.capture_errors.append(f"{what}, {recorder.name}: {error}")
+            return None

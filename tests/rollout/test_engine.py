@@ -11,7 +11,7 @@ from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
 from imf_jax.rollout.scenes import chunk_outcome
-from imf_jax.sim.backends.base import StepOutput
+from imf_jax.sim.backends.base import SimState, StepOutput
 
 Roll = Callable[..., dict[int, EpisodeRecord]]
 
@@ -170,8 +170,14 @@ class Spy:
         self.steps: dict[int, int] = {}
         self.last: dict[int, np.ndarray] = {}
         self.closed = False
+        self.ready = False
+
+    def setup(self, state: SimState) -> None:
+        assert state.physics.shape == (1, 6)
+        self.ready = True
 
     def on_reset(self, reset: ResetBatch) -> None:
+        assert self.ready
         self.steps.update(dict.fromkeys(reset.episodes.tolist(), 0))
 
     def on_steps(self, steps: StepBatch) -> None:

@@ -104,5 +104,5 @@ def test_reader_refuses_what_it_cannot_understand(change: dict) -> None:
 
 @pytest.mark.parametrize("line", ["", "[1]", '{"schema": 1', "null"])
 def test_reader_refuses_broken_lines(line: str) -> None:
-    with pytest.raises(ValueError, match="must be a JSON object|Expecting"):
+    with pytest.raises(ValueError, match=r"must be a JSON object|Expecting"):
         EpisodeRecord.from_json(line)

@@ -47,7 +47,7 @@ class StepBatch:
 
 
 class Recorder(Protocol):
-    """A capture. Every method is called from the rollout loop, in the order reset, steps ..., finish per episode.
+    """A capture. Every method is called from the rollout loop: setup, then per episode reset, steps ..., finish.
 
     Attributes:
         name: how messages call the capture.
@@ -56,6 +56,10 @@ class Recorder(Protocol):
 
     name: str
     needs_states: bool
+
+    def setup(self, state: SimState) -> None:
+        """Compile what `finish` will need, on any state (batch of 1); called once, before the clock starts."""
+        ...
 
     def on_reset(self, reset: ResetBatch) -> None:
         """Episodes have started."""
@@ -95,6 +99,10 @@ class OnlyEpisodes:
         self.needs_states = recorder.needs_states
         self._recorder = recorder
         self._episodes = np.unique(np.asarray(episodes, np.int64))
+
+    def setup(self, state: SimState) -> None:
+        """See `Recorder`."""
+        self._recorder.setup(state)
 
     def on_reset(self, reset: ResetBatch) -> None:
         """See `Recorder`."""

@@ -82,6 +82,10 @@ class PathImageRecorder:
         self._photograph = photograph
         self._buffer = EpisodeBuffer()
 
+    def setup(self, state: SimState) -> None:
+        """See `Recorder`: the ray tracer compiles at its first picture."""
+        self._photograph(state)
+
     def on_reset(self, reset: ResetBatch) -> None:
         """See `Recorder`."""
         position = np.asarray(reset.output.end_effector)[..., :3]

@@ -30,6 +30,9 @@ class TrajectoryRecorder:
         self._folder = folder
         self._buffer = EpisodeBuffer()
 
+    def setup(self, state: SimState) -> None:
+        """Nothing to compile."""
+
     def on_reset(self, reset: ResetBatch) -> None:
         """See `Recorder`."""
         for episode in reset.episodes.tolist():
