@@ -15,11 +15,11 @@ import numpy as np
 import safetensors.numpy
 import tyro
 
-from converters import report as reporting
 from converters.lewm_names import Parts, assemble, find_parts, match
-from converters.report import Report, json_bytes, write_folder
+from converters.report import Report, inspect, json_bytes, print_report, problems_on_stderr, write_folder
 from converters.safe_pickle import Placeholder
 from converters.torch_file import Checkpoint, module_parts, open_checkpoint
+from imf_jax.cli import run_main
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.lewm import CONFIG_FILE, WEIGHTS_FILE, LewmSizes, config_dict, sha256
 from imf_jax.models.vit import VitSizes
@@ -182,13 +182,12 @@ def main() -> None:
     """The command line."""
     args = tyro.cli(Args, description=__doc__)
     if args.inspect:
-        reporting.inspect(open_checkpoint(args.checkpoint))
+        inspect(open_checkpoint(args.checkpoint))
         return
-    report = convert(args)
-    print(f"{args.out}: {report.summary()}")
-    for note in report.notes:
-        print(f"  {note}")
+    with problems_on_stderr():
+        report = convert(args)
+    print_report(args.out, report)
 
 
 if __name__ == "__main__":
-    reporting.run(main)
+    run_main(main)

@@ -5,17 +5,30 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from converters.tensors import StoredTensor
 from converters.torch_file import Checkpoint
-from imf_jax.errors import EXIT_OK, ArgumentError, UserError
+from imf_jax.errors import UserError
 from imf_jax.files import flush_to_disk
 
 REPORT_FILE = "report.json"
+
+
+class DoesNotFitError(UserError):
+    """A checkpoint whose tensors are not those of the network.
+
+    Attributes:
+        problems: one line per tensor.
+    """
+
+    def __init__(self, message: str, problems: list[str]) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 @dataclass
@@ -56,12 +69,19 @@ class Report:
         return ", ".join(f"{count} {what}" for what, count in counts.items())
 
     def require_complete(self) -> None:
-        """Raise a UserError with the summary and all lists unless every tensor was found and fits."""
-        problems = {"missing": self.missing, "unexpected": self.unexpected, "mismatched": self.mismatched}
-        lines = [f"  {what}: {name}" for what, names in problems.items() for name in names]
-        if lines:
-            head = f"{self.checkpoint.path} does not fit ({self.summary()}); nothing was written, see --inspect"
-            raise UserError("\n".join([head, *lines]))
+        """Check that every tensor was found and fits.
+
+        Raises:
+            DoesNotFitError: it was not; the error lists all that is wrong.
+        """
+        lists = {"missing": self.missing, "unexpected": self.unexpected, "mismatched": self.mismatched}
+        problems = [f"{what}: {name}" for what, names in lists.items() for name in names]
+        if problems:
+            path = self.checkpoint.path
+            raise DoesNotFitError(
+                f"{path} does not fit ({self.summary()}), first {problems[0]}; nothing was written, see --inspect",
+                problems,
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The whole report as plain types."""
@@ -181,14 +201,18 @@ def inspect(checkpoint: Checkpoint) -> None:
         print("named in the file and neither imported nor run: " + ", ".join(checkpoint.placeholders))
 
 
-def run(command: Callable[[], None]) -> NoReturn:
-    """Run a command line; a `UserError` becomes a message on stderr and its exit code."""
+def print_report(out: Path | None, report: Report) -> None:
+    """Print where a conversion went and what it found."""
+    print(f"{out}: {report.summary()}")
+    for note in report.notes:
+        print(f"  {note}")
+
+
+@contextmanager
+def problems_on_stderr() -> Iterator[None]:
+    """List every tensor that does not fit, before the error itself goes its way."""
     try:
-        command()
-    except UserError as error:
-        kind = "bad argument" if isinstance(error, ArgumentError) else "error"
-        print(f"{kind}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(EXIT_OK)
+        yield
+    except DoesNotFitError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+        raise

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import safetensors.numpy
 from converters import lewm as converter
 from converters import report as reporting
 from converters.lewm import Args, convert
+from converters.report import DoesNotFitError
+from imf_jax.cli import run_main as run_main_and_exit
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models import lewm
 
@@ -30,7 +33,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *flags: str) -> int | str | None:
     """Exit code of the command line."""
     monkeypatch.setattr(sys, "argv", ["lewm.py", *flags])
     with pytest.raises(SystemExit) as caught:
-        reporting.run(converter.main)
+        run_main_and_exit(converter.main)
     return caught.value.code
 
 
@@ -193,9 +196,12 @@ def drop(*names: str) -> Callable[[Tensors], object]:
 )
 def test_files_that_do_not_fit(change: Callable[[Tensors], object], message: str, tmp_path: Path) -> None:
     path = changed(tmp_path, change)
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError) as caught:
         convert(Args(path, tmp_path / "new" / "out", heads=HEADS))
+    problems = caught.value.problems if isinstance(caught.value, DoesNotFitError) else []
+    assert re.search(message, "\n".join([str(caught.value), *problems]))
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()
 
 
@@ -239,6 +245,16 @@ def test_exit_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert error.startswith("error: ")
     assert "broken.ckpt" in error
     assert not (tmp_path / "b").exists()
+
+
+def test_every_problem_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = changed(tmp_path, drop("encoder.layers.0.mlp.fc2.bias", "projector.net.3.bias"))
+    assert run_main(monkeypatch, "--checkpoint", str(path), "--out", str(tmp_path / "out"), "--heads", "2") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["missing: encoder.layers.0.mlp.fc2.bias", "missing: projector.net.3.bias"]
+    assert "2 missing" in lines[-1]
 
 
 def test_inspect_prints_the_tree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
