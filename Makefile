@@ -21,9 +21,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: install ## collect, train, evaluate and show the result (two cores, no GPU: under 15 minutes)
 	$(BIN)/python scripts/collect.py --out demos/transfer --episodes 300
-	$(BIN)/python scripts/collect.py --check-expert --episodes 200
 	$(BIN)/python scripts/train.py transfer-state --data demos/transfer --out $(DEMO)/train
-	$(BIN)/python scripts/eval.py --checkpoint $(DEMO)/train --out $(DEMO)/eval --episodes 50 --save-images --save-trajectory
+	$(BIN)/python scripts/eval.py --expert --episodes 100 --out $(DEMO)/expert
+	$(BIN)/python scripts/eval.py --checkpoint $(DEMO)/train --episodes 50 --out $(DEMO)/policy \
+	  --reference $(DEMO)/expert --save-images --save-trajectory
 
 test: lint ## lint, types and all tests (under 10 minutes on two cores)
 	$(BIN)/python -m pytest

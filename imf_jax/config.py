@@ -237,8 +237,6 @@ class CollectConfig:
     cameras: tuple[str, ...] = ()
     # Height and width of recorded pictures [pixels].
     image_size: int = 256
-    # Record nothing: only measure how often the expert succeeds on test scenes, without noise.
-    check_expert: bool = False
 
     def __post_init__(self) -> None:
         for name in ("episodes", "num_envs", "image_size"):

@@ -207,33 +207,15 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
     return CollectionSummary(attempted, succeeded, recorded, steps, time.perf_counter() - began)
 
 
-def check_expert(config: CollectConfig, report: Callable[[int, str], None]) -> CollectionSummary:
-    """Run the expert without noise on test scenes 0, 1, ... of the seed and count its successes; nothing is written."""
-    seed = split_seed("test", config.seed)
-    quiet = CollectConfig(task=config.task, position_noise=0.0, yaw_noise=0.0)
-    demonstrator = Demonstrator(quiet, NativeBackend(config.task))
-    began, succeeded, steps = time.perf_counter(), 0, 0
-    for first in range(0, config.episodes, config.num_envs):
-        batch = np.arange(first, min(first + config.num_envs, config.episodes))
-        episodes = demonstrator.run(seed, batch, partial(_report_scenes, report, first))
-        succeeded += sum(episode.success for episode in episodes)
-        steps += sum(len(episode) for episode in episodes)
-    return CollectionSummary(config.episodes, succeeded, 0, steps, time.perf_counter() - began)
-
-
 def _report_batch(report: Callable[[int, str], None], recorded: int, finished: int) -> None:
     report(recorded, f"{finished} of this batch finished")
-
-
-def _report_scenes(report: Callable[[int, str], None], before: int, finished: int) -> None:
-    report(before + finished, "")
 
 
 def _check_same_collection(folder: Path, config: CollectConfig, started: bool) -> None:
     """Refuse to mix demonstrations made with other settings; remember the settings of a new collection."""
     path = folder / SUMMARY_FILE
     settings: dict[str, Any] = to_dict(config)
-    for name in ("out", "episodes", "num_envs", "check_expert"):
+    for name in ("out", "episodes", "num_envs"):
         del settings[name]
     if started and path.is_file():
         try:

@@ -337,8 +337,8 @@ def _look_at(position: tuple[float, ...], target: tuple[float, ...]) -> list[flo
 
 
 def _add_cameras(spec: mujoco.MjSpec) -> None:
-    front = (1.38, 0.0, 0.78)
-    spec.worldbody.add_camera(name="front", pos=front, quat=_look_at(front, (0.30, 0.0, 0.20)), fovy=46)
+    front = (1.72, 0.0, 0.85)
+    spec.worldbody.add_camera(name="front", pos=front, quat=_look_at(front, (0.30, 0.0, 0.19)), fovy=50)
     half = math.sqrt(0.5)
     # Looking straight down with +x up in the picture, so the left arm is on the left.
     spec.worldbody.add_camera(name="top", pos=[0.42, 0.0, 1.55], quat=[half, 0.0, 0.0, -half], fovy=50)
