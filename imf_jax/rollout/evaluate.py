@@ -134,6 +134,10 @@ def evaluate(
         ArgumentError: a seed outside its range, or an unknown camera.
         UserError: `out` holds something already, or cannot be written.
     """
+    require(
+        settings.camera in backend.cameras,
+        f"camera {settings.camera!r} is not in the scene; choose from: {', '.join(backend.cameras)}",
+    )
     seed = split_seed(settings.split, settings.seed)
     recorders = make_recorders(backend, settings, out)
     manifest = build_manifest(
@@ -186,11 +190,7 @@ def evaluate(
 
 
 def make_recorders(backend: PicturedBackend, settings: EvaluationSettings, out: Path) -> list[Recorder]:
-    """The captures that `settings` ask for.
-
-    Raises:
-        ArgumentError: the scene has no such camera.
-    """
+    """The captures that `settings` ask for."""
     recorders: list[Recorder] = []
     if settings.save_trajectory:
         recorders.append(TrajectoryRecorder(out))

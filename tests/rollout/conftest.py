@@ -1,6 +1,7 @@
 """A tiny analytic simulator and planners for it: what is tested here is the loop, not the physics."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ class PointBackend:
     name = "native"
     cameras = ("front", "top")
     control_dt = 0.02
+    task = SimpleNamespace(name="point", max_steps=MAX_STEPS)
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []

@@ -1,0 +1,159 @@
+"""scripts/eval.py and scripts/report.py: a real checkpoint in, files and exit codes out, one line for every mistake."""
+
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imf_jax.cli import run_main
+from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
+from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records
+from imf_jax.sim.tasks.transfer import Transfer
+from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
+from imf_jax.training.state import build_policy, initial_state
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Run]:
+    """Run a script as a command line would, with episodes of 20 steps."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Transfer, "max_steps", 20)
+
+    def run(name: str, *arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        main = runpy.run_path(str(SCRIPTS / name))["main"]
+        with pytest.raises(SystemExit) as stopped:
+            run_main(main)
+        output = capsys.readouterr()
+        return Run(stopped.value.code, output.out, output.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training run with two checkpoints of a tiny policy."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    config = TrainConfig(policy=PolicyConfig(head=HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)))
+    policy = build_policy(config, 7)
+    reach = np.tile([0.5, 0.3, 0.3, 1, 0.1, 0.1, 0.1, 0.05], 2)
+    widths = {"action": reach, "qpos": np.ones(16), "env_state": np.ones(7)}
+    policy.set_statistics({name: {"min": -w, "max": w, "mean": 0 * w, "std": w} for name, w in widths.items()})
+    state, frozen = initial_state(policy, config)
+    for step in (1, 2):
+        meta = CheckpointMeta(step, "transfer", 7, "average", "00", None, {})
+        save_checkpoint(folder, state._replace(step=jnp.int32(step)), frozen, config, meta)
+    return folder
+
+
+def test_run_folder_means_its_newest_checkpoint_said_aloud(script: Callable[..., Run], run_folder: Path) -> None:
+    run = script("eval.py", "--checkpoint", run_folder, "--episodes", 3, "--num-envs", 2, "--sampling-steps", 2)
+    assert run.code == 0, run.err
+    out = Path("evals/tiny_step2_seed0")
+    assert f"checkpoint {run_folder}/checkpoints/2 (newest complete one)" in run.out
+    assert "success 0/3 = 0.0 % (95 % interval 0.0-56.1 %)" in run.out
+    assert "60 control steps in" in run.out
+    assert "start-up and compilation" in run.out
+    assert f"results in {out}" in run.out
+    manifest = read_json(out / "manifest.json")
+    assert manifest["checkpoint"]["step"] == 2
+    assert len(manifest["checkpoint"]["sha256"]) == 64
+    assert (manifest["sampling_steps"], manifest["task"], manifest["policy"]) == (2, "transfer", "tiny, step 2")
+    assert [record.steps for record in read_records(out)[0]] == [20, 20, 20]
+    assert not (out / "episodes").exists()
+
+    again = script("eval.py", "--checkpoint", run_folder / "checkpoints/1", "--episodes", 1, "--out", "one")
+    assert again.code == 0, again.err
+    assert "newest" not in again.out
+    assert script("report.py", "one").out.strip() == "one/report.html"
+
+
+def test_captures_change_no_record(script: Callable[..., Run], run_folder: Path) -> None:
+    common = ("eval.py", "--checkpoint", run_folder, "--episodes", 3, "--seed", 5)
+    assert script(*common, "--out", "plain").code == 0
+    assert script(*common, "--out", "captured", "--num-envs", 2, "--save-trajectory").code == 0
+    plain, captured = (read_records(Path(name))[0] for name in ("plain", "captured"))
+    for a, b in zip(plain, captured, strict=True):
+        assert (a.status, a.steps, a.return_, a.max_ik_error, a.replans) == (
+            b.status, b.steps, b.return_, b.max_ik_error, b.replans
+        )  # fmt: skip
+        assert not a.artifacts
+        assert (Path("captured") / b.artifacts["trajectory"]).is_file()
+
+
+def test_expert_as_reference(script: Callable[..., Run], run_folder: Path) -> None:
+    assert script("eval.py", "--expert", "--episodes", 2, "--out", "expert").code == 0
+    run = script("eval.py", "--checkpoint", run_folder, "--episodes", 2, "--out", "run", "--reference", "expert")
+    assert "scripted expert: success 0/2" in run.out
+    assert "scripted expert" in Path("run/report.html").read_text()
+
+
+def test_interrupt_keeps_what_is_finished(
+    script: Callable[..., Run], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = EvaluationFolder.add
+
+    def add_and_interrupt(folder: EvaluationFolder, record: object) -> None:
+        add(folder, record)
+        if record.episode == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(EvaluationFolder, "add", add_and_interrupt)
+    run = script("eval.py", "--checkpoint", run_folder, "--episodes", 6, "--num-envs", 1, "--out", "run")
+    assert run.code == 130
+    assert "interrupted after 2 of 6 episodes" in run.out
+    assert len(read_records(Path("run"))[0]) == 2
+    assert read_json(Path("run/metrics.json"))["interrupted"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--checkpoint", "{run}", "--episodes", 0], 2, "--episodes is 0; it must be at least 1"),
+        (["--checkpoint", "{run}", "--num-envs", 0], 2, "--num-envs is 0"),
+        (["--checkpoint", "{run}", "--seed", -1], 2, "seed -1 must lie in 0.."),
+        (["--checkpoint", "missing"], 2, "there is no checkpoint or run folder missing"),
+        (["--checkpoint", "{empty}"], 2, "is neither a checkpoint nor a run folder"),
+        (["--checkpoint", "{run}/checkpoints/9"], 2, "there is no checkpoint or run folder"),
+        (["--checkpoint", "{run}", "--task", "juggle"], 2, "unknown task 'juggle'; choose one of: transfer"),
+        (["--checkpoint", "{run}", "--camera", "back"], 2, "camera 'back' is not in the scene"),
+        (["--checkpoint", "{run}", "--out", "{full}"], 1, "is not empty; choose another --out"),
+        (["--checkpoint", "{run}", "--reference", "{empty}"], 1, "metrics.json is not there"),
+        ([], 2, "say what to evaluate: either --checkpoint FOLDER or --expert"),
+        (["--checkpoint", "{run}", "--expert"], 2, "either --checkpoint FOLDER or --expert"),
+        (["--expert", "--task", "juggle"], 2, "task 'juggle' has no scripted expert"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    script: Callable[..., Run], run_folder: Path, tmp_path: Path, arguments: list, code: int, message: str
+) -> None:
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full/notes.txt").touch()
+    places = {"run": run_folder, "empty": tmp_path / "empty", "full": tmp_path / "full"}
+    run = script("eval.py", *(str(argument).format(**places) for argument in arguments))
+    assert run.code == code, run.err
+    assert message in run.err
+    assert run.err.count("\n") == 1, "one line"
+    assert not (tmp_path / "evals").exists()
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_report_of_a_folder_without_evaluation(script: Callable[..., Run], tmp_path: Path) -> None:
+    run = script("report.py", tmp_path)
+    assert (run.code, run.err.count("\n")) == (1, 1)
+    assert "manifest.json is not there; give the folder of an evaluation" in run.err

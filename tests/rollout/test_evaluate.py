@@ -1,0 +1,196 @@
+"""An evaluation from start to report: files, figures, exit codes, and what is kept when it stops early."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imf_jax.errors import ArgumentError, UserError
+from imf_jax.rollout import evaluate as module
+from imf_jax.rollout.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.rollout.recorders.base import EpisodeBuffer, OnlyEpisodes, episode_folder
+from imf_jax.rollout.report import write_report
+from imf_jax.rollout.statistics import wilson_interval
+from imf_jax.rollout.writers import read_json, read_records, write_bytes
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001f61738"
+    "550000000049454e44ae426082"
+)
+
+
+class PixelRecorder:
+    """Stands for a renderer: leaves a picture of one pixel."""
+
+    name = "pixel"
+    needs_states = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.buffer = folder, EpisodeBuffer()
+
+    def setup(self, state: Any) -> None: ...
+    def on_reset(self, reset: Any) -> None: ...
+    def on_steps(self, steps: Any) -> None: ...
+    def close(self) -> None: ...
+
+    def finish(self, record: Any, last_state: Any) -> dict[str, str]:
+        path = f"{episode_folder(record.episode)}/trajectory.png"
+        write_bytes(self.folder / path, PIXEL)
+        return {"path_image": path}
+
+
+@pytest.fixture
+def run(tmp_path: Path, chunk_backend: Any, straight_planner: Any) -> Callable[..., Summary]:
+    def run(name: str = "run", faults: dict[int, float] | None = None, **options: Any) -> Summary:
+        settings = EvaluationSettings(**({"episodes": 10, "num_envs": 4} | options.pop("settings", {})))
+        return evaluate(
+            straight_planner(faults), chunk_backend, settings, tmp_path / name, policy="straight <planner>", **options
+        )
+
+    return run
+
+
+def test_files_and_figures(run: Callable[..., Summary]) -> None:
+    summary = run(provenance={"checkpoint": {"step": 7}})
+    names = sorted(path.name for path in summary.folder.iterdir())
+    assert names == ["episodes.jsonl", "manifest.json", "metrics.json", "report.html"], "captures are off by default"
+    manifest, metrics = (read_json(summary.folder / name) for name in ("manifest.json", "metrics.json"))
+    assert metrics == json.loads(json.dumps(summary.metrics))
+    assert (metrics["n_episodes"], metrics["n_success"], metrics["n_timeout"]) == (10, 9, 1)
+    assert metrics["pc_success"] == 90
+    assert metrics["pc_success_ci95"] == [100 * bound for bound in wilson_interval(9, 10)]
+    assert metrics["control_steps"] == sum(record.steps for record in summary.records)
+    assert metrics["wall_s"] > 0
+    assert read_records(summary.folder) == (list(summary.records), [])
+    assert manifest["policy"] == "straight <planner>"
+    assert manifest["checkpoint"] == {"step": 7}
+    assert manifest["seeds"] == {"split": "test", "seed": 0, "episodes": [0, 9]}
+    assert {"jax", "mujoco", "imf_jax", "python"} <= manifest["versions"].keys()
+    assert summary.exit_code == 0
+    assert summary.headline.startswith("success 9/10 = 90.0 %")
+
+
+def test_validation_scenes_are_other_scenes(run: Callable[..., Summary]) -> None:
+    test, validation = run("a"), run("b", settings={"split": "validation"})
+    for first, second in zip(test.records, validation.records, strict=True):
+        assert first.seed != second.seed
+        assert first.return_ != second.return_
+
+
+def test_some_errors_exit_3_and_keep_the_rest(run: Callable[..., Summary]) -> None:
+    summary = run(faults={2: 99.0})
+    assert summary.exit_code == 3
+    assert (summary.metrics["n_error"], summary.metrics["n_success"]) == (1, 8)
+    assert summary.records[2].error == "the physics is not finite after step 9"
+    assert "the physics is not finite after step 9" in (summary.folder / "report.html").read_text()
+
+
+def test_interrupted_keeps_partial_results(run: Callable[..., Summary]) -> None:
+    asked = iter([False] * 6 + [True] * 99)
+    summary = run(should_stop=lambda: next(asked))
+    assert summary.exit_code == 130
+    assert 0 < summary.metrics["n_episodes"] < 10
+    assert read_records(summary.folder)[0] == list(summary.records)
+    assert "interrupted" in (summary.folder / "report.html").read_text()
+    assert run("nothing", should_stop=lambda: True).exit_code == 130
+
+
+def test_a_crash_keeps_the_records_written_so_far(
+    run: Callable[..., Summary], tmp_path: Path, chunk_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(99))
+    step = chunk_backend.run_chunk
+
+    def broken(*arguments: Any) -> Any:
+        if next(calls) == 8:
+            raise RuntimeError("power failure")
+        return step(*arguments)
+
+    monkeypatch.setattr(chunk_backend, "run_chunk", broken)
+    with pytest.raises(RuntimeError, match="power failure"):
+        run()
+    assert len(read_records(tmp_path / "run")[0]) > 0
+    assert not (tmp_path / "run/metrics.json").exists()
+
+
+def test_bad_settings_leave_nothing_behind(run: Callable[..., Summary], tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="0 episodes leave nothing to evaluate"):
+        run(settings={"episodes": 0})
+    with pytest.raises(ArgumentError, match="seed -1 must lie in"):
+        run(settings={"seed": -1})
+    assert not any(tmp_path.iterdir())
+    run()
+    with pytest.raises(UserError, match="already holds a run"):
+        run()
+    assert run(replace=True).metrics["n_episodes"] == 10
+
+
+def test_unknown_camera_is_refused_before_anything_is_written(transfer_backend: Any, tmp_path: Path) -> None:
+    settings = EvaluationSettings(episodes=1, num_envs=1, num_images=1, camera="back")
+    with pytest.raises(ArgumentError, match=r"camera 'back' is not in the scene; choose from: .*front"):
+        evaluate(None, transfer_backend, settings, tmp_path / "run", policy="none")
+    assert not (tmp_path / "run").exists()
+
+
+class Links(HTMLParser):
+    """Collects what a page loads or links to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img", "rect", "br", "link"):
+            self.open.append(tag)
+        self.found += [value or "" for name, value in attributes if name in ("src", "href", "data", "action")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("rect",):
+            assert self.open.pop() == tag
+
+
+def test_report(run: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        module, "make_recorders", lambda backend, settings, out: [OnlyEpisodes(PixelRecorder(out), range(3))]
+    )
+    reference = {
+        "label": "scripted expert", "n_episodes": 200, "n_success": 199, "n_error": 0, "pc_success": 99.5,
+        "pc_success_ci95": [97.2, 99.9],
+    }  # fmt: skip
+    summary = run(provenance={"reference": reference, "config": {"note": "</script><b>"}})
+    assert [path.parent.name for path in summary.images] == ["ep_000000", "ep_000001", "ep_000002"]
+    page = (summary.folder / "report.html").read_text()
+    assert summary.headline in page
+    assert "199/200" in page
+    assert "scripted expert" in page
+    assert "straight &lt;planner&gt;" in page
+    assert "<b>&#34;" not in page
+    assert "&lt;/script&gt;" in page
+    links = Links()
+    links.feed(page)
+    assert not links.open, "every element is closed"
+    pictures = [link for link in links.found if link.startswith("data:image/png;base64,")]
+    assert len(pictures) == 3
+    others = set(links.found) - set(pictures)
+    assert others == {f"episodes/ep_{episode:06d}/trajectory.png" for episode in range(3)}
+    assert not re.search(r"https?://|url\(|@import|<script", page), "the page must open offline"
+    for record in summary.records:
+        assert re.search(rf"<td>{record.episode}</td>.*{record.status}.*<td>{record.steps}</td>", page, re.DOTALL)
+
+
+def test_report_can_be_made_again_and_survives_missing_pictures(run: Callable[..., Summary]) -> None:
+    summary = run()
+    page = (summary.folder / "report.html").read_bytes()
+    (summary.folder / "report.html").unlink()
+    assert write_report(summary.folder).read_bytes() == page
+    with (summary.folder / "episodes.jsonl").open("a") as file:
+        file.write("half a li")
+    assert "episodes.jsonl:11" in write_report(summary.folder).read_text()
+    (summary.folder / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"metrics\.json is not there"):
+        write_report(summary.folder)
