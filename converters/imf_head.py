@@ -1,0 +1,316 @@
+"""Convert an IMF-AttnRes policy head from a PyTorch checkpoint; neither PyTorch nor the classes are needed.
+
+    python converters/imf_head.py --checkpoint last.ckpt --n-head 8 --stats demos/stats.json --out runs/imported
+    python scripts/eval.py --checkpoint runs/imported ...
+
+The folder is a run folder with one checkpoint, as training leaves it, and `report.json`.
+"""
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from converters.report import REPORT_FILE, Report, inspect, json_bytes, print_report, problems_on_stderr
+from converters.torch_file import Checkpoint, open_checkpoint
+from imf_jax.cli import run_main
+from imf_jax.config import (
+    STATE_DIM,
+    HeadConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    TrainConfig,
+    require,
+    to_dict,
+)
+from imf_jax.data.statistics import KEYS, MOMENTS
+from imf_jax.errors import ArgumentError, UserError
+
+FROM_CONFIG = ("n_head", "n_kv_head", "pred_horizon", "obs_horizon", "num_action_steps")
+"""Settings of a head that its tensors do not show."""
+
+CONFIG_PATHS = ((), ("head",), ("policy", "head"), ("agent", "head"), ("model", "head"))
+"""Where a config.json beside a checkpoint may hold them."""
+
+WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod\.|module\.)+")
+STATISTIC = re.compile(rf"(?:.*\.)?normalizer\.({'|'.join(KEYS)})[._]({'|'.join(MOMENTS)})")
+
+
+@dataclass(frozen=True)
+class Args:
+    """Convert an IMF-AttnRes head."""
+
+    # Lightning .ckpt, state dict .pt, pickled module or .safetensors. Nothing in it is executed.
+    checkpoint: Path
+    # New run folder that receives the policy.
+    out: Path | None = None
+    # Task that the policy was trained for.
+    task: str = "transfer"
+    # Query heads; needed unless a config.json beside the checkpoint tells.
+    n_head: int | None = None
+    # Key/value heads; by default what the tensors show for that many query heads.
+    n_kv_head: int | None = None
+    # Length of a predicted chunk [control steps]; by default from config.json beside the checkpoint, else 16.
+    pred_horizon: int | None = None
+    # Observations the policy sees [control steps]; by default from config.json beside the checkpoint, else 2.
+    obs_horizon: int | None = None
+    # Actions executed from a chunk [control steps]; by default from config.json beside the checkpoint, else 8.
+    num_action_steps: int | None = None
+    # How actions and states were normalised in training.
+    normalization: Literal["min_max", "mean_std"] = "min_max"
+    # What the head predicts: the chunk itself, or its orthonormal DCT-II over the horizon.
+    action_representation: Literal["time", "dct"] = "time"
+    # Function evaluations per plan.
+    sampling_steps: int = 1
+    # stats.json of the demonstrations it was trained on; needed unless the checkpoint holds `normalizer.*` tensors.
+    stats: Path | None = None
+    # Beginning of the tensor names of the head, if the file holds several heads.
+    prefix: str | None = None
+    # Print the tree of tensors and stop.
+    inspect: bool = False
+
+
+def find_head(checkpoint: Checkpoint, prefix: str | None) -> tuple[str, dict[str, str]]:
+    """The prefix of the head in the file, and: name within the head -> name in the file.
+
+    Raises:
+        UserError: there is no head, or more than one.
+    """
+    pattern = re.compile(r"((?:.*\.)?)cond_obs_emb\.(?:(?:_orig_mod|module)\.)*weight")
+    names = [name for name in checkpoint.tensors if name.startswith(prefix or "")]
+    prefixes = [match.group(1) for name in names if (match := pattern.fullmatch(name))]
+    if not prefixes:
+        raise UserError(f"{checkpoint.path} holds no IMF-AttnRes head (cond_obs_emb.weight); see --inspect")
+    if len(prefixes) > 1:
+        raise UserError(f"{checkpoint.path} holds several heads ({', '.join(prefixes)}); choose one with --prefix")
+    (found,) = prefixes
+    own = [name for name in checkpoint.tensors if name.startswith(found) and not STATISTIC.fullmatch(name)]
+    return found, {WRAPPERS.sub(r"\1", name.removeprefix(found)): name for name in own}
+
+
+def settings_beside(path: Path) -> dict[str, int]:
+    """What of `FROM_CONFIG` a config.json beside the checkpoint tells.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    config = path.parent / "config.json"
+    if not config.is_file():
+        return {}
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config} beside the checkpoint is no JSON ({error}); mend it or move it away") from None
+    settings: dict[str, int] = {}
+    for keys in CONFIG_PATHS:
+        node: Any = values
+        for key in keys:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            settings |= {name: node[name] for name in FROM_CONFIG if type(node.get(name)) is int}
+    return settings
+
+
+def read_config(args: Args, shapes: Mapping[str, tuple[int, ...]], report: Report) -> HeadConfig:
+    """Sizes of the head from its tensors, the flags and the config.json beside the file.
+
+    Args:
+        args: the flags.
+        shapes: name within the head -> shape.
+        report: receives notes on where settings came from.
+
+    Raises:
+        ArgumentError: a setting is missing or cannot work.
+        UserError: the tensors contradict themselves.
+    """
+    path = args.checkpoint
+    needed = {"input_emb.weight": 2, "attnres_backbone.layers.0.fn.w_k.weight": 2}
+    report.missing += [name for name in needed if name not in shapes]
+    report.require_complete()
+    for name, rank in needed.items():
+        if len(shapes[name]) != rank:
+            raise UserError(f"{path}: {name} has shape {shapes[name]}; expected {rank} axes")
+    n_emb, action_dim = shapes["input_emb.weight"]
+    sublayers = {
+        int(match.group(1)) for name in shapes if (match := re.match(r"attnres_backbone\.layers\.(\d+)", name))
+    }
+    n_layer = (max(sublayers) + 2) // 2
+
+    beside = settings_beside(path)
+    given = {name: getattr(args, name) for name in FROM_CONFIG if getattr(args, name) is not None}
+    settings = {**beside, **given}
+    for name, value in settings.items():
+        report.notes.append(f"{name} {value}: from {'--' + name.replace('_', '-') if name in given else 'config.json'}")
+    require("n_head" in settings, "--n-head is missing: the tensors do not show the number of query heads")
+    n_head = settings["n_head"]
+    require(n_head >= 1 and n_emb % n_head == 0, f"--n-head {n_head} does not divide the {n_emb} channels of the head")
+    kv_channels = shapes["attnres_backbone.layers.0.fn.w_k.weight"][0]
+    kv_heads = kv_channels / (n_emb // n_head)
+    if settings.setdefault("n_kv_head", int(kv_heads)) != kv_heads:
+        raise ArgumentError(
+            f"the keys have {kv_channels} channels, which is {kv_heads:g} heads of {n_emb // n_head}; "
+            f"--n-head {n_head} with --n-kv-head {settings['n_kv_head']} does not fit"
+        )
+    for field in dataclasses.fields(HeadConfig):
+        if field.name in FROM_CONFIG and field.name not in settings:
+            report.notes.append(f"{field.name} {field.default}: assumed; the tensors do not show it")
+    return HeadConfig(action_dim=action_dim, n_emb=n_emb, n_layer=n_layer, **settings)
+
+
+def read_statistics(args: Args, checkpoint: Checkpoint, report: Report) -> dict[str, dict[str, Any]]:
+    """Statistics for the normalizers: from the checkpoint, or from --stats.
+
+    Raises:
+        ArgumentError: neither has them.
+        UserError: --stats cannot be read.
+    """
+    if args.stats is not None:
+        try:
+            values = json.loads(args.stats.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"--stats {args.stats} cannot be read ({error}); name a stats.json") from None
+        statistics = {key: values[key] for key in KEYS if isinstance(values, dict) and key in values}
+        report.notes.append(f"statistics: from {args.stats}")
+        return statistics
+    found: dict[str, dict[str, Any]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        if match := STATISTIC.fullmatch(name):
+            found.setdefault(match.group(1), {})[match.group(2)] = tensor.read()
+            report.used[name] = f"statistics {match.group(1)} {match.group(2)}"
+    require(
+        "action" in found,
+        f"{checkpoint.path} holds no statistics of its demonstrations; give --stats the stats.json it was trained with",
+    )
+    report.notes.append("statistics: from the checkpoint")
+    return found
+
+
+def convert(args: Args) -> Report:
+    """Convert one checkpoint.
+
+    Raises:
+        ArgumentError: an argument cannot be used.
+        UserError: the file is damaged, does not fit, or the output folder is taken. Nothing was written.
+    """
+    require(args.out is not None, "--out is missing: name the run folder that receives the policy")
+    assert args.out is not None
+    checkpoint = open_checkpoint(args.checkpoint)
+    report = Report(checkpoint)
+    _, names = find_head(checkpoint, args.prefix)
+    shapes = {name: checkpoint.tensors[source].shape for name, source in names.items()}
+    head = read_config(args, shapes, report)
+    config = TrainConfig(
+        task=args.task,
+        out=args.out,
+        policy=PolicyConfig(
+            head=head,
+            objective=ObjectiveConfig(action_representation=args.action_representation),
+            normalization=args.normalization,
+            sampling_steps=args.sampling_steps,
+        ),
+        # The checkpoint holds one set of weights.
+        optimizer=OptimizerConfig(ema_decay=0.0),
+    )
+    statistics = read_statistics(args, checkpoint, report)
+    write_policy(args.out, config, names, statistics, report)
+    return report
+
+
+def write_policy(
+    out: Path,
+    config: TrainConfig,
+    names: Mapping[str, str],
+    statistics: Mapping[str, Mapping[str, Any]],
+    report: Report,
+) -> None:
+    """Build the policy, load the weights into it and write the run folder, which appears complete or not at all.
+
+    Args:
+        out: new folder, or one that holds this same conversion, which then stays as it is.
+        config: of the policy.
+        names: name within the head -> name in the file.
+        statistics: see `Policy.set_statistics`.
+        report: receives what does not fit.
+
+    Raises:
+        ArgumentError: the head's condition is not the one of the task.
+        UserError: the tensors do not fit, or `out` is taken or cannot be written.
+    """
+    # The simulator and the training code take seconds to import; arguments are checked before.
+    from imf_jax.models.torch_names import load_torch_state
+    from imf_jax.sim.tasks import get_task
+    from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
+    from imf_jax.training.state import build_policy, initial_state
+
+    tensors = report.checkpoint.tensors
+    env_state_dim = get_task(config.task).env_state_dim
+    condition = tensors[names["cond_obs_emb.weight"]].shape[-1]
+    require(
+        condition == STATE_DIM + env_state_dim,
+        f"the head is conditioned on {condition} channels per step; the state policy of task {config.task} has "
+        f"{STATE_DIM} + {env_state_dim}",
+    )
+    policy = build_policy(config, env_state_dim)
+    state = {name: tensors[source].read() for name, source in names.items() if tensors[source].is_floating}
+    report.mismatched += [f"{names[name]}: {tensors[names[name]].describe()}" for name in names if name not in state]
+    result = load_torch_state(policy.head, state)
+    report.missing += [name for name in result.missing if name not in names]
+    report.unexpected += [names[name] for name in result.unexpected]
+    report.mismatched += result.mismatched
+    report.used |= {names[name]: name for name in state if name not in result.unexpected}
+    report.require_complete()
+    broken = [name for name, value in state.items() if not np.isfinite(np.asarray(value, np.float32)).all()]
+    if broken:
+        raise UserError(f"{report.checkpoint.path} is no usable network: NaN or infinity in {', '.join(broken)}")
+    policy.set_statistics(statistics)
+
+    content = json_bytes({**report.to_json(), "config": {**to_dict(config), "out": str(out)}})
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if (out / REPORT_FILE).is_file() and (out / REPORT_FILE).read_bytes() == content:
+            report.notes.append("the folder held this conversion already and stays as it is")
+            return
+        raise UserError(f"--out {out} is taken; choose a new folder")
+    step = report.checkpoint.root.get("global_step", 0) if isinstance(report.checkpoint.root, dict) else 0
+    meta = CheckpointMeta(
+        step=step if type(step) is int and step >= 0 else 0,
+        task=config.task,
+        env_state_dim=env_state_dim,
+        weights="newest",
+        data_sha256="",
+        validation=None,
+        files={},
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
+            run = Path(partial) / out.name
+            run.mkdir()
+            save_checkpoint(run, *initial_state(policy, config), config, meta)
+            (run / "config.json").write_bytes(json_bytes(to_dict(config)))
+            (run / REPORT_FILE).write_bytes(content)
+            run.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from error
+
+
+def main() -> None:
+    """The command line."""
+    args = tyro.cli(Args, description=__doc__)
+    if args.inspect:
+        inspect(open_checkpoint(args.checkpoint))
+        return
+    with problems_on_stderr():
+        report = convert(args)
+    print_report(args.out, report)
+
+
+if __name__ == "__main__":
+    run_main(main)
