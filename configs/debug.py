@@ -14,6 +14,6 @@ config = TrainConfig(
     save_every=10,
     log_every=5,
     policy=PolicyConfig(head=HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)),
-    optimizer=OptimizerConfig(warmup_steps=5, ema_decay=0.9),
+    optimizer=OptimizerConfig(warmup_steps=5, decay_steps=20, ema_decay=0.9),
     validation=ValidationConfig(num_episodes=0),
 )

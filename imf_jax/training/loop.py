@@ -186,14 +186,15 @@ def final_line(run: Path, summary: TrainingSummary, steps: int) -> str:
         if meta.validation is not None
         else f"the newest, step {meta.step}: there was no validation to choose by"
     )
-    ended = "interrupted, continue with --resume" if summary.interrupted else "done"
+    step = int(summary.state.step)
+    ended = f"interrupted at step {step} (continue with --resume)" if summary.interrupted else f"done at step {step}"
     speed = (
         f"; {steps} steps at {summary.steps_per_s:.1f} steps/s, {100 * summary.step_share:.1f} % of the time in the "
         f"step (compiled in {summary.compile_s:.0f} s)"
         if steps
         else ""
     )
-    return f"{ended} at step {int(summary.state.step)}{speed}; best checkpoint {path}: {reason}"
+    return f"{ended}{speed}; best checkpoint {path}: {reason}"
 
 
 @contextmanager

@@ -1,9 +1,14 @@
 """Whole runs: resuming is exact, validation chooses the best checkpoint, wrong folders are refused."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from imf_jax.config import to_dict
 from imf_jax.data.episodes import write_episode
 from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations
@@ -239,3 +245,32 @@ def test_progress_speaks_plainly_without_a_terminal(monkeypatch):
         bar.update(40, 0.5, 2.0)
     console.file.close()
     assert "train 40/100, loss 0.5000, 2.0 steps/s, time left 0:30" in console.export_text()
+
+
+def test_a_killed_run_goes_on_exactly(with_out, same_leaves):
+    whole = with_out("whole", max_steps=40, save_every=3)
+    loop.train(whole)
+    killed = replace(whole, out=with_out("killed").out)
+    settings = json.dumps(to_dict(killed))
+    program = f"""
+import json
+from imf_jax.config import TrainConfig, from_dict
+from imf_jax.training.loop import train
+train(from_dict(TrainConfig, json.loads({settings!r})))
+"""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "PYTHONPATH": str(Path(loop.__file__).parents[2]),
+    }
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while checkpoints.newest_checkpoint(killed.out) is None and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert int(checkpoints.newest_checkpoint(killed.out).name) < 40, "it was killed too late to show anything"
+    loop.train(replace(killed, resume=True))
+    same_leaves(restored(killed), restored(whole))
+    assert [line["step"] for line in read_metrics(killed.out)] == [line["step"] for line in read_metrics(whole.out)]
+    assert not list((killed.out / "checkpoints").glob(".partial*"))
