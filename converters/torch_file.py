@@ -222,7 +222,7 @@ def _read_safetensors(data: bytes, what: str) -> dict[str, StoredTensor]:
     except safetensors.SafetensorError as error:
         raise UserError(f"{what} is truncated or no safetensors file ({error})") from error
     tensors = {}
-    for name, entry in entries:
+    for name, entry in sorted(entries, key=lambda item: item[0]):  # the library's order changes from run to run
         dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
         if dtype is None:
             raise UserError(f"{what}: tensor {name} has element type {entry['dtype']}; save it as float32")

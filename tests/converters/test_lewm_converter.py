@@ -80,8 +80,9 @@ def test_report_tells_everything(tmp_path: Path) -> None:
     assert report["missing"] == report["unexpected"] == report["mismatched"] == []
 
 
-def test_running_again_changes_nothing(tmp_path: Path) -> None:
-    args = Args(FIXTURES / "new_object.ckpt", tmp_path / "out")
+@pytest.mark.parametrize("name", ["new_object.ckpt", "old.ckpt", "old.safetensors"])
+def test_running_again_changes_nothing(name: str, tmp_path: Path) -> None:
+    args = Args(FIXTURES / name, tmp_path / "out", heads=HEADS)
     convert(args)
     first = tree(tmp_path)
     convert(args)
