@@ -33,7 +33,7 @@ def write_report(folder: Path) -> Path:
     records, problems = read_records(folder)
     page = _TEMPLATES.get_template("report.html.j2").render(
         title=_title(manifest),
-        manifest=manifest,
+        subtitle=_subtitle(manifest),
         metrics=metrics,
         headline=success_line(metrics),
         rates=_rates(manifest, metrics),
@@ -48,11 +48,20 @@ def write_report(folder: Path) -> Path:
 
 
 def _title(manifest: dict[str, Any]) -> str:
-    checkpoint = manifest.get("checkpoint") or {}
-    step = checkpoint.get("step")
-    return f"{manifest.get('task', 'evaluation')}: {manifest.get('policy', 'policy')}" + (
-        f", step {step}" if step is not None else ""
+    return f"{manifest.get('task', 'evaluation')}: {manifest.get('policy', 'policy')}"
+
+
+def _subtitle(manifest: dict[str, Any]) -> str:
+    """When, on what, on which scenes: as much as the manifest knows."""
+    seeds, device = manifest.get("seeds", {}), manifest.get("device", {})
+    parts = (
+        manifest.get("created"),
+        f"{manifest['backend']} backend" if "backend" in manifest else None,
+        f"{seeds['split']} scenes of seed {seeds['seed']}" if seeds else None,
+        f"policy on {device['kind']}" if device else None,
+        f"imf_jax {manifest.get('versions', {}).get('imf_jax', '')}",
     )
+    return " · ".join(part for part in parts if part)
 
 
 def _rates(manifest: dict[str, Any], metrics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -71,5 +80,5 @@ def _pictures(folder: Path, records: list[EpisodeRecord]) -> list[dict[str, Any]
         name = record.artifacts.get("path_image")
         if name and (folder / name).is_file():
             content = base64.b64encode((folder / name).read_bytes()).decode()
-            pictures.append({"record": record, "uri": f"data:image/png;base64,{content}"})
+            pictures.append({"record": record, "path": name, "uri": f"data:image/png;base64,{content}"})
     return pictures

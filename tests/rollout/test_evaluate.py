@@ -14,8 +14,8 @@ from imf_jax.rollout import evaluate as module
 from imf_jax.rollout.evaluate import EvaluationSettings, Summary, evaluate
 from imf_jax.rollout.recorders.base import EpisodeBuffer, OnlyEpisodes, episode_folder
 from imf_jax.rollout.report import write_report
-from imf_jax.rollout.statistics import wilson_interval
-from imf_jax.rollout.writers import read_json, read_records, write_bytes
+from imf_jax.rollout.statistics import episode_statistics, wilson_interval
+from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records, write_bytes
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001f61738"
@@ -181,6 +181,16 @@ def test_report(run: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch) ->
     assert not re.search(r"https?://|url\(|@import|<script", page), "the page must open offline"
     for record in summary.records:
         assert re.search(rf"<td>{record.episode}</td>.*{record.status}.*<td>{record.steps}</td>", page, re.DOTALL)
+
+
+def test_report_of_an_evaluation_that_tells_little(tmp_path: Path) -> None:
+    """Such as a validation during training."""
+    manifest, metrics = {"policy": "IMF-AttnRes", "task": "transfer"}, episode_statistics([])
+    with EvaluationFolder(tmp_path, manifest) as folder:
+        folder.finish(metrics)
+    page = write_report(tmp_path).read_text()
+    assert "transfer: IMF-AttnRes" in page
+    assert "no episode was finished" in page
 
 
 def test_report_can_be_made_again_and_survives_missing_pictures(run: Callable[..., Summary]) -> None:
