@@ -11,4 +11,4 @@ keep_compiled_code()
 @pytest.fixture(scope="session")
 def transfer_backend() -> NativeBackend:
     """The transfer scene on C MuJoCo; stateless between calls, so all tests share it."""
-    return NativeBackend("transfer", image_size=96, render_batch=4)
+    return NativeBackend("transfer", image_size=96)

@@ -169,7 +169,7 @@ def _set_options(spec: mujoco.MjSpec) -> None:
     spec.visual.headlight.ambient = [0.32, 0.32, 0.32]
     spec.visual.headlight.diffuse = [0.25, 0.25, 0.25]
     spec.visual.headlight.specular = [0.0, 0.0, 0.0]
-    spec.visual.map.znear = 0.01
+    spec.visual.map.znear = 0.001  # in units of the scene's extent of several metres; the wrist camera needs it
     spec.visual.global_.offwidth = 1024
     spec.visual.global_.offheight = 1024
 
@@ -342,10 +342,12 @@ def _add_cameras(spec: mujoco.MjSpec) -> None:
     half = math.sqrt(0.5)
     # Looking straight down with +x up in the picture, so the left arm is on the left.
     spec.worldbody.add_camera(name="top", pos=[0.42, 0.0, 1.55], quat=[half, 0.0, 0.0, -half], fovy=50)
-    # On the right wrist, looking along the fingers.
-    spec.body("right_link7").add_camera(
-        name="r_vis", pos=[0.14, 0.0, 0.03], quat=[math.cos(0.3), 0.0, math.sin(0.3), 0.0], fovy=70
-    )
+    # On the right wrist beside the fingers, tilted towards the fingertips; both fingers and the object are in view.
+    tilt, turn = np.zeros(4), np.array([0.0, 0.0, 0.0, 1.0])
+    mujoco.mju_axisAngle2Quat(tilt, np.array([1.0, 0.0, 0.0]), -0.35)
+    quat = np.zeros(4)
+    mujoco.mju_mulQuat(quat, tilt, turn)
+    spec.body("right_link7").add_camera(name="r_vis", pos=[0.0, 0.12, 0.0], quat=quat.tolist(), fovy=75)
 
 
 def _add_pairs_and_sensors(spec: mujoco.MjSpec, objects: dict[str, tuple[str, ...]]) -> None:

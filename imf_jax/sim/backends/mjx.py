@@ -51,12 +51,10 @@ class MjxBackend:
             visual: look of the arms in pictures.
             image_size: height and width of pictures [pixels].
         """
-        self._parts = TaskScene(task, visual)
+        self._parts = TaskScene(task, visual, image_size)
         self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
-        self.image_size = image_size
         self._mjx_model = mjx.put_model(self.model, impl="jax")
         self._blank = mjx.make_data(self.model, impl="jax")
-        self._renderers: dict[tuple[str, ...], Any] = {}
         # Compiled apart, so that reset, step and run_chunk share the one expensive program.
         self._sample = jax.jit(jax.vmap(self._parts.sample))
         self._targets = jax.jit(self._parts.targets)
@@ -88,26 +86,16 @@ class MjxBackend:
         return in_blocks(self._run_chunk, state, np.asarray(actions, np.float32))
 
     def images(self, state: SimState, cameras: tuple[str, ...]) -> np.ndarray:
-        return self.renderer(cameras).render(self.qpos(state))
+        return self._parts.renderer(cameras).render(self.qpos(state))
 
     def qpos(self, state: SimState) -> np.ndarray:
         """Generalised positions, float64 (B, nq)."""
         return np.asarray(state.physics.qpos, np.float64)
 
-    def renderer(self, cameras: tuple[str, ...], depth: bool = False) -> Any:
-        """The Warp renderer of these cameras, built at first use."""
-        from imf_jax.sim.rendering.warp_renderer import WarpRenderer
-
-        key = (*cameras, "depth") if depth else cameras
-        if key not in self._renderers:
-            size = self.image_size
-            self._renderers[key] = WarpRenderer(self.model, cameras, height=size, width=size, depth=depth)
-        return self._renderers[key]
-
     def _reset(self, keys: jax.Array) -> tuple[SimState, StepOutput]:
         joints, objects = self._sample(keys)
         count = joints.shape[0]
-        qpos = self._parts.start_qpos(joints, objects)
+        qpos = jnp.asarray(self._parts.start_qpos(joints, objects))
         still = jnp.zeros((count, self.model.nv), jnp.float32)
         unknown = jnp.zeros((count, 2, 7), jnp.float32), jnp.zeros((count, self.model.nsensordata), jnp.float32)
         openings = jnp.full((count, 2), 2 * self.model.actuator_ctrlrange[self.scene.index.finger_ctrl[0, 0], 1])

@@ -3,6 +3,8 @@
 `read` and `judge` take numpy or JAX arrays and give the same kind back.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -24,13 +26,21 @@ class TaskScene:
     Args:
         task: name of the task.
         visual: look of the arms in pictures.
+        image_size: height and width of pictures [pixels].
     """
 
-    def __init__(self, task: str, visual: Visual = "mesh") -> None:
+    def __init__(self, task: str, visual: Visual = "mesh", image_size: int = 256) -> None:
         self.task = get_task(task)
         self.scene = build_scene(self.task.add_objects, visual)
         self.arms = control.arm_model(self.scene)
         self._object_qpos = np.array([self.scene.index.object_qpos[name] for name in self.task.objects])
+        index = self.scene.index
+        # Every entry of qpos and of ctrl belongs to an arm joint, a finger or an object: gather instead of scatter.
+        objects = (self._object_qpos[:, None] + np.arange(7)).ravel()
+        self._qpos_order = np.argsort(np.concatenate([index.arm_qpos, index.finger_qpos.ravel(), objects]))
+        self._ctrl_order = np.argsort(np.concatenate([index.arm_ctrl, index.finger_ctrl.ravel()]))
+        self._image_size = image_size
+        self._renderers: dict[tuple[str, ...], Any] = {}
         self._touch = np.stack([self.scene.index.touch_sensor[name] for name in self.task.objects])
 
     @property
@@ -44,19 +54,27 @@ class TaskScene:
         jitter = jax.random.uniform(arms, (14,), jnp.float32, -START_JITTER, START_JITTER)
         return jnp.tile(jnp.asarray(READY, jnp.float32), 2) + jitter, self.task.sample(objects)
 
-    def start_qpos(self, joints: jax.Array, objects: jax.Array) -> jax.Array:
+    def start_qpos(self, joints: Array, objects: Array) -> Array:
         """Generalised positions (B, nq) with the arms at `joints` (B, 14), open grippers, `objects` (B, n, 7)."""
-        index = self.scene.index
-        qpos = jnp.tile(jnp.asarray(self.model.qpos0, jnp.float32), (joints.shape[0], 1))
-        qpos = qpos.at[:, index.arm_qpos].set(joints)
-        qpos = qpos.at[:, index.finger_qpos.ravel()].set(control.MAX_OPENING / 2)
-        return qpos.at[:, self._object_qpos[:, None] + np.arange(7)].set(objects)
+        xp, count = array_module(joints), joints.shape[0]
+        open_fingers = xp.full((count, 4), control.MAX_OPENING / 2, np.float32)
+        values = xp.concatenate([joints, open_fingers, objects.reshape(count, -1)], axis=1)
+        return values[:, self._qpos_order]
 
-    def controls(self, joints: jax.Array, openings: jax.Array) -> jax.Array:
+    def controls(self, joints: Array, openings: Array) -> Array:
         """Servo commands (B, nu) for joint targets (B, 14) [rad] and gripper openings (B, 2) [m]."""
-        index = self.scene.index
-        ctrl = jnp.zeros((joints.shape[0], self.model.nu), jnp.float32).at[:, index.arm_ctrl].set(joints)
-        return ctrl.at[:, index.finger_ctrl.reshape(2, 2)].set(0.5 * openings[..., None])
+        xp = array_module(joints)
+        fingers = 0.5 * xp.repeat(openings, 2, axis=1)
+        return xp.concatenate([joints, fingers], axis=1)[:, self._ctrl_order]
+
+    def renderer(self, cameras: tuple[str, ...]) -> Any:
+        """The Warp renderer of these cameras, built at first use (importing Warp takes seconds)."""
+        from imf_jax.sim.rendering.warp_renderer import WarpRenderer
+
+        if cameras not in self._renderers:
+            size = self._image_size
+            self._renderers[cameras] = WarpRenderer(self.model, cameras, height=size, width=size)
+        return self._renderers[cameras]
 
     def targets(self, joint_target: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """A chunk of actions (B, K, 16) as servo targets, starting from the last ones (B, 14).
