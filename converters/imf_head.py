@@ -31,7 +31,8 @@ from imf_jax.config import (
     require,
     to_dict,
 )
-from imf_jax.data.statistics import KEYS, MOMENTS
+from imf_jax.data.statistics import FILE, KEYS, MOMENTS
+from imf_jax.data.statistics import read_statistics as statistics_of
 from imf_jax.errors import ArgumentError, UserError
 
 FROM_CONFIG = ("n_head", "n_kv_head", "pred_horizon", "obs_horizon", "num_action_steps")
@@ -70,7 +71,8 @@ class Args:
     action_representation: Literal["time", "dct"] = "time"
     # Function evaluations per plan.
     sampling_steps: int = 1
-    # stats.json of the demonstrations it was trained on; needed unless the checkpoint holds `normalizer.*` tensors.
+    # Folder of the demonstrations it was trained on, or the stats.json in it. Needed unless the checkpoint itself
+    # holds `normalizer.*` tensors.
     stats: Path | None = None
     # Beginning of the tensor names of the head, if the file holds several heads.
     prefix: str | None = None
@@ -169,17 +171,19 @@ def read_statistics(args: Args, checkpoint: Checkpoint, report: Report) -> dict[
     """Statistics for the normalizers: from the checkpoint, or from --stats.
 
     Raises:
-        ArgumentError: neither has them.
-        UserError: --stats cannot be read.
+        ArgumentError: neither has them, or they are of another task.
+        UserError: the file that --stats names is missing or damaged.
     """
     if args.stats is not None:
-        try:
-            values = json.loads(args.stats.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"--stats {args.stats} cannot be read ({error}); name a stats.json") from None
-        statistics = {key: values[key] for key in KEYS if isinstance(values, dict) and key in values}
-        report.notes.append(f"statistics: from {args.stats}")
-        return statistics
+        folder = args.stats if args.stats.is_dir() else args.stats.parent
+        require(args.stats in (folder, folder / FILE), f"--stats {args.stats} is no folder of demonstrations or {FILE}")
+        statistics = statistics_of(folder)
+        require(
+            statistics.task == args.task,
+            f"--stats {args.stats} is of task {statistics.task}, the policy of task {args.task}; give the right one",
+        )
+        report.notes.append(f"statistics: from {folder / FILE}")
+        return statistics.arrays
     found: dict[str, dict[str, Any]] = {}
     for name, tensor in checkpoint.tensors.items():
         if match := STATISTIC.fullmatch(name):

@@ -58,7 +58,7 @@ def stats(tmp_path: Path) -> Path:
         values[key] = {"min": low, "max": high, "mean": low + high, "std": high - low}
         values[key] = {name: value.tolist() for name, value in values[key].items()} | {"count": 9}
     path = tmp_path / "stats.json"
-    path.write_text(json.dumps({"task": "transfer", **values}))
+    path.write_text(json.dumps({"task": "transfer", "num_episodes": 1, "num_steps": 9, "arrays": values}))
     return path
 
 
@@ -85,7 +85,7 @@ def test_converted_head_plans_like_its_source(
     }
     noise = random.normal(size=(3, 8, 16)).astype(np.float32)
     scaled = []
-    statistics = json.loads(stats.read_text())
+    statistics = json.loads(stats.read_text())["arrays"]
     for name, key in (("state", "qpos"), ("env_state", "env_state")):
         low, high = (np.array(statistics[key][end], np.float32) for end in ("min", "max"))
         scaled.append(2 * (observation[name] - low) / (high - low) - 1)
@@ -115,7 +115,7 @@ def test_assumptions_are_reported(weights: Tensors, stats: Path, tmp_path: Path)
 
 
 def test_statistics_in_the_checkpoint_are_used(weights: Tensors, stats: Path, tmp_path: Path) -> None:
-    values = json.loads(stats.read_text())
+    values = json.loads(stats.read_text())["arrays"]
     for key in ("action", "qpos", "env_state"):
         for moment in ("min", "max", "mean", "std"):
             weights[f"normalizer.{key}.{moment}"] = np.array(values[key][moment], np.float32)
@@ -160,8 +160,9 @@ def without(*names: str) -> Callable[[Tensors], object]:
         (without(), {"n_kv_head": 4}, "--n-kv-head 4 does not fit"),
         (without(), {"num_action_steps": 9}, "num_action_steps 9"),
         (without(), {"stats": None}, "give --stats"),
-        (without(), {"stats": Path("absent.json")}, "cannot be read"),
-        (without(), {"task": "juggling"}, "unknown task"),
+        (without(), {"stats": Path("absent/stats.json")}, "is missing"),
+        (without(), {"stats": Path("absent.json")}, "is no folder of demonstrations"),
+        (without(), {"task": "juggling"}, "is of task transfer"),
     ],
 )
 def test_what_does_not_fit_is_refused(
