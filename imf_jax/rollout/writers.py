@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +31,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"cannot write the evaluation to {path} ({reason}); free space or choose another --out"
+        ) from None
+
+
 class EvaluationFolder:
     """A folder that receives one evaluation: manifest, records, metrics. Use it as a context manager.
 
@@ -44,7 +58,7 @@ class EvaluationFolder:
     def __init__(self, path: Path, manifest: dict[str, Any], *, replace: bool = False) -> None:
         require_empty(path, replace=replace)
         self.path = path
-        try:
+        with _said(path):
             path.mkdir(parents=True, exist_ok=True)
             # The manifest comes first; nothing of an older run may survive beside it.
             for name in (METRICS, REPORT):
@@ -52,17 +66,25 @@ class EvaluationFolder:
             shutil.rmtree(path / EPISODES, ignore_errors=True)
             write_json(path / MANIFEST, manifest)
             self._records = open(path / RECORDS, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-        except OSError as error:
-            raise UserError(f"cannot write the evaluation to {path}: {error.strerror}; choose another --out") from None
 
     def add(self, record: EpisodeRecord) -> None:
-        """Append a record and hand it to the operating system at once."""
-        self._records.write(record.to_json() + "\n")
-        self._records.flush()
+        """Append a record and hand it to the operating system at once.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with _said(self.path):
+            self._records.write(record.to_json() + "\n")
+            self._records.flush()
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Write `metrics.json`."""
-        write_json(self.path / METRICS, metrics)
+        """Write `metrics.json`.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with _said(self.path):
+            write_json(self.path / METRICS, metrics)
 
     def __enter__(self) -> "EvaluationFolder":
         return self

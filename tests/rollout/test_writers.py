@@ -1,5 +1,6 @@
 """Files of an evaluation folder: nothing half written, nothing overwritten."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -45,6 +46,22 @@ def test_a_folder_that_holds_something_is_refused_untouched(tmp_path: Path) -> N
         EvaluationFolder(tmp_path / "notes", {})
     with pytest.raises(UserError, match="is a file"):
         EvaluationFolder(tmp_path / "notes/a.txt", {})
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write the evaluation to .*Not a directory"):
+        EvaluationFolder(tmp_path / "file/run", {})
+    with EvaluationFolder(tmp_path / "run", {}) as folder:
+        folder.add(record(0))
+        with open("/dev/full", "w") as full:
+            on_disk, folder._records = folder._records, full
+            with pytest.raises(UserError, match="No space left on device"):
+                folder.add(record(1))
+            folder._records = on_disk
+            with contextlib.suppress(OSError):
+                full.close()
+    assert [r.episode for r in read_records(tmp_path / "run")[0]] == [0]
 
 
 def test_replace_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
