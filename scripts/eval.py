@@ -116,9 +116,11 @@ def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
         console.print(f"interrupted after {metrics['n_episodes']} of {metrics['n_requested']} episodes", style="yellow")
     for line in metrics["capture_errors"]:
         console.print(f"could not be written: {line}", style="yellow", markup=False)
+    captures = f"; captures {metrics['capture_s']:.1f} s" if metrics["capture_s"] >= 0.1 else ""
     console.print(
         f"{metrics['control_steps']:,} control steps in {metrics['wall_s']:.1f} s = "
-        f"{metrics['control_steps_per_s']:,.0f} per second; start-up and compilation {metrics['warmup_s']:.1f} s"
+        f"{metrics['control_steps_per_s']:,.0f} per second{captures}; "
+        f"start-up and compilation {metrics['warmup_s']:.1f} s"
     )
     pictures = f", {len(summary.images)} pictures under episodes/" if summary.images else ""
     console.print(f"results in {summary.folder}: {REPORT}, {METRICS}, {RECORDS}{pictures}", markup=False)

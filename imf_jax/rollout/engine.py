@@ -41,12 +41,14 @@ class RolloutProgress:
         episodes: finished episodes.
         successes: those that succeeded.
         control_steps: control steps so far, running episodes included.
+        loop_s: time [s] since the start of the loop, without the making of artifacts.
         share: share of the work in 0..1; a running episode counts by its steps.
     """
 
     episodes: int
     successes: int
     control_steps: int
+    loop_s: float
     share: float
 
 
@@ -56,7 +58,8 @@ class RolloutResult:
 
     Attributes:
         warmup_s: time [s] of the first plan and the first chunk, most of it compilation; not part of `wall_s`.
-        wall_s: time [s] of the closed loop.
+        wall_s: time [s] of the closed loop, without `capture_s`.
+        capture_s: time [s] spent on making and writing artifacts when episodes end.
         control_steps: control steps of all finished episodes.
         interrupted: it was asked to stop before the last episode ended; running episodes left no record.
         capture_errors: one line for each artifact that could not be written.
@@ -64,6 +67,7 @@ class RolloutResult:
 
     warmup_s: float = 0.0
     wall_s: float = 0.0
+    capture_s: float = 0.0
     control_steps: int = 0
     interrupted: bool = False
     capture_errors: list[str] = field(default_factory=list)
@@ -115,14 +119,15 @@ class Rollout:
         self._slot_clock = np.zeros(min(num_envs, self._total), np.int64)
         self._finished = self._successes = 0
         self._result = RolloutResult()
+        self._started = 0.0
 
     def run(self) -> RolloutResult:
         """Run all episodes to their end, or until asked to stop."""
         try:
             self._warm_up()
-            started = time.perf_counter()
+            self._started = time.perf_counter()
             self._loop()
-            self._result.wall_s = time.perf_counter() - started
+            self._result.wall_s = self._loop_seconds()
         finally:
             for recorder in self._recorders:
                 recorder.close()
@@ -140,10 +145,16 @@ class Rollout:
             if len(scenes.episode):
                 scenes = self._advance(scenes, actions)
             if self._on_progress:
-                running = int(scenes.steps.sum())
-                share = (self._finished + running / self._max_steps) / self._total
-                steps = self._result.control_steps + running
-                self._on_progress(RolloutProgress(self._finished, self._successes, steps, share))
+                self._on_progress(self._progress(int(scenes.steps.sum())))
+
+    def _progress(self, running: int) -> RolloutProgress:
+        """How far the rollout is, when episodes that go on have made `running` steps."""
+        steps = self._result.control_steps + running
+        share = (self._finished + running / self._max_steps) / self._total
+        return RolloutProgress(self._finished, self._successes, steps, self._loop_seconds(), share)
+
+    def _loop_seconds(self) -> float:
+        return time.perf_counter() - self._started - self._result.capture_s
 
     def _reset(self, episodes: Sequence[int]) -> tuple[SimState, StepOutput]:
         sim, output = self._backend.reset(np.stack([self._keys[episode] for episode in episodes]))
@@ -256,10 +267,12 @@ class Rollout:
 
     def _artifacts(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
         """What the recorders leave of an episode."""
+        started = time.perf_counter()
         artifacts: dict[str, str] = {}
         for recorder in self._recorders:
             what = f"episode {record.episode}"
             artifacts |= self._capture(recorder, what, partial(recorder.finish, record, last_state)) or {}
+        self._result.capture_s += time.perf_counter() - started
         return artifacts
 
     def _capture(self, recorder: Recorder, what: str, work: Callable[[], T]) -> T | None:

@@ -180,6 +180,7 @@ def evaluate(
             "interrupted": result.interrupted,
             "warmup_s": result.warmup_s,
             "wall_s": result.wall_s,
+            "capture_s": result.capture_s,
             "control_steps": result.control_steps,
             "control_steps_per_s": result.control_steps / result.wall_s,
             "capture_errors": result.capture_errors,

@@ -1,6 +1,5 @@
 """Progress of a rollout at the terminal: episodes, success so far, speed, time left."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,16 +16,14 @@ class ProgressBar:
         self._bar = bar
         self._task = task
         self._total = total
-        self._started: float | None = None
+        self._compiling = True
 
     def __call__(self, progress: RolloutProgress) -> None:
         """Show how far the rollout is."""
-        now = time.perf_counter()
-        if self._started is None:  # the first call ends the compilation, which is no measure of speed
-            self._started, self._first_steps = now, progress.control_steps
-            self._bar.reset(self._task, completed=0)
-        elapsed = now - self._started
-        speed = (progress.control_steps - self._first_steps) / elapsed if elapsed > 0 else 0.0
+        if self._compiling:  # the time left is estimated from now on
+            self._bar.reset(self._task)
+            self._compiling = False
+        speed = progress.control_steps / progress.loop_s
         self._bar.update(self._task, completed=progress.share, text=self._text(progress, speed))
 
     def _text(self, progress: RolloutProgress, speed: float) -> str:

@@ -17,14 +17,14 @@ def show(*steps: RolloutProgress, shown: bool = True) -> str:
 
 
 def test_figures() -> None:
-    text = show(RolloutProgress(0, 0, 40, 0.0), RolloutProgress(3, 2, 4040, 0.35))
+    text = show(RolloutProgress(0, 0, 40, 0.1, 0.0), RolloutProgress(3, 2, 4040, 2.0, 0.35))
     assert "3/10 episodes, success 67 %" in text
-    assert "control steps/s" in text
+    assert "2,020 control steps/s" in text
 
 
 def test_rate_is_not_invented_before_an_episode_ends() -> None:
-    assert "0/10 episodes, success -" in show(RolloutProgress(0, 0, 40, 0.1))
+    assert "0/10 episodes, success -" in show(RolloutProgress(0, 0, 40, 0.1, 0.1))
 
 
 def test_silence() -> None:
-    assert show(RolloutProgress(3, 2, 4040, 0.35), shown=False) == ""
+    assert show(RolloutProgress(3, 2, 4040, 2.0, 0.35), shown=False) == ""
