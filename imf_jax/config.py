@@ -18,6 +18,12 @@ ACTION_DIM = 16
 STATE_DIM = 16
 """Two arms x (7 joint angles, gripper opening 1)."""
 
+VIEWS = ("r_vis", "top", "front")
+"""Cameras of the scenes, in the order in which encoders take their pictures."""
+
+IMAGE_SIZE = 256
+"""Height and width of camera pictures unless a setting says otherwise [pixels]."""
+
 
 def require(condition: bool, message: str) -> None:
     """Raise `ArgumentError(message)` unless `condition` holds."""
@@ -99,9 +105,80 @@ class ObjectiveConfig:
 class StateEncoderConfig:
     """Condition on robot state and the task's scene state (object poses); no camera."""
 
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras whose pictures the policy reads."""
+        return ()
 
-EncoderConfig = StateEncoderConfig
-"""The encoders a policy can have; a vision encoder is one more member of this union."""
+    @property
+    def image_size(self) -> int:
+        """Height and width of the pictures of its scenes [pixels]; the policy itself reads none."""
+        return IMAGE_SIZE
+
+
+@dataclass(frozen=True)
+class LewmEncoderConfig:
+    """Condition on one embedding of all three camera views by the frozen LEWM encoder, then robot state."""
+
+    # Folder with the converted encoder, from converters/lewm.py.
+    weights: Path = Path("encoders/lewm")
+    # Layout of the three views in the one picture that the encoder sees: side by side, or 2 x 2.
+    fusion: Literal["row", "grid"] = "row"
+    # Height and width of the camera pictures, as they were recorded [pixels].
+    image_size: int = IMAGE_SIZE
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras whose pictures the policy reads; the encoder was trained on exactly these."""
+        return VIEWS
+
+    def __post_init__(self) -> None:
+        require(self.image_size >= 1, f"encoder.image_size {self.image_size} must be at least 1")
+
+
+@dataclass(frozen=True)
+class ResNetEncoderConfig:
+    """Condition on camera pictures by a ResNet-18 with spatial softmax, trained with the policy, then robot state."""
+
+    # Cameras whose pictures are read.
+    cameras: tuple[str, ...] = VIEWS
+    # Height and width of the camera pictures, as they were recorded [pixels].
+    image_size: int = IMAGE_SIZE
+    # Height and width of what is cut out of a picture: at random in training, from its centre otherwise [pixels].
+    crop_size: int = 224
+    # Normalisation in the residual blocks; group normalisation does not depend on the batch.
+    norm: Literal["group", "batch"] = "group"
+    # Use one network for all cameras instead of one per camera.
+    shared: bool = False
+    # Give every camera a condition token of its own (its features and the robot state) instead of one for all.
+    token_per_camera: bool = False
+    # Keypoints of the spatial softmax; each is an x and a y.
+    keypoints: int = 32
+    # Channels of the first stage; the later ones have 2, 4 and 8 times as many. 64 is ResNet-18.
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        require(len(self.cameras) > 0, "encoder.cameras is empty; name at least one camera")
+        require(
+            len(set(self.cameras)) == len(self.cameras),
+            f"encoder.cameras {', '.join(self.cameras)} names a camera twice",
+        )
+        require(
+            self.width >= 16 and self.width % 16 == 0,
+            f"encoder.width {self.width} must be a multiple of 16 (group normalisation has 16 channels a group)",
+        )
+        require(self.keypoints >= 1, f"encoder.keypoints {self.keypoints} must be at least 1")
+        require(
+            SMALLEST_CROP <= self.crop_size <= self.image_size,
+            f"encoder.crop_size {self.crop_size} must lie in {SMALLEST_CROP}..{self.image_size} (encoder.image_size)",
+        )
+
+
+SMALLEST_CROP = 33
+"""A ResNet-18 makes a single cell of anything smaller, and a spatial softmax over one cell says nothing [pixels]."""
+
+EncoderConfig = StateEncoderConfig | LewmEncoderConfig | ResNetEncoderConfig
+"""The encoders a policy can have; the first one is that of configurations which name none."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +313,7 @@ class CollectConfig:
     # Cameras whose pictures are recorded (r_vis, top, front); none by default.
     cameras: tuple[str, ...] = ()
     # Height and width of recorded pictures [pixels].
-    image_size: int = 256
+    image_size: int = IMAGE_SIZE
 
     def __post_init__(self) -> None:
         for name in ("episodes", "num_envs", "image_size"):

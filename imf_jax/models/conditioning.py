@@ -1,7 +1,10 @@
 """From an observation to the condition tokens of the head.
 
 Per observation step a token is the concatenation of visual features first, then robot state, then scene state; each
-encoder takes the parts it has. A conditioning says its `dim` and `tokens_per_step`; the policy sizes the head by them.
+encoder takes the parts it has, and one that sees does not take the scene state. A conditioning says its `dim` and
+`tokens_per_step`; the policy sizes the head by them.
+
+Pictures are uint8 (B, To, C, H, W, 3), To observations of C cameras in the order of the encoder's configuration.
 """
 
 from collections.abc import Mapping
@@ -12,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from imf_jax.config import STATE_DIM, PolicyConfig, StateEncoderConfig
+from imf_jax.config import STATE_DIM, LewmEncoderConfig, PolicyConfig, ResNetEncoderConfig, StateEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.models import lewm
 from imf_jax.models.normalizer import Normalizer
+from imf_jax.models.resnet import ResNetEncoder
 
 Array = jax.Array
 Observation = Mapping[str, Array]
@@ -26,13 +31,20 @@ class Conditioning(Protocol):
     Attributes:
         dim: channels of a condition token.
         tokens_per_step: condition tokens per observation step.
+        reads: the entries of an observation that it needs to act.
     """
 
     dim: int
     tokens_per_step: int
+    reads: tuple[str, ...]
 
-    def __call__(self, observation: Observation) -> Array:
-        """Normalised condition, float32 (B, obs_horizon * tokens_per_step, dim), oldest observation first."""
+    def __call__(self, observation: Observation, key: Array | None = None) -> Array:
+        """Normalised condition, float32 (B, obs_horizon * tokens_per_step, dim), oldest observation first.
+
+        Args:
+            observation: holds what `reads` names.
+            key: typed JAX key of the augmentation, given in training only.
+        """
         ...
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
@@ -55,13 +67,14 @@ class StateConditioning(nnx.Module):
     """Robot state (B, To, 16), then the task's scene state (B, To, E), one token per step."""
 
     tokens_per_step = 1
+    reads: tuple[str, ...] = ("state", "env_state")
 
     def __init__(self, config: PolicyConfig, env_state_dim: int) -> None:
         self.dim = STATE_DIM + env_state_dim
         self.state = Normalizer(STATE_DIM, config.normalization)
         self.env_state = Normalizer(env_state_dim, config.normalization)
 
-    def __call__(self, observation: Observation) -> Array:
+    def __call__(self, observation: Observation, key: Array | None = None) -> Array:
         parts = (self.state.normalize(observation["state"]), self.env_state.normalize(observation["env_state"]))
         return jnp.concatenate(parts, axis=-1)
 
@@ -70,12 +83,112 @@ class StateConditioning(nnx.Module):
         self.env_state.set_statistics("env_state", require_statistics(stats, "env_state"))
 
 
-def build_conditioning(config: PolicyConfig, env_state_dim: int, *, rngs: nnx.Rngs) -> Conditioning:
-    """The conditioning that `config.encoder` names.
+class LewmConditioning(nnx.Module):
+    """One embedding of all views by the frozen encoder, then robot state (B, To, 16); one token per step.
+
+    Reads `images`, or in their place `features` float32 (B, To, joint_output_dim), the embeddings of such pictures.
+
+    Args:
+        config: of the policy.
+        encoder: the frozen encoder, with the fusion of the configuration.
+
+    Attributes:
+        joint_output_dim: channels of the embedding that all views share.
+    """
+
+    tokens_per_step = 1
+    reads: tuple[str, ...] = ("state", "images")
+
+    def __init__(self, config: PolicyConfig, encoder: lewm.LewmEncoder) -> None:
+        assert isinstance(config.encoder, LewmEncoderConfig)
+        self.encoder = encoder
+        self.joint_output_dim = encoder.joint_output_dim
+        self.dim = self.joint_output_dim + STATE_DIM
+        self.state = Normalizer(STATE_DIM, config.normalization)
+        self._config = config.encoder
+
+    def __call__(self, observation: Observation, key: Array | None = None) -> Array:
+        features = observation["features"] if "features" in observation else self.embed(observation["images"])
+        return jnp.concatenate([features, self.state.normalize(observation["state"])], axis=-1)
+
+    def embed(self, images: Array) -> Array:
+        """Embeddings, float32 (..., joint_output_dim), of pictures uint8 (..., C, H, W, 3).
+
+        Raises:
+            UserError: the pictures are not of the kind that the policy reads.
+        """
+        check_pictures(images, self._config)
+        pictures = images.reshape(-1, *images.shape[-4:])
+        embedded = self.encoder({camera: pictures[:, i] for i, camera in enumerate(self._config.cameras)})
+        return embedded.reshape(*images.shape[:-4], self.joint_output_dim)
+
+    def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
+
+
+class ResNetConditioning(nnx.Module):
+    """Keypoints of every camera, then robot state (B, To, 16): one token per step, or one per camera and step."""
+
+    reads: tuple[str, ...] = ("state", "images")
+
+    def __init__(self, config: PolicyConfig, *, rngs: nnx.Rngs) -> None:
+        assert isinstance(config.encoder, ResNetEncoderConfig)
+        self._config = config.encoder
+        self.encoder = ResNetEncoder(config.encoder, rngs=rngs)
+        self.state = Normalizer(STATE_DIM, config.normalization)
+        cameras = len(config.encoder.cameras)
+        self.tokens_per_step = cameras if config.encoder.token_per_camera else 1
+        self.dim = self.encoder.camera_dim * (cameras // self.tokens_per_step) + STATE_DIM
+
+    def __call__(self, observation: Observation, key: Array | None = None) -> Array:
+        check_pictures(observation["images"], self._config)
+        features = self.encoder(observation["images"], key)
+        batch, steps = features.shape[:2]
+        features = features.reshape(batch, steps, self.tokens_per_step, -1)
+        state = self.state.normalize(observation["state"])[:, :, None]
+        state = jnp.broadcast_to(state, (*features.shape[:3], STATE_DIM))
+        return jnp.concatenate([features, state], axis=-1).reshape(batch, -1, self.dim)
+
+    def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
+
+
+def check_pictures(images: Array | np.ndarray, config: LewmEncoderConfig | ResNetEncoderConfig) -> None:
+    """Refuse pictures of another type, size or number of cameras than the policy was made for.
 
     Raises:
-        ArgumentError: there is no such encoder.
+        UserError: says what there is and what is needed.
+    """
+    expected = (len(config.cameras), config.image_size, config.image_size, 3)
+    if images.dtype != np.uint8:
+        raise UserError(f"camera pictures are {images.dtype}; give uint8 pictures with values 0..255")
+    if images.shape[-4:] != expected:
+        raise UserError(
+            f"camera pictures are {images.shape[-4:]} (cameras, height, width, RGB), but this policy reads {expected}; "
+            f"make pictures of {', '.join(config.cameras)} at {config.image_size} pixels"
+        )
+
+
+def build_conditioning(
+    config: PolicyConfig, env_state_dim: int, frozen_encoder: lewm.LewmEncoder | None, *, rngs: nnx.Rngs
+) -> Conditioning:
+    """The conditioning that `config.encoder` names.
+
+    Args:
+        config: of the policy.
+        env_state_dim: channels of the task's scene state.
+        frozen_encoder: the encoder of a `LewmEncoderConfig`; by default it is loaded from the folder named there.
+        rngs: source of the initial weights (`params` stream).
+
+    Raises:
+        ArgumentError: there is no such kind of encoder.
+        UserError: the folder holds no frozen encoder.
     """
     if isinstance(config.encoder, StateEncoderConfig):
         return StateConditioning(config, env_state_dim)
-    raise ArgumentError(f"policy.encoder {type(config.encoder).__name__} is not known; use StateEncoderConfig")
+    if isinstance(config.encoder, LewmEncoderConfig):
+        encoder = frozen_encoder or lewm.load(config.encoder.weights, fusion=config.encoder.fusion)
+        return LewmConditioning(config, encoder)
+    if isinstance(config.encoder, ResNetEncoderConfig):
+        return ResNetConditioning(config, rngs=rngs)
+    raise ArgumentError(f"policy.encoder {type(config.encoder).__name__} is not known; see imf_jax.config")

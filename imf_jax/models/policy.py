@@ -10,7 +10,8 @@ from flax import nnx
 from imf_jax.config import PolicyConfig, require
 from imf_jax.models import imf
 from imf_jax.models.attnres import AttnResHead
-from imf_jax.models.conditioning import Observation, build_conditioning, require_statistics
+from imf_jax.models.conditioning import LewmConditioning, Observation, build_conditioning, require_statistics
+from imf_jax.models.lewm import LewmEncoder
 from imf_jax.models.normalizer import Normalizer
 
 Array = jax.Array
@@ -20,6 +21,9 @@ ARM_ACTION_DIM = 8
 
 SMALLEST_QUATERNION = 1e-6
 """Norm under which a predicted quaternion has no direction and becomes the identity rotation."""
+
+_AUGMENTATION_STREAM = 1 << 20
+"""Folded into the key of a loss; far from the small numbers that splitting the key amounts to."""
 
 
 def unit_quaternions(action: Array) -> Array:
@@ -42,28 +46,52 @@ def unit_quaternions(action: Array) -> Array:
 class Policy(nnx.Module):
     """One-step generative policy.
 
-    Observations are mappings of float32 arrays (B, obs_horizon, ...), oldest first: `state` (16), `env_state`
-    (env_state_dim), see `imf_jax.models.conditioning`. Actions: float32 (..., action_dim), per arm position [m],
-    quaternion wxyz, gripper opening [m], world frame.
+    Observations are mappings of arrays (B, obs_horizon, ...), oldest first, with the entries that `reads` names:
+    float32 `state` (16), `env_state` (env_state_dim), uint8 `images` (C, H, W, 3), see `imf_jax.models.conditioning`.
+    Actions: float32 (..., action_dim), per arm position [m], quaternion wxyz, gripper opening [m], world frame.
 
     Args:
         config: sizes, objective, encoder, normalisation.
         env_state_dim: channels of the task's scene state.
         rngs: source of the initial weights (`params` stream).
+        frozen_encoder: the encoder of a `LewmEncoderConfig`; by default it is loaded from the folder named there.
+
+    Attributes:
+        config: as given.
+        reads: the entries of an observation that it needs to act.
 
     Raises:
         ArgumentError: head.action_dim is not a whole number of arms.
+        UserError: the folder of the frozen encoder holds none.
     """
 
-    def __init__(self, config: PolicyConfig, env_state_dim: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        config: PolicyConfig,
+        env_state_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        frozen_encoder: LewmEncoder | None = None,
+    ) -> None:
         require(
             config.head.action_dim % ARM_ACTION_DIM == 0,
             f"head.action_dim {config.head.action_dim} must be a multiple of {ARM_ACTION_DIM} (one block per arm)",
         )
         self.config = config
-        self.conditioning = build_conditioning(config, env_state_dim, rngs=rngs)
+        self.conditioning = build_conditioning(config, env_state_dim, frozen_encoder, rngs=rngs)
+        self.reads = self.conditioning.reads
         self.action_normalizer = Normalizer(config.head.action_dim, config.normalization)
         self.head = AttnResHead(config.head, self.conditioning.dim, rngs=rngs)
+
+    @property
+    def frozen_encoder(self) -> LewmEncoder | None:
+        """The frozen encoder, or None if the policy has none."""
+        return self.conditioning.encoder if isinstance(self.conditioning, LewmConditioning) else None
+
+    @property
+    def joint_output_dim(self) -> int | None:
+        """Channels of the one embedding that all cameras share; None where no encoder fuses them."""
+        return None if self.frozen_encoder is None else self.frozen_encoder.joint_output_dim
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over the statistics of the demonstrations, as `stats.json` holds them.
@@ -77,16 +105,16 @@ class Policy(nnx.Module):
         self.action_normalizer.set_statistics("action", require_statistics(stats, "action"))
         self.conditioning.set_statistics(stats)
 
-    def condition(self, observation: Observation) -> Array:
-        """Condition tokens, float32 (B, obs_horizon * tokens_per_step, dim)."""
-        return self.conditioning(observation)
+    def condition(self, observation: Observation, key: Array | None = None) -> Array:
+        """Condition tokens, float32 (B, obs_horizon * tokens_per_step, dim). `key`: see `Conditioning`."""
+        return self.conditioning(observation, key)
 
     def loss(self, batch: Mapping[str, Any], key: Array) -> tuple[Array, dict[str, Array]]:
-        """Training loss of one batch.
+        """Training loss of one batch. Batch normalisation updates its running statistics.
 
         Args:
             batch: `observation` (see the class), `action` float32 (B, H, action_dim), `is_pad` bool (B, H).
-            key: typed JAX key for times and noise.
+            key: typed JAX key for times, noise and augmentation.
 
         Returns:
             float32 scalar, and a dict of float32 scalars for the log.
@@ -94,7 +122,7 @@ class Policy(nnx.Module):
         x = self.action_normalizer.normalize(batch["action"])
         if self.config.objective.action_representation == "dct":
             x = imf.dct(x)
-        condition = self.condition(batch["observation"])
+        condition = self.condition(batch["observation"], jax.random.fold_in(key, _AUGMENTATION_STREAM))
         return imf.imf_loss(self.head, key, x, batch["is_pad"], condition, self.config.objective)
 
     def plan(self, observation: Observation, noise: Array) -> Array:
@@ -113,13 +141,13 @@ class Policy(nnx.Module):
         return unit_quaternions(self.action_normalizer.unnormalize(chunk))
 
     def executed_slice(self, chunk: Array) -> Array:
-        """The actions of a chunk (..., H, action_dim) to execute before planning again: (..., num_action_steps, ...)."""
+        """The actions of a chunk (..., H, action_dim) to execute before planning again: num_action_steps of H."""
         first = self.config.head.obs_horizon - 1
         return chunk[..., first : first + self.config.head.num_action_steps, :]
 
 
 def weight_decay_mask(params: nnx.State) -> nnx.State:
-    """Which parameters decay: kernels of linear layers, not biases, norms or pseudo-queries.
+    """Which parameters decay: kernels of linear layers and convolutions, not biases, norms or pseudo-queries.
 
     Args:
         params: `nnx.state(module, nnx.Param)` (or its pure dict).

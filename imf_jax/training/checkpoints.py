@@ -25,7 +25,8 @@ from imf_jax.config import TrainConfig, from_dict, require, to_dict
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import flush_to_disk, write_json
 from imf_jax.models.policy import Policy
-from imf_jax.training.state import FrozenParts, TrainState, build_policy, split_policy
+from imf_jax.training.state import FrozenParts, TrainState, acting_weights, build_policy, split_policy
+from imf_jax.training.vision import unloaded_encoder
 
 FOLDER = "checkpoints"
 CONFIG = "config.json"
@@ -47,6 +48,7 @@ class CheckpointMeta:
         validation: figures of the rollout validation at this step, with `success` in 0..1 and `return`; None if there
             was none.
         files: relative path -> size [bytes] of every other file of the folder.
+        encoder: sizes and `weights_sha256` of the frozen encoder, whose weights are in `policy/`; None without one.
     """
 
     step: int
@@ -56,6 +58,7 @@ class CheckpointMeta:
     data_sha256: str
     validation: dict[str, float] | None
     files: dict[str, int]
+    encoder: dict[str, Any] | None = None
 
 
 class LoadedPolicy(NamedTuple):
@@ -168,7 +171,9 @@ def prune(run: Path, keep: int) -> None:
 def read_meta(path: Path) -> CheckpointMeta:
     """`meta.json` of a complete checkpoint."""
     values = json.loads((path / META).read_text(encoding="utf-8"))
-    return CheckpointMeta(**{field.name: values[field.name] for field in dataclasses.fields(CheckpointMeta)})
+    encoder = values.get("encoder")  # older checkpoints have no such entry
+    names = [field.name for field in dataclasses.fields(CheckpointMeta) if field.name != "encoder"]
+    return CheckpointMeta(**{name: values[name] for name in names}, encoder=encoder)
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -197,17 +202,12 @@ def restore_state(path: Path, state: TrainState, frozen: FrozenParts) -> TrainSt
     Raises:
         UserError: the checkpoint does not fit.
     """
-    weights, training = _split(state, frozen)
-    weights = _read(path / POLICY, weights)
+    policy, training = _split(state, frozen)
+    acting = _read(path / POLICY, policy)["weights"]
     training = _read(path / TRAINING, training)
-    average = None if state.average is None else weights["weights"]
-    return TrainState(
-        training["step"],
-        training.get("params", weights["weights"]),
-        training["optimizer"],
-        average,
-        training["sums"],
-    )
+    average = None if state.average is None else acting
+    params, statistics = nnx.split_state(training.get("params", acting), nnx.Param, nnx.BatchStat)
+    return TrainState(training["step"], params, statistics, training["optimizer"], average, training["sums"])
 
 
 def load_policy(path: Path) -> LoadedPolicy:
@@ -222,8 +222,9 @@ def load_policy(path: Path) -> LoadedPolicy:
     """
     path = resolve_checkpoint(path)
     config, meta = read_config(path), read_meta(path)
-    frozen, params = split_policy(build_policy(config, meta.env_state_dim))
-    stored = _read(path / POLICY, {"weights": params, "variables": frozen.variables})
+    frozen_encoder = unloaded_encoder(config.policy, meta.encoder) if meta.encoder else None
+    frozen, *weights = split_policy(build_policy(config, meta.env_state_dim, frozen_encoder))
+    stored = _read(path / POLICY, {"weights": nnx.merge_state(*weights), "variables": frozen.variables})
     policy = nnx.merge(frozen.graph, stored["weights"], stored["variables"])
     return LoadedPolicy(policy, config, meta.step, meta, path)
 
@@ -262,11 +263,10 @@ def _damage(path: Path) -> str | None:
 
 def _split(state: TrainState, frozen: FrozenParts) -> tuple[dict[str, Any], dict[str, Any]]:
     """What goes to `policy/` and what to `training/`; nothing is stored twice."""
-    acting = state.params if state.average is None else state.average
     training = {"step": state.step, "optimizer": state.optimizer, "sums": state.sums}
     if state.average is not None:
-        training["params"] = state.params
-    return {"weights": acting, "variables": frozen.variables}, training
+        training["params"] = nnx.merge_state(state.params, state.statistics)
+    return {"weights": acting_weights(state), "variables": frozen.variables}, training
 
 
 def _by_name(tree: Any) -> dict[str, jax.Array]:

@@ -14,6 +14,7 @@ from flax import nnx
 
 from imf_jax.config import TrainConfig
 from imf_jax.data.windows import Demonstrations, sample_windows
+from imf_jax.models.lewm import LewmEncoder
 from imf_jax.models.policy import Policy
 from imf_jax.training.optimizer import build_optimizer, update_average
 
@@ -32,20 +33,22 @@ class TrainState(NamedTuple):
     Attributes:
         step: int32 scalar, optimizer steps taken.
         params: trainable weights, an `nnx.State`.
+        statistics: running statistics of batch normalisation, an `nnx.State`; empty where there is none.
         optimizer: state of the optimizer.
-        average: moving average of `params`, or None if it is off.
+        average: moving average of `params` and `statistics` in one `nnx.State`, or None if it is off.
         sums: float32 scalars, `SUMMED` and `count`: sums over the steps since the last line of the log.
     """
 
     step: Array
     params: nnx.State
+    statistics: nnx.State
     optimizer: optax.OptState
     average: nnx.State | None
     sums: dict[str, Array]
 
 
 class FrozenParts(NamedTuple):
-    """What of a policy training does not change: its structure and its variables that are no weights."""
+    """What of a policy training does not change: its structure, frozen encoder and data statistics."""
 
     graph: nnx.GraphDef[Policy]
     variables: nnx.State
@@ -56,9 +59,10 @@ def root_key(seed: int, stream: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream)
 
 
-def build_policy(config: TrainConfig, env_state_dim: int) -> Policy:
-    """A policy with the initial weights of `config.seed`."""
-    return Policy(config.policy, env_state_dim, rngs=nnx.Rngs(params=root_key(config.seed, _INIT_STREAM)))
+def build_policy(config: TrainConfig, env_state_dim: int, frozen_encoder: LewmEncoder | None = None) -> Policy:
+    """A policy with the initial weights of `config.seed`; see `Policy` for the other arguments."""
+    rngs = nnx.Rngs(params=root_key(config.seed, _INIT_STREAM))
+    return Policy(config.policy, env_state_dim, rngs=rngs, frozen_encoder=frozen_encoder)
 
 
 def no_sums() -> dict[str, Array]:
@@ -66,27 +70,31 @@ def no_sums() -> dict[str, Array]:
     return {name: jnp.zeros(()) for name in (*SUMMED, "count")}
 
 
-def split_policy(policy: Policy) -> tuple[FrozenParts, nnx.State]:
-    """What training leaves alone, and the trainable weights."""
-    parts: Any = nnx.split(policy, nnx.Param, ...)
-    graph, params, variables = parts
-    return FrozenParts(graph, variables), params
+def split_policy(policy: Policy) -> tuple[FrozenParts, nnx.State, nnx.State]:
+    """What training leaves alone, the trainable weights, and the running statistics."""
+    parts: Any = nnx.split(policy, nnx.Param, nnx.BatchStat, ...)
+    graph, params, statistics, variables = parts
+    return FrozenParts(graph, variables), params, statistics
+
+
+def acting_weights(state: TrainState) -> nnx.State:
+    """Weights and running statistics to act with: their average if there is one, else the newest."""
+    return nnx.merge_state(state.params, state.statistics) if state.average is None else state.average
 
 
 def initial_state(policy: Policy, config: TrainConfig) -> tuple[TrainState, FrozenParts]:
     """The state before the first step. It shares no buffer with `policy`."""
-    frozen, params = split_policy(policy)
-    params = jax.tree.map(jnp.copy, params)
+    frozen, *changing = split_policy(policy)
+    params, statistics = jax.tree.map(jnp.copy, changing)
     optimizer = build_optimizer(config.optimizer, config.max_steps)
-    average = jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, no_sums())
+    average = jax.tree.map(jnp.copy, nnx.merge_state(*changing)) if config.optimizer.ema_decay else None
+    state = TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(params), average, no_sums())
     return state, frozen
 
 
 def trained_policy(state: TrainState, frozen: FrozenParts) -> Policy:
     """The policy to act with: averaged weights if there are any, else the newest. Its buffers are copies."""
-    weights = state.params if state.average is None else state.average
-    return nnx.merge(frozen.graph, *jax.tree.map(jnp.copy, (weights, frozen.variables)))
+    return nnx.merge(frozen.graph, *jax.tree.map(jnp.copy, (acting_weights(state), frozen.variables)))
 
 
 RunSteps = Callable[[TrainState, nnx.State, Demonstrations, Array], TrainState]
@@ -106,18 +114,23 @@ def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenPart
             data, window_key, config.batch_size, obs_horizon=head.obs_horizon, pred_horizon=head.pred_horizon
         )
 
-        def loss_of(params: nnx.State) -> tuple[Array, dict[str, Array]]:
-            return nnx.merge(graph, params, variables).loss(batch, loss_key)
+        def loss_of(params: nnx.State) -> tuple[Array, tuple[dict[str, Array], nnx.State]]:
+            # Variables can be updated only within the function that made them: make them anew.
+            statistics = jax.tree.map(lambda leaf: leaf, state.statistics)
+            policy = nnx.merge(graph, params, statistics, variables)
+            loss, info = policy.loss(batch, loss_key)
+            return loss, (info, nnx.state(policy, nnx.BatchStat))
 
-        (loss, info), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (loss, (info, statistics)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         average = state.average
         if average is not None:
-            average = update_average(average, params, config.optimizer.ema_decay, state.step)
+            newest = nnx.merge_state(params, statistics)
+            average = update_average(average, newest, config.optimizer.ema_decay, state.step)
         figures = {**info, "loss": loss, "grad_norm": optax.tree.norm(gradient), "count": jnp.ones(())}
         sums = {name: total + figures[name] for name, total in state.sums.items()}
-        return TrainState(state.step + 1, params, optimizer_state, average, sums)
+        return TrainState(state.step + 1, params, statistics, optimizer_state, average, sums)
 
     def run_steps(state: TrainState, variables: nnx.State, data: Demonstrations, count: Array) -> TrainState:
         # The trip count is dynamic on purpose: one program serves every count, so grouping cannot change rounding.

@@ -1,0 +1,216 @@
+"""The trainable vision encoder: ResNet-18 and a spatial softmax, camera pictures to keypoints.
+
+Architecture: He et al., "Deep Residual Learning for Image Recognition" (2015), without the classifier; the spatial
+softmax of Finn et al., "Deep Spatial Autoencoders for Visuomotor Learning" (2016) reads where features are. Group
+normalisation in place of batch normalisation is that of Chi et al., "Diffusion Policy" (2023).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from imf_jax.config import ResNetEncoderConfig
+
+Array = jax.Array
+
+STAGE_STRIDES = (1, 2, 2, 2)
+BLOCKS_PER_STAGE = 2
+GROUP_CHANNELS = 16
+BATCH_NORM_MOMENTUM = 0.9
+NORM_EPS = 1e-5
+
+
+class Norm(nnx.Module):
+    """Group normalisation (16 channels a group), or batch normalisation with running statistics for evaluation."""
+
+    def __init__(self, channels: int, kind: str, *, rngs: nnx.Rngs) -> None:
+        self.batch = kind == "batch"
+        if self.batch:
+            self.norm: nnx.Module = nnx.BatchNorm(
+                channels, momentum=BATCH_NORM_MOMENTUM, epsilon=NORM_EPS, rngs=rngs, use_running_average=True
+            )
+        else:
+            self.norm = nnx.GroupNorm(channels, num_groups=channels // GROUP_CHANNELS, epsilon=NORM_EPS, rngs=rngs)
+
+    def __call__(self, x: Array, training: bool) -> Array:
+        """`x`: (B, H, W, channels), same shape out. Training with batch normalisation updates its statistics."""
+        if self.batch:
+            return self.norm(x, use_running_average=not training)
+        return self.norm(x)
+
+
+def convolution(channels_in: int, channels_out: int, size: int, stride: int, *, rngs: nnx.Rngs) -> nnx.Conv:
+    """A bias-free convolution, padded by size // 2 on every side as in PyTorch; kernel by He's rule (fan out)."""
+    return nnx.Conv(
+        channels_in, channels_out, (size, size), stride, padding=size // 2, use_bias=False, rngs=rngs,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    )  # fmt: skip
+
+
+class BasicBlock(nnx.Module):
+    """relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, norm: str, *, rngs: nnx.Rngs) -> None:
+        self.conv1 = convolution(channels_in, channels, 3, stride, rngs=rngs)
+        self.norm1 = Norm(channels, norm, rngs=rngs)
+        self.conv2 = convolution(channels, channels, 3, 1, rngs=rngs)
+        self.norm2 = Norm(channels, norm, rngs=rngs)
+        self.projects = stride != 1 or channels_in != channels
+        if self.projects:
+            self.shortcut = convolution(channels_in, channels, 1, stride, rngs=rngs)
+            self.shortcut_norm = Norm(channels, norm, rngs=rngs)
+
+    def __call__(self, x: Array, training: bool) -> Array:
+        """(B, H, W, channels_in) -> (B, H / stride, W / stride, channels)."""
+        h = jax.nn.relu(self.norm1(self.conv1(x), training))
+        h = self.norm2(self.conv2(h), training)
+        if self.projects:
+            x = self.shortcut_norm(self.shortcut(x), training)
+        return jax.nn.relu(x + h)
+
+
+class ResNet18(nnx.Module):
+    """Pictures to a map of features, a 32nd of their height and width.
+
+    Args:
+        width: channels of the first stage; the map has 8 times as many.
+        norm: "group" or "batch".
+        rngs: source of the initial weights (`params` stream).
+    """
+
+    def __init__(self, width: int, norm: str, *, rngs: nnx.Rngs) -> None:
+        self.stem = convolution(3, width, 7, 2, rngs=rngs)
+        self.stem_norm = Norm(width, norm, rngs=rngs)
+        blocks, channels_in = [], width
+        for stage, stride in enumerate(STAGE_STRIDES):
+            channels = width * 2**stage
+            for block in range(BLOCKS_PER_STAGE):
+                blocks.append(BasicBlock(channels_in, channels, stride if block == 0 else 1, norm, rngs=rngs))
+                channels_in = channels
+        self.blocks = nnx.List(blocks)
+        self.channels = channels_in
+
+    def __call__(self, pixels: Array, training: bool = False) -> Array:
+        """float32 (B, H, W, 3) -> float32 (B, ceil(H / 32), ceil(W / 32), channels)."""
+        x = jax.nn.relu(self.stem_norm(self.stem(pixels), training))
+        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for block in self.blocks:
+            x = block(x, training)
+        return x
+
+
+def spatial_softmax(maps: Array) -> Array:
+    """Expected position of every channel under the softmax of its map, in [-1, 1] from left to right, top to bottom.
+
+    Args:
+        maps: float32 (B, H, W, K).
+
+    Returns:
+        float32 (B, 2 K): x and y of the first keypoint, then of the next.
+    """
+    batch, height, width, keypoints = maps.shape
+    weights = jax.nn.softmax(maps.reshape(batch, height * width, keypoints), axis=1)
+    weights = weights.reshape(maps.shape)
+    x = jnp.einsum("bhwk,w->bk", weights, np.linspace(-1, 1, width, dtype=np.float32))
+    y = jnp.einsum("bhwk,h->bk", weights, np.linspace(-1, 1, height, dtype=np.float32))
+    return jnp.stack([x, y], axis=-1).reshape(batch, 2 * keypoints)
+
+
+class KeypointNet(nnx.Module):
+    """ResNet-18, a 1 x 1 convolution to one map per keypoint, and their spatial softmax."""
+
+    def __init__(self, config: ResNetEncoderConfig, *, rngs: nnx.Rngs) -> None:
+        self.backbone = ResNet18(config.width, config.norm, rngs=rngs)
+        self.keypoint_maps = nnx.Conv(self.backbone.channels, config.keypoints, (1, 1), rngs=rngs)
+
+    def __call__(self, pixels: Array, training: bool = False) -> Array:
+        """float32 (B, H, W, 3) -> float32 (B, 2 * keypoints)."""
+        return spatial_softmax(self.keypoint_maps(self.backbone(pixels, training)))
+
+
+def crop_offsets(key: Array | None, windows: int, cameras: int, margin: int) -> Array:
+    """Where crops begin: int32 (windows, cameras, 2), at random in 0..margin, or in the centre without a key."""
+    if key is None:
+        return jnp.full((windows, cameras, 2), margin // 2, jnp.int32)
+    return jax.random.randint(key, (windows, cameras, 2), 0, margin + 1)
+
+
+def crop(images: Array, offsets: Array, size: int) -> Array:
+    """Cut a square out of every picture; all observation steps of a window and camera are cut alike.
+
+    Moving the frames of one window against each other would look like motion.
+
+    Args:
+        images: uint8 (B, To, C, H, W, 3).
+        offsets: int32 (B, C, 2), row and column of the upper left corner.
+        size: side of the square [pixels].
+
+    Returns:
+        uint8 (B, To, C, size, size, 3).
+    """
+
+    def one(pictures: Array, offset: Array) -> Array:
+        """`pictures`: (To, H, W, 3) of one window and camera."""
+        start = (0, offset[0], offset[1], 0)
+        return jax.lax.dynamic_slice(pictures, start, (pictures.shape[0], size, size, 3))
+
+    per_camera = jax.vmap(one, in_axes=(1, 0), out_axes=1)
+    return jax.vmap(per_camera)(images, offsets)
+
+
+class ResNetEncoder(nnx.Module):
+    """Camera pictures to keypoints, by one network for every camera or one for all of them.
+
+    Args:
+        config: see there.
+        rngs: source of the initial weights (`params` stream).
+
+    Attributes:
+        camera_dim: features of one camera.
+    """
+
+    def __init__(self, config: ResNetEncoderConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.camera_dim = 2 * config.keypoints
+        if config.shared:
+            self.network = KeypointNet(config, rngs=rngs)
+        else:
+            # One module whose variables have a leading axis of cameras.
+            self.network = nnx.vmap(lambda rngs: KeypointNet(config, rngs=rngs))(rngs.fork(split=len(config.cameras)))
+
+    def __call__(self, images: Array, key: Array | None = None) -> Array:
+        """Features of every camera.
+
+        Args:
+            images: uint8 (B, To, C, H, W, 3), cameras in the order of the configuration.
+            key: typed JAX key of the random crops of training; without one, centre crops and, with batch
+                normalisation, running statistics.
+
+        Returns:
+            float32 (B, To, C, camera_dim).
+        """
+        windows, steps, cameras = images.shape[:3]
+        size, training = self.config.crop_size, key is not None
+        offsets = crop_offsets(key, windows, cameras, images.shape[3] - size)
+        by_camera = jnp.moveaxis(crop(images, offsets, size), 2, 0)
+        pixels = by_camera.reshape(cameras, windows * steps, size, size, 3).astype(jnp.float32) / 127.5 - 1.0
+        if self.config.shared:
+            features = self.network(pixels.reshape(-1, size, size, 3), training)
+        else:
+            features = self._camera_by_camera(pixels, training)
+        return jnp.moveaxis(features.reshape(cameras, windows, steps, self.camera_dim), 0, 2)
+
+    def _camera_by_camera(self, pixels: Array, training: bool) -> Array:
+        """float32 (C, B, H, W, 3) -> (C, B, camera_dim). A loop, so that one network is compiled and not C."""
+        graph, stacked = nnx.split(self.network)
+
+        def one(_: None, inputs: tuple[nnx.State, Array]) -> tuple[None, tuple[nnx.State, Array]]:
+            network = nnx.merge(graph, inputs[0])
+            features = network(inputs[1], training)
+            return None, (nnx.state(network, nnx.BatchStat), features)
+
+        _, (statistics, features) = jax.lax.scan(one, None, (stacked, pixels))
+        if training:
+            nnx.update(self.network, statistics)
+        return features
