@@ -88,3 +88,26 @@ def test_expert_hands_over_in_any_company(paths: Callable[..., dict]) -> None:
     assert paths([2, 0], planner=expert, num_envs=1, max_steps=700) == {e: together[e] for e in (0, 2)}
     # One episode after the other in two slots: the memory must follow the episodes.
     assert paths([3, 1, 0, 2], planner=ExpertPlanner("transfer"), num_envs=2, max_steps=700) == together
+
+
+class Replay:
+    """Plays recorded actions back, 8 steps per plan."""
+
+    obs_horizon, num_action_steps, rows = 2, 8, 4
+
+    def __init__(self, actions: dict[int, np.ndarray]) -> None:
+        self.actions = {e: np.concatenate([a, np.repeat(a[-1:], 8, axis=0)]) for e, a in actions.items()}
+
+    def plan(self, observations: Any, output: Any, seed: int, episodes: np.ndarray, replans: np.ndarray) -> np.ndarray:
+        return np.stack([self.actions[e][8 * n : 8 * n + 8] for e, n in zip(episodes, replans, strict=True)])
+
+
+def test_actions_planned_in_chunks_are_executed_at_their_steps(paths: Callable[..., dict]) -> None:
+    """The expert's actions, recorded step by step and played back in chunks, hand over in the very same steps."""
+    expert = paths(range(3), planner=ExpertPlanner("transfer"), num_envs=3, max_steps=700)
+    actions = {e: np.frombuffer(values[-1]["raw_action"], np.float32).reshape(-1, 16) for e, values in expert.items()}
+    replayed = paths(range(3), planner=Replay(actions), num_envs=2, max_steps=700)
+    for episode, (status, steps, return_, ik_error, _, success_step, arrays) in replayed.items():
+        assert (status, steps, return_, ik_error) == expert[episode][:4]
+        assert success_step == steps - 1
+        assert arrays == expert[episode][-1]
