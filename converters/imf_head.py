@@ -6,8 +6,6 @@
 The folder is a run folder with one checkpoint, as training leaves it, and `report.json`.
 """
 
-import dataclasses
-import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -18,28 +16,24 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from converters.head_settings import FROM_CONFIG, read_head_config
 from converters.report import REPORT_FILE, Report, inspect, json_bytes, print_report, problems_on_stderr
 from converters.torch_file import Checkpoint, open_checkpoint
 from imf_jax.cli import run_main
 from imf_jax.config import (
-    STATE_DIM,
-    HeadConfig,
+    IMAGE_SIZE,
+    LewmEncoderConfig,
     ObjectiveConfig,
     OptimizerConfig,
     PolicyConfig,
+    StateEncoderConfig,
     TrainConfig,
     require,
     to_dict,
 )
 from imf_jax.data.statistics import FILE, KEYS, MOMENTS
 from imf_jax.data.statistics import read_statistics as statistics_of
-from imf_jax.errors import ArgumentError, UserError
-
-FROM_CONFIG = ("n_head", "n_kv_head", "pred_horizon", "obs_horizon", "num_action_steps")
-"""Settings of a head that its tensors do not show."""
-
-CONFIG_PATHS = ((), ("head",), ("policy", "head"), ("agent", "head"), ("model", "head"))
-"""Where a config.json beside a checkpoint may hold them."""
+from imf_jax.errors import UserError
 
 WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod\.|module\.)+")
 STATISTIC = re.compile(rf"(?:.*\.)?normalizer\.({'|'.join(KEYS)})[._]({'|'.join(MOMENTS)})")
@@ -55,6 +49,13 @@ class Args:
     out: Path | None = None
     # Task that the policy was trained for.
     task: str = "transfer"
+    # Folder of the converted LEWM encoder (converters/lewm.py) whose embedding the head is conditioned on, if any;
+    # without one it is conditioned on the scene state.
+    lewm: Path | None = None
+    # Layout of the three views in the one picture that the LEWM encoder sees.
+    fusion: Literal["row", "grid"] = "row"
+    # Height and width of the camera pictures that the policy reads [pixels].
+    image_size: int = IMAGE_SIZE
     # Query heads; needed unless a config.json beside the checkpoint tells.
     n_head: int | None = None
     # Key/value heads; by default what the tensors show for that many query heads.
@@ -96,75 +97,6 @@ def find_head(checkpoint: Checkpoint, prefix: str | None) -> tuple[str, dict[str
     (found,) = prefixes
     own = [name for name in checkpoint.tensors if name.startswith(found) and not STATISTIC.fullmatch(name)]
     return found, {WRAPPERS.sub(r"\1", name.removeprefix(found)): name for name in own}
-
-
-def settings_beside(path: Path) -> dict[str, int]:
-    """What of `FROM_CONFIG` a config.json beside the checkpoint tells.
-
-    Raises:
-        UserError: it is no JSON.
-    """
-    config = path.parent / "config.json"
-    if not config.is_file():
-        return {}
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config} beside the checkpoint is no JSON ({error}); mend it or move it away") from None
-    settings: dict[str, int] = {}
-    for keys in CONFIG_PATHS:
-        node: Any = values
-        for key in keys:
-            node = node.get(key) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            settings |= {name: node[name] for name in FROM_CONFIG if type(node.get(name)) is int}
-    return settings
-
-
-def read_config(args: Args, shapes: Mapping[str, tuple[int, ...]], report: Report) -> HeadConfig:
-    """Sizes of the head from its tensors, the flags and the config.json beside the file.
-
-    Args:
-        args: the flags.
-        shapes: name within the head -> shape.
-        report: receives notes on where settings came from.
-
-    Raises:
-        ArgumentError: a setting is missing or cannot work.
-        UserError: the tensors contradict themselves.
-    """
-    path = args.checkpoint
-    needed = {"input_emb.weight": 2, "attnres_backbone.layers.0.fn.w_k.weight": 2}
-    report.missing += [name for name in needed if name not in shapes]
-    report.require_complete()
-    for name, rank in needed.items():
-        if len(shapes[name]) != rank:
-            raise UserError(f"{path}: {name} has shape {shapes[name]}; expected {rank} axes")
-    n_emb, action_dim = shapes["input_emb.weight"]
-    sublayers = {
-        int(match.group(1)) for name in shapes if (match := re.match(r"attnres_backbone\.layers\.(\d+)", name))
-    }
-    n_layer = (max(sublayers) + 2) // 2
-
-    beside = settings_beside(path)
-    given = {name: getattr(args, name) for name in FROM_CONFIG if getattr(args, name) is not None}
-    settings = {**beside, **given}
-    for name, value in settings.items():
-        report.notes.append(f"{name} {value}: from {'--' + name.replace('_', '-') if name in given else 'config.json'}")
-    require("n_head" in settings, "--n-head is missing: the tensors do not show the number of query heads")
-    n_head = settings["n_head"]
-    require(n_head >= 1 and n_emb % n_head == 0, f"--n-head {n_head} does not divide the {n_emb} channels of the head")
-    kv_channels = shapes["attnres_backbone.layers.0.fn.w_k.weight"][0]
-    kv_heads = kv_channels / (n_emb // n_head)
-    if settings.setdefault("n_kv_head", int(kv_heads)) != kv_heads:
-        raise ArgumentError(
-            f"the keys have {kv_channels} channels, which is {kv_heads:g} heads of {n_emb // n_head}; "
-            f"--n-head {n_head} with --n-kv-head {settings['n_kv_head']} does not fit"
-        )
-    for field in dataclasses.fields(HeadConfig):
-        if field.name in FROM_CONFIG and field.name not in settings:
-            report.notes.append(f"{field.name} {field.default}: assumed; the tensors do not show it")
-    return HeadConfig(action_dim=action_dim, n_emb=n_emb, n_layer=n_layer, **settings)
 
 
 def read_statistics(args: Args, checkpoint: Checkpoint, report: Report) -> dict[str, dict[str, Any]]:
@@ -210,12 +142,15 @@ def convert(args: Args) -> Report:
     report = Report(checkpoint)
     _, names = find_head(checkpoint, args.prefix)
     shapes = {name: checkpoint.tensors[source].shape for name, source in names.items()}
-    head = read_config(args, shapes, report)
+    given = {name: getattr(args, name) for name in FROM_CONFIG if getattr(args, name) is not None}
+    head = read_head_config(given, shapes, report)
+    encoder = LewmEncoderConfig(args.lewm, args.fusion, args.image_size) if args.lewm else StateEncoderConfig()
     config = TrainConfig(
         task=args.task,
         out=args.out,
         policy=PolicyConfig(
             head=head,
+            encoder=encoder,
             objective=ObjectiveConfig(action_representation=args.action_representation),
             normalization=args.normalization,
             sampling_steps=args.sampling_steps,
@@ -253,16 +188,18 @@ def write_policy(
     from imf_jax.sim.tasks import get_task
     from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
     from imf_jax.training.state import build_policy, initial_state
+    from imf_jax.training.vision import encoder_identity
 
     tensors = report.checkpoint.tensors
     env_state_dim = get_task(config.task).env_state_dim
-    condition = tensors[names["cond_obs_emb.weight"]].shape[-1]
-    require(
-        condition == STATE_DIM + env_state_dim,
-        f"the head is conditioned on {condition} channels per step; the state policy of task {config.task} has "
-        f"{STATE_DIM} + {env_state_dim}",
-    )
     policy = build_policy(config, env_state_dim)
+    condition = tensors[names["cond_obs_emb.weight"]].shape[-1]
+    what = "robot and scene state" if policy.frozen_encoder is None else "LEWM embedding and robot state"
+    require(
+        condition == policy.conditioning.dim,
+        f"the head is conditioned on {condition} channels per step, but {what} of task {config.task} have "
+        f"{policy.conditioning.dim}; a head that sees through LEWM needs the right --lewm FOLDER, others none",
+    )
     state = {name: tensors[source].read() for name, source in names.items() if tensors[source].is_floating}
     report.mismatched += [f"{names[name]}: {tensors[names[name]].describe()}" for name in names if name not in state]
     result = load_torch_state(policy.head, state)
@@ -291,6 +228,7 @@ def write_policy(
         data_sha256="",
         validation=None,
         files={},
+        encoder=encoder_identity(policy),
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

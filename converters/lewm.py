@@ -5,6 +5,7 @@
 The folder then holds `weights.safetensors`, `config.json` and `report.json`; `imf_jax.models.lewm.load` reads it.
 """
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -172,7 +173,8 @@ def convert(args: Args) -> Report:
     if broken or (weights["projector.norm.var"] < 0).any():
         names = ", ".join(broken) or "projector.norm.var"
         raise UserError(f"{args.checkpoint} is no usable network: NaN, infinity or negative variance in {names}")
-    content = safetensors.numpy.save(weights)
+    # With the sizes inside, the hash of this file also tells apart networks that differ in heads alone.
+    content = safetensors.numpy.save(weights, {"sizes": json.dumps(dataclasses.asdict(sizes))})
     config = json_bytes(config_dict(sizes, sha256(content)))
     write_folder(args.out, {WEIGHTS_FILE: content, CONFIG_FILE: config}, report)
     return report

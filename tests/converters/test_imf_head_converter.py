@@ -15,15 +15,19 @@ from flax import nnx
 
 from converters import imf_head as converter
 from converters.imf_head import Args, convert
+from converters.lewm import Args as LewmArgs
+from converters.lewm import convert as convert_lewm
 from converters.report import DoesNotFitError
 from imf_jax.cli import run_main
 from imf_jax.config import HeadConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models import imf
 from imf_jax.models.attnres import AttnResHead
+from imf_jax.models.lewm import load
 from imf_jax.models.torch_names import torch_state
 from imf_jax.training.checkpoints import load_policy
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 HEAD = HeadConfig(n_emb=16, n_layer=2, n_head=4, n_kv_head=2, pred_horizon=8, num_action_steps=4)
 CONDITION = 16 + 7
 FLAGS: dict[str, Any] = {"n_head": 4, "pred_horizon": 8, "num_action_steps": 4}
@@ -181,6 +185,26 @@ def test_what_does_not_fit_is_refused(
     assert problem in "\n".join([str(caught.value), *problems])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()
+
+
+def test_head_that_sees_takes_its_encoder_along(stats: Path, tmp_path: Path) -> None:
+    encoder = tmp_path / "encoder"
+    convert_lewm(LewmArgs(FIXTURES / "lewm" / "new.ckpt", encoder, heads=2))
+    head = AttnResHead(HEAD, 12 + 16, rngs=nnx.Rngs(1))
+    weights = {name: np.ascontiguousarray(value) for name, value in torch_state(head).items()}
+    path = save(weights, tmp_path / "head.safetensors")
+    with pytest.raises(ArgumentError, match=r"28 channels per step, but robot and scene state .* --lewm"):
+        convert(Args(path, tmp_path / "blind", stats=stats, **FLAGS))
+    convert(Args(path, tmp_path / "run", stats=stats, lewm=encoder, image_size=16, **FLAGS))
+    expected = load(encoder, fusion="row")
+    encoder.rename(tmp_path / "moved")
+    policy = load_policy(tmp_path / "run").policy
+    assert policy.frozen_encoder is not None
+    views = np.random.default_rng(3).integers(0, 256, (1, 2, 3, 16, 16, 3), np.uint8)
+    observation = {"state": jnp.zeros((1, 2, 16)), "images": jnp.asarray(views)}
+    features = expected({name: views[0, :, i] for i, name in enumerate(("r_vis", "top", "front"))})
+    np.testing.assert_allclose(policy.condition(observation)[0, :, :12], features, rtol=0, atol=1e-6)
+    assert policy.plan(observation, jnp.zeros((1, 8, 16))).shape == (1, 8, 16)
 
 
 def test_several_heads_need_a_choice(weights: Tensors, stats: Path, tmp_path: Path) -> None:

@@ -106,6 +106,14 @@ def test_heads_come_from_the_pickled_module_or_a_config_beside(tmp_path: Path) -
     assert not (tmp_path / "c").exists()
 
 
+def test_hash_of_the_weights_tells_heads_apart(tmp_path: Path) -> None:
+    hashes = []
+    for heads in (2, 4):
+        convert(Args(FIXTURES / "new.ckpt", tmp_path / str(heads), heads=heads))
+        hashes.append(lewm.load(tmp_path / str(heads)).fingerprint)
+    assert hashes[0] != hashes[1]
+
+
 def rename(tensors: Tensors, old: str, new: str) -> None:
     """Replace the beginning of all names that begin with `old`."""
     for name in [name for name in tensors if name.startswith(old)]:
