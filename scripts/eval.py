@@ -8,20 +8,21 @@ import tyro
 from rich.console import Console
 
 from imf_jax.cli import run_main
-from imf_jax.config import EvalConfig, to_dict
+from imf_jax.config import IMAGE_SIZE, EvalConfig, to_dict
 from imf_jax.rollout.writers import METRICS, RECORDS, REPORT, read_json, require_empty
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 class Candidate(NamedTuple):
-    """What is evaluated: the planner that acts, how it is called, and where it comes from."""
+    """What is evaluated: the planner that acts, how it is called, where it comes from, and the pictures it reads."""
 
     planner: Any
     task: str
     label: str
     folder: str
     provenance: dict[str, Any]
+    image_size: int = IMAGE_SIZE
 
 
 def main() -> int:
@@ -48,7 +49,7 @@ def main() -> int:
     with stop_on_interrupt() as should_stop:
         summary = evaluate(
             candidate.planner,
-            NativeBackend(candidate.task),
+            NativeBackend(candidate.task, image_size=candidate.image_size),
             settings,
             out,
             policy=candidate.label,
@@ -80,7 +81,8 @@ def load_checkpoint(config: EvalConfig) -> Candidate:
     }
     planner = PolicyPlanner(policy, config.plan_batch)
     task = config.task or loaded.meta.task
-    return Candidate(planner, task, f"{run}, step {loaded.step}", f"{run}_step{loaded.step}", provenance)
+    label, folder = f"{run}, step {loaded.step}", f"{run}_step{loaded.step}"
+    return Candidate(planner, task, label, folder, provenance, planner.image_size)
 
 
 def load_expert(config: EvalConfig) -> Candidate:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from imf_jax.rollout.episode import EpisodeRecord, Status, scene_keys
+from imf_jax.rollout.frames import FrameReader
 from imf_jax.rollout.planner import Planner
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.rollout.scenes import (
@@ -22,10 +23,11 @@ from imf_jax.rollout.scenes import (
     advance_scenes,
     chunk_outcome,
     join_rows,
-    run_chunk,
+    run_last_states,
     run_steps,
     start_scenes,
     take_rows,
+    with_images,
 )
 from imf_jax.rollout.schedule import EpisodeQueue
 from imf_jax.sim.backends.base import Backend, SimState, StepOutput
@@ -61,6 +63,7 @@ class RolloutResult:
         wall_s: time [s] of the closed loop, without `capture_s`.
         capture_s: time [s] spent on making and writing artifacts when episodes end.
         control_steps: control steps of all finished episodes.
+        frames_rendered: pictures made for plans, over all cameras, without those of the warm-up.
         interrupted: it was asked to stop before the last episode ended; running episodes left no record.
         capture_errors: one line for each artifact that could not be written.
     """
@@ -69,6 +72,7 @@ class RolloutResult:
     wall_s: float = 0.0
     capture_s: float = 0.0
     control_steps: int = 0
+    frames_rendered: int = 0
     interrupted: bool = False
     capture_errors: list[str] = field(default_factory=list)
 
@@ -111,6 +115,10 @@ class Rollout:
         self._on_record = on_record
         self._recorders = recorders
         self._needs_states = any(recorder.needs_states for recorder in recorders)
+        self._frames = FrameReader(backend, planner.cameras, planner.obs_horizon) if planner.cameras else None
+        chunk = planner.num_action_steps
+        self._frames_per_chunk = min(planner.obs_horizon, chunk) if planner.cameras else 0
+        self._states_per_chunk = chunk if self._needs_states else max(1, self._frames_per_chunk)
         self._on_progress = on_progress
         self._should_stop = should_stop
         self._queue = EpisodeQueue(episodes, planner.rows)
@@ -132,6 +140,7 @@ class Rollout:
             for recorder in self._recorders:
                 recorder.close()
         self._result.interrupted = self._finished < self._total
+        self._result.frames_rendered = self._frames.rendered if self._frames else 0
         return self._result
 
     def _loop(self) -> None:
@@ -170,6 +179,10 @@ class Rollout:
         sim, output = self._reset(episodes)
         indices = np.array(episodes)
         scenes = start_scenes(indices, indices, indices, sim, output, self._planner.obs_horizon)
+        if self._frames:  # pictures of one scene do for all
+            images = self._frames.first(take_rows(sim, [0]))
+            scenes = with_images(scenes, np.repeat(images, len(episodes), axis=0))
+            self._frames.rendered = 0
         actions = self._plan(scenes)
         if np.isfinite(actions).all():
             self._simulate(sim, actions)
@@ -190,6 +203,8 @@ class Rollout:
         started = start_scenes(
             np.array(episodes), slots, self._slot_clock[slots], sim, output, self._planner.obs_horizon
         )
+        if self._frames:
+            started = with_images(started, self._frames.first(sim))
         for recorder in self._recorders:
             recorder.on_reset(ResetBatch(started.episode, output))
         return started if scenes is None or not len(active) else join_rows(scenes, started)
@@ -204,22 +219,19 @@ class Rollout:
             self._end(scenes, row, "error", f"{what} is not finite", partial(take_rows, scenes.sim, [row]))
         return take_rows(scenes, usable), actions[usable]
 
-    def _simulate(self, sim: SimState, actions: np.ndarray) -> tuple[list[SimState], SimState, StepOutput]:
-        if self._needs_states:
-            states, output = run_steps(self._backend, sim, actions)
-            return states, states[-1], output
-        sim, output = run_chunk(self._backend, sim, actions)
-        return [], sim, output
+    def _simulate(self, sim: SimState, actions: np.ndarray) -> tuple[list[SimState], StepOutput]:
+        """Execute a chunk: the states that are needed of it, the last one at the end, and outputs (A, K, ...)."""
+        return run_last_states(self._backend, sim, actions, self._states_per_chunk)
 
     def _advance(self, before: Scenes, actions: np.ndarray) -> Scenes:
         """Execute a chunk, end the episodes that are over and return the scenes that go on."""
-        states, sim, output = self._simulate(before.sim, actions)
+        states, output = self._simulate(before.sim, actions)
         outcome = chunk_outcome(output, before.steps, self._max_steps)
-        scenes = advance_scenes(before, sim, output, outcome.steps)
+        scenes = advance_scenes(before, states[-1], output, outcome.steps)
         for recorder in self._recorders:
-            recorder.on_steps(StepBatch(scenes.episode, actions, output, outcome.steps, states))
-        if not outcome.ended.any():
-            return scenes
+            recorder.on_steps(
+                StepBatch(scenes.episode, actions, output, outcome.steps, states if self._needs_states else [])
+            )
         for row in np.flatnonzero(outcome.ended).tolist():
             status: Status = "timeout"
             error = None
@@ -237,7 +249,12 @@ class Rollout:
                 return run_steps(self._backend, start, actions[[row], :count])[0][-1] if count else start
 
             self._end(scenes, row, status, error, last_state)
-        return take_rows(scenes, ~outcome.ended)
+        if outcome.ended.any():
+            scenes, states = take_rows((scenes, states), ~outcome.ended)
+        if self._frames and len(scenes.episode):
+            newest = states[-self._frames_per_chunk :]
+            scenes = with_images(scenes, self._frames.next(scenes.observations["images"], newest))
+        return scenes
 
     def _end(
         self, scenes: Scenes, row: int, status: Status, error: str | None, last_state: Callable[[], SimState]

@@ -134,10 +134,10 @@ def evaluate(
         ArgumentError: a seed outside its range, or an unknown camera.
         UserError: `out` holds something already, or cannot be written.
     """
-    require(
-        settings.camera in backend.cameras,
-        f"camera {settings.camera!r} is not in the scene; choose from: {', '.join(backend.cameras)}",
-    )
+    require_camera(settings.camera, backend)
+    for camera in planner.cameras:
+        require_camera(camera, backend)
+    cameras = dict.fromkeys([*planner.cameras, *([settings.camera] if settings.num_images else [])])
     seed = split_seed(settings.split, settings.seed)
     recorders = make_recorders(backend, settings, out)
     manifest = build_manifest(
@@ -147,8 +147,8 @@ def evaluate(
         seeds={"split": settings.split, "seed": settings.seed, "episodes": [0, settings.episodes - 1]},
         max_steps=backend.task.max_steps,
         control_hz=1 / backend.control_dt,
-        cameras=[settings.camera] if settings.num_images else [],
-        renderer="warp" if settings.num_images else None,
+        cameras=list(cameras),
+        renderer="warp" if cameras else None,
         **(provenance or {}),
     )
     records: list[EpisodeRecord] = []
@@ -183,11 +183,21 @@ def evaluate(
             "capture_s": result.capture_s,
             "control_steps": result.control_steps,
             "control_steps_per_s": result.control_steps / result.wall_s,
+            "frames_rendered": result.frames_rendered,
             "capture_errors": result.capture_errors,
         }
         folder.finish(metrics)
     write_report(out)
     return Summary(out, metrics, tuple(records))
+
+
+def require_camera(name: str, backend: Backend) -> None:
+    """Refuse a camera that the scene does not have.
+
+    Raises:
+        ArgumentError: lists those that it has.
+    """
+    require(name in backend.cameras, f"camera {name!r} is not in the scene; choose from: {', '.join(backend.cameras)}")
 
 
 def make_recorders(backend: PicturedBackend, settings: EvaluationSettings, out: Path) -> list[Recorder]:

@@ -22,6 +22,7 @@ class ExpertPlanner:
     obs_horizon = 1
     num_action_steps = 1
     rows = 1
+    cameras: tuple[str, ...] = ()
 
     def __init__(self, task: str) -> None:
         expert = get_expert(task)

@@ -13,7 +13,8 @@ from imf_jax.rollout.schedule import planning_batches
 from imf_jax.sim.backends.base import StepOutput
 
 Observations = dict[str, np.ndarray]
-"""`state` float32 (A, obs_horizon, 16) and `env_state` float32 (A, obs_horizon, E), oldest first."""
+"""`state` float32 (A, obs_horizon, 16) and `env_state` float32 (A, obs_horizon, E), oldest first; for a planner with
+cameras also `images` uint8 (A, obs_horizon, C, H, W, 3)."""
 
 
 class Planner(Protocol):
@@ -23,11 +24,13 @@ class Planner(Protocol):
         obs_horizon: observations it reads: the newest and those before it.
         num_action_steps: actions of a plan, all of which are executed before the next plan.
         rows: episodes whose index is equal modulo `rows` are best not run at once; 1 if it makes no difference.
+        cameras: names of the cameras C whose pictures it reads; none are rendered for a planner without.
     """
 
     obs_horizon: int
     num_action_steps: int
     rows: int
+    cameras: tuple[str, ...]
 
     def plan(
         self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
@@ -62,7 +65,7 @@ def plan_rows(
     the compiled code.
 
     Args:
-        observations: see `Observations`, with B rows.
+        observations: what the policy reads of `Observations`, with B rows.
         seed: uint32 scalar, seed of the planning noise.
         episodes: uint32 (B,).
         replans: uint32 (B,).
@@ -78,12 +81,15 @@ class PolicyPlanner:
     """Plans with an IMF-AttnRes policy in compiled batches of one fixed size.
 
     Rounding of a matrix product depends on its size and on the row, so every scene is always planned in the same
-    row of a batch of the same size; the rest is padding. One batch is one dispatch: noise, normalisation, network
-    and the choice of the executed actions are inside the compiled function.
+    row of a batch of the same size; the rest is padding. One batch is one dispatch: noise, normalisation, vision
+    encoder, network and the choice of the executed actions are inside the compiled function.
 
     Args:
         policy: a trained policy.
         plan_batch: rows of a planning batch.
+
+    Attributes:
+        image_size: height and width of the pictures it reads [pixels].
     """
 
     def __init__(self, policy: Policy, plan_batch: int) -> None:
@@ -91,6 +97,9 @@ class PolicyPlanner:
         self.obs_horizon = head.obs_horizon
         self.num_action_steps = head.num_action_steps
         self.rows = plan_batch
+        self.cameras = policy.config.encoder.cameras
+        self.image_size = policy.config.encoder.image_size
+        self._reads = policy.reads
         self._graph, self._weights = nnx.split(policy)
 
     def plan(
@@ -102,7 +111,7 @@ class PolicyPlanner:
         for batch in batches:
             # Padding repeats a real scene: its result is dropped, and its values are harmless.
             source = np.where(batch >= 0, batch, batch.max())
-            rows = {name: values[source] for name, values in observations.items()}
+            rows = {name: observations[name][source] for name in self._reads}
             dispatched.append(
                 plan_rows(
                     self._graph,

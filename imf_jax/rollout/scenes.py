@@ -96,6 +96,11 @@ def start_scenes(
     )
 
 
+def with_images(scenes: Scenes, images: np.ndarray) -> Scenes:
+    """The scenes with the pictures that the next plan reads, uint8 (A, To, C, H, W, 3)."""
+    return scenes._replace(observations=scenes.observations | {"images": images})
+
+
 def chunk_outcome(output: StepOutput, steps: np.ndarray, max_steps: int) -> ChunkOutcome:
     """Find where episodes end within a chunk; what comes after an end is ignored.
 
@@ -118,7 +123,10 @@ def chunk_outcome(output: StepOutput, steps: np.ndarray, max_steps: int) -> Chun
 
 
 def advance_scenes(scenes: Scenes, sim: SimState, output: StepOutput, count: np.ndarray) -> Scenes:
-    """The scenes after a chunk, of which `count` (A,) steps belong to each. `output`: leaves (A, K, ...)."""
+    """The scenes after a chunk, of which `count` (A,) steps belong to each. `output`: leaves (A, K, ...).
+
+    Pictures stay as they were: they are rendered later, see `imf_jax.rollout.frames`.
+    """
     length = output.reward.shape[1]
     valid = np.arange(length) < count[:, None]
     reward = np.where(valid, output.reward, 0.0).astype(np.float64)
@@ -132,9 +140,10 @@ def advance_scenes(scenes: Scenes, sim: SimState, output: StepOutput, count: np.
         total_reward=scenes.total_reward + reward.cumsum(axis=1)[:, -1],
         max_reward=np.maximum(scenes.max_reward, np.where(valid, output.reward, -np.inf).max(axis=1)),
         max_ik_error=np.maximum(scenes.max_ik_error, ik_error.max(axis=1)),
-        observations={
-            name: np.concatenate([past, newest[name]], axis=1)[:, -horizon:]
-            for name, past in scenes.observations.items()
+        observations=scenes.observations
+        | {
+            name: np.concatenate([scenes.observations[name], values], axis=1)[:, -horizon:]
+            for name, values in newest.items()
         },
         output=take_last(output),
         sim=sim,
@@ -154,6 +163,18 @@ def run_chunk(backend: Backend, state: SimState, actions: np.ndarray) -> tuple[S
         return states[-1], output
     state, output = chunk(state, actions)
     return state, jax.tree.map(np.asarray, output)
+
+
+def run_last_states(
+    backend: Backend, state: SimState, actions: np.ndarray, count: int
+) -> tuple[list[SimState], StepOutput]:
+    """K control steps: the states after the last `count` >= 1 of them, and outputs of all as arrays (A, K, ...)."""
+    first = actions.shape[1] - count + 1
+    state, output = run_chunk(backend, state, actions[:, :first])
+    if count == 1:
+        return [state], output
+    states, rest = run_steps(backend, state, actions[:, first:])
+    return [state, *states], jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), output, rest)
 
 
 def run_steps(backend: Backend, state: SimState, actions: np.ndarray) -> tuple[list[SimState], StepOutput]:

@@ -44,7 +44,7 @@ class RolloutValidation:
         self._should_stop = should_stop
         self._on_warning = on_warning
         self._seed = split_seed("validation", config.seed)
-        self._backend = NativeBackend(config.task)
+        self._backend = NativeBackend(config.task, image_size=config.policy.encoder.image_size)
         self._photographer: Photographer | None = None
 
     def __call__(self, policy: Policy, step: int) -> dict[str, float] | None:

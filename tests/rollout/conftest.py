@@ -87,6 +87,7 @@ class StraightPlanner:
     obs_horizon = 2
     num_action_steps = 4
     rows = 4
+    cameras: tuple[str, ...] = ()
 
     def __init__(self, faults: dict[int, float] | None = None) -> None:
         self.faults = faults or {}

@@ -94,6 +94,7 @@ class Replay:
     """Plays recorded actions back, 8 steps per plan."""
 
     obs_horizon, num_action_steps, rows = 2, 8, 4
+    cameras = ()
 
     def __init__(self, actions: dict[int, np.ndarray]) -> None:
         self.actions = {e: np.concatenate([a, np.repeat(a[-1:], 8, axis=0)]) for e, a in actions.items()}
