@@ -32,6 +32,8 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         args=flags,
         prog=f"train.py {name}",
         description=preset_description(preset_path(name)),
+        # The preset chooses the kind of encoder; flags change its settings.
+        config=(tyro.conf.AvoidSubcommands,),
     )
 
 

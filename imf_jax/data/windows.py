@@ -28,6 +28,8 @@ class Demonstrations(NamedTuple):
         env_state: float32 (N, E).
         first: int32 (N,) index of the first step of the episode that step n belongs to.
         last: int32 (N,) index of its last step.
+        features: float32 (N, D) embeddings of the pictures by a frozen encoder; None unless a policy reads them.
+        images: uint8 (N, C, H, W, 3) pictures; None unless a policy reads them.
     """
 
     action: Array
@@ -35,13 +37,16 @@ class Demonstrations(NamedTuple):
     env_state: Array
     first: Array
     last: Array
+    features: Array | None = None
+    images: Array | None = None
 
 
 class Batch(TypedDict):
     """Training windows.
 
     Attributes:
-        observation: `state` float32 (B, To, 16), `env_state` float32 (B, To, E), oldest first.
+        observation: `state` float32 (B, To, 16), `env_state` float32 (B, To, E), oldest first; where the demonstrations
+            have them also `features` float32 (B, To, D) or `images` uint8 (B, To, C, H, W, 3).
         action: float32 (B, H, 16).
         is_pad: bool (B, H), True where the chunk reaches over an end of its episode.
     """
@@ -91,8 +96,11 @@ def windows_at(data: Demonstrations, steps: Array, *, obs_horizon: int, pred_hor
     observed = jnp.maximum(start + jnp.arange(obs_horizon), first)
     wanted = start + jnp.arange(pred_horizon)
     taken = jnp.clip(wanted, first, last)
+    columns = {
+        "state": data.qpos, "env_state": data.env_state, "features": data.features, "images": data.images,
+    }  # fmt: skip
     return Batch(
-        observation={"state": data.qpos[observed], "env_state": data.env_state[observed]},
+        observation={name: column[observed] for name, column in columns.items() if column is not None},
         action=data.action[taken],
         is_pad=wanted != taken,
     )

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from imf_jax.config import TrainConfig, require, to_dict
+from imf_jax.data.pictures import PictureFolder, find_pictures
 from imf_jax.data.windows import Demonstrations, load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
 from imf_jax.files import write_json
@@ -26,9 +27,12 @@ from imf_jax.training.trackers import JsonlTracker
 from imf_jax.training.trainer import Trainer, TrainingSummary
 from imf_jax.training.validation import FOLDER as VALIDATION
 from imf_jax.training.validation import RolloutValidation, validation_line
+from imf_jax.training.vision import encoder_identity, with_vision
 
-MAY_CHANGE = ("out", "data", "resume", "max_steps", "keep", "log_every", "save_every")
-"""Settings that may differ between a run and its continuation. Demonstrations may move, but not change."""
+MAY_CHANGE = (
+    "out", "data", "resume", "max_steps", "keep", "log_every", "save_every", "policy.encoder.weights",
+)  # fmt: skip
+"""Settings that may differ between a run and its continuation. What lies in folders may move, but not change."""
 
 
 def train(config: TrainConfig) -> int:
@@ -47,22 +51,26 @@ def train(config: TrainConfig) -> int:
     check_out(config)
     data, statistics = load_demonstrations(config.data)
     check_demonstrations(config, statistics.task, data, task.env_state_dim)
-    fingerprint = data_sha256(data)
+    encoder = config.policy.encoder
+    pictures = find_pictures(config.data, encoder.cameras, encoder.image_size) if encoder.cameras else None
+    fingerprint = data_sha256(data, pictures)
     policy = build_policy(config, task.env_state_dim)
     policy.set_statistics(statistics.arrays)
+    identity = encoder_identity(policy)
     state, frozen = initial_state(policy, config)
-    state, resumed = restore(config, state, frozen, fingerprint)
+    state, resumed = restore(config, state, frozen, fingerprint, identity)
     first_step = int(state.step)
     say(
         f"{statistics.num_episodes} demonstrations, {statistics.num_steps} steps; "
         + (f"resuming {config.out} at step {first_step}" if config.resume else f"training into {config.out}"),
         markup=False,
     )
+    data = with_vision(data, pictures, policy, lambda line: say(line, markup=False))
 
     def save(state: TrainState, validation: dict[str, float] | None) -> None:
         weights = "newest" if state.average is None else "average"
         meta = CheckpointMeta(
-            int(state.step), config.task, task.env_state_dim, weights, fingerprint, validation, files={}
+            int(state.step), config.task, task.env_state_dim, weights, fingerprint, validation, {}, identity
         )
         checkpoints.save_checkpoint(config.out, state, frozen, config, meta)
         checkpoints.prune(config.out, config.keep)
@@ -134,21 +142,29 @@ def check_demonstrations(config: TrainConfig, task: str, data: Demonstrations, e
     )
 
 
-def data_sha256(data: Demonstrations) -> str:
-    """Fingerprint of demonstrations, by which a resumed run knows that they are still the same."""
+def data_sha256(data: Demonstrations, pictures: PictureFolder | None) -> str:
+    """Fingerprint of demonstrations, by which a resumed run knows that they are still the same.
+
+    Args:
+        data: the demonstrations, without pictures or features.
+        pictures: their pictures, if the policy reads them.
+    """
     digest = hashlib.sha256()
     for values in data:
-        digest.update(np.ascontiguousarray(values).data)
+        if values is not None:
+            digest.update(np.ascontiguousarray(values).data)
+    if pictures is not None:
+        digest.update(pictures.fingerprint.encode())
     return digest.hexdigest()
 
 
 def restore(
-    config: TrainConfig, state: TrainState, frozen: Any, fingerprint: str
+    config: TrainConfig, state: TrainState, frozen: Any, fingerprint: str, encoder: dict[str, Any] | None
 ) -> tuple[TrainState, CheckpointMeta | None]:
     """The state to start from: of the newest complete checkpoint if the run is resumed and has one.
 
     Raises:
-        ArgumentError: the demonstrations have changed.
+        ArgumentError: the demonstrations or the frozen encoder have changed.
         UserError: the checkpoint does not fit.
     """
     path = checkpoints.newest_checkpoint(config.out) if config.resume else None
@@ -158,6 +174,11 @@ def restore(
     require(
         meta.data_sha256 == fingerprint,
         f"--resume: the demonstrations in {config.data} are not those that {config.out} was started with",
+    )
+    require(
+        meta.encoder == encoder,
+        f"--resume: the frozen encoder is not the one that {config.out} was started with; "
+        "name its folder with --policy.encoder.weights",
     )
     return checkpoints.restore_state(path, state, frozen), meta
 

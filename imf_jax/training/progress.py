@@ -1,6 +1,8 @@
 """Progress of training at the terminal: steps, loss, speed, time left; plain lines where there is no terminal."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -8,6 +10,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 LINE_INTERVAL = 30.0
 """Time between two plain lines where there is no terminal [s]."""
+
+
+@contextmanager
+def stage_progress(title: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+    """Progress of a long stage before training, which yields a function that takes how much of `total` is done."""
+    console = console or Console(highlight=False, soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("time left"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    last_line = started = time.perf_counter()
+
+    with Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+
+        def update(done: int) -> None:
+            nonlocal last_line
+            bar.update(task, completed=done)
+            now = time.perf_counter()
+            if bar.disable and now - last_line >= LINE_INTERVAL:
+                last_line = now
+                minutes, seconds = divmod(round((now - started) * (total - done) / max(done, 1)), 60)
+                console.print(f"{title} {done}/{total}, time left {minutes}:{seconds:02d}", markup=False)
+
+        yield update
 
 
 class TrainingProgress:

@@ -1,13 +1,25 @@
 """What policies that see need in training: their encoder's identity, and pictures or cached features to train on."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
 from imf_jax.config import LewmEncoderConfig, PolicyConfig
+from imf_jax.data.features import Embed, FeatureSource, cache_path, compute_features, read_features, write_features
+from imf_jax.data.pictures import PictureFolder, load_pictures
+from imf_jax.data.windows import Demonstrations
+from imf_jax.models.conditioning import LewmConditioning
 from imf_jax.models.lewm import LewmEncoder, LewmSizes, config_dict
 from imf_jax.models.policy import Policy
 from imf_jax.models.vit import VitSizes
+from imf_jax.training.progress import stage_progress
+
+CPU_BATCH = 16
+ACCELERATOR_BATCH = 128
 
 
 def encoder_identity(policy: Policy) -> dict[str, Any] | None:
@@ -23,3 +35,56 @@ def unloaded_encoder(config: PolicyConfig, identity: dict[str, Any]) -> LewmEnco
     sizes = LewmSizes(**{**values, "vit": VitSizes(**values["vit"])})
     zeros = {name: np.zeros(shape, np.float32) for name, shape in sizes.weight_shapes().items()}
     return LewmEncoder(zeros, sizes, fusion=config.encoder.fusion, fingerprint=identity["weights_sha256"])
+
+
+def with_vision(
+    data: Demonstrations, pictures: PictureFolder | None, policy: Policy, say: Callable[[str], None]
+) -> Demonstrations:
+    """The demonstrations with what the policy reads of their pictures: cached features or the pictures themselves.
+
+    Args:
+        data: the demonstrations without pictures.
+        pictures: their pictures; None for a policy that does not see.
+        policy: the policy to train.
+        say: receives one line on what was done.
+
+    Raises:
+        UserError: pictures do not fit in memory or cannot be read, or a cache of features cannot be used or written.
+    """
+    if pictures is None:
+        return data
+    if isinstance(policy.conditioning, LewmConditioning):
+        return data._replace(features=jax.device_put(frozen_features(pictures, policy.conditioning, say)))
+    with stage_progress("read pictures", pictures.num_steps) as on_progress:
+        images = load_pictures(pictures, on_progress)
+    say(f"pictures of {', '.join(pictures.cameras)} in memory: {images.nbytes / 1e9:.2f} GB")
+    return data._replace(images=images)
+
+
+def frozen_features(pictures: PictureFolder, conditioning: LewmConditioning, say: Callable[[str], None]) -> np.ndarray:
+    """Features of all steps, float32 (N, D), from the cache beside the demonstrations, which is made if need be."""
+    encoder = conditioning.encoder
+    source = FeatureSource(encoder.fingerprint, str(encoder.fusion), pictures.cameras, pictures.image_size)
+    features = read_features(pictures, source, encoder.joint_output_dim)
+    if features is not None:
+        say(f"frozen features of {len(features)} steps from the cache {cache_path(pictures.directory, source)}")
+        return features
+    started = time.perf_counter()
+    with stage_progress("frozen features", pictures.num_steps) as on_progress:
+        features = compute_features(pictures, embedder(conditioning), embedding_batch(), on_progress)
+    path = write_features(pictures, source, features)
+    rate = len(features) / (time.perf_counter() - started)
+    say(f"frozen features of {len(features)} steps ({rate:.0f} per second) written to {path}")
+    return features
+
+
+def embedder(conditioning: LewmConditioning) -> Embed:
+    """The compiled embedding of a policy; its weights are an argument of the compiled code, not part of it."""
+    graph, variables = nnx.split(conditioning)
+    embed = jax.jit(lambda variables, images: nnx.merge(graph, variables).embed(images))
+    return lambda images: embed(variables, images)
+
+
+def embedding_batch() -> int:
+    """Steps that are embedded at once: what keeps the default device busy."""
+    return CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH

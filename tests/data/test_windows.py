@@ -89,7 +89,7 @@ def test_load_packs_all_episodes(folder, make_episode):
     np.testing.assert_array_equal(data.qpos[5:11], make_episode(1, steps=6).qpos)
     assert data.first.tolist() == [0] * 5 + [5] * 6 + [11] * 7
     assert data.last.tolist() == [4] * 5 + [10] * 6 + [17] * 7
-    assert all(isinstance(leaf, jax.Array) for leaf in data)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data))
 
 
 def test_load_refuses_statistics_of_another_set(folder):

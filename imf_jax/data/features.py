@@ -1,0 +1,165 @@
+"""Cached features: what a frozen encoder makes of the pictures of demonstrations, kept beside them.
+
+`<demonstrations>/features_<key>.npz` holds `features` float32 (N, D), N steps of all demonstrations in order, and
+`about`, a JSON text that says what they were made from. The key names encoder, fusion, preprocessing, cameras and
+picture size, so that several encoders can be tried on the same demonstrations.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from imf_jax.data.pictures import PictureFolder
+from imf_jax.errors import UserError
+from imf_jax.files import flush_to_disk
+
+PREPROCESSING_VERSION = 1
+"""Raised when `imf_jax.models.preprocess` or the encoder's computation changes, so that old caches are not used."""
+
+KEY_DIGITS = 16
+
+Embed = Callable[[np.ndarray], jax.Array]
+"""uint8 (B, C, H, W, 3) -> float32 (B, D); compiled, called with one B only."""
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Everything besides the pictures that features depend on.
+
+    Attributes:
+        encoder_sha256: hash of the encoder's weights.
+        fusion: layout of the views.
+        cameras: in the order in which the encoder takes them.
+        image_size: height and width of the pictures [pixels].
+        preprocessing: version of the computation.
+    """
+
+    encoder_sha256: str
+    fusion: str
+    cameras: tuple[str, ...]
+    image_size: int
+    preprocessing: int = PREPROCESSING_VERSION
+
+    @property
+    def key(self) -> str:
+        """Short name of this source."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
+
+
+def cache_path(directory: Path, source: FeatureSource) -> Path:
+    """Where the features of a folder of demonstrations are kept."""
+    return directory / f"features_{source.key}.npz"
+
+
+def read_features(pictures: PictureFolder, source: FeatureSource, dim: int) -> np.ndarray | None:
+    """The cached features, float32 (N, dim), or None if there are none.
+
+    Args:
+        pictures: the demonstrations' pictures.
+        source: what else features depend on.
+        dim: channels of a feature.
+
+    Raises:
+        UserError: the cache is damaged, or was made from other pictures or by another encoder.
+    """
+    path = cache_path(pictures.directory, source)
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            about, features = json.loads(str(stored["about"])), stored["features"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _refused(path, f"it is damaged ({error})") from None
+    if not isinstance(about, dict):
+        raise _refused(path, "it does not say what it was made from")
+    expected = _about(pictures, source)
+    for name, value in expected.items():
+        if about.get(name) != value and name != "pictures":
+            raise _refused(path, f"it was made with {name} {about.get(name)!r}, not {value!r}")
+    if about.get("pictures") != expected["pictures"]:
+        raise _refused(path, "the pictures of the demonstrations have changed since it was made")
+    if features.shape != (pictures.num_steps, dim) or features.dtype != np.float32 or not np.isfinite(features).all():
+        raise _refused(path, f"it holds no finite float32 ({pictures.num_steps}, {dim}) features")
+    return features
+
+
+def compute_features(
+    pictures: PictureFolder, embed: Embed, batch_size: int, on_progress: Callable[[int], None] = lambda steps: None
+) -> np.ndarray:
+    """Embed the pictures of all demonstrations.
+
+    Args:
+        pictures: what to embed.
+        embed: see `Embed`.
+        batch_size: steps per call of `embed`; the last batch is padded.
+        on_progress: called with the number of control steps embedded so far.
+
+    Returns:
+        float32 (N, D).
+
+    Raises:
+        UserError: a file cannot be read, or a feature is not finite.
+    """
+    features: list[np.ndarray] = []
+    done = 0
+    for batch, count in _batches(pictures, batch_size):
+        features.append(np.asarray(embed(batch))[:count])
+        done += count
+        on_progress(done)
+    joined = np.concatenate(features)
+    if not np.isfinite(joined).all():
+        raise UserError(f"the encoder makes features of {pictures.directory} that are not finite; convert it again")
+    return joined
+
+
+def write_features(pictures: PictureFolder, source: FeatureSource, features: np.ndarray) -> Path:
+    """Write the cache; it appears under its name only when it is whole.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = cache_path(pictures.directory, source)
+    content = io.BytesIO()
+    np.savez(content, features=features, about=np.array(json.dumps(_about(pictures, source))))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_bytes(content.getbuffer())
+        flush_to_disk(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; make the folder writable or free space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _about(pictures: PictureFolder, source: FeatureSource) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(asdict(source)))  # as they come back from a file
+    return values | {"pictures": pictures.fingerprint, "num_steps": pictures.num_steps}
+
+
+def _refused(path: Path, reason: str) -> UserError:
+    return UserError(f"cached features {path} cannot be used: {reason}; delete the file and they are computed again")
+
+
+def _batches(pictures: PictureFolder, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Pictures of consecutive steps in batches of one size, and how many of a batch are not padding."""
+    rest = np.empty((0, *pictures.step_shape), np.uint8)
+    for episode in pictures.read_all():
+        waiting = np.concatenate([rest, episode])
+        for first in range(0, len(waiting) - batch_size + 1, batch_size):
+            yield waiting[first : first + batch_size], batch_size
+        rest = waiting[len(waiting) // batch_size * batch_size :]
+    if len(rest):
+        padded = np.zeros((batch_size, *pictures.step_shape), np.uint8)
+        padded[: len(rest)] = rest
+        yield padded, len(rest)

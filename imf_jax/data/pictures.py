@@ -1,0 +1,204 @@
+"""Camera pictures of demonstrations: checked first, then read file by file or put on the device as one array."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import jax
+import numpy as np
+
+from imf_jax.data.episodes import IMAGES, list_episodes
+from imf_jax.errors import UserError
+
+MEMORY_SHARE = 0.8
+"""Share of the free memory that pictures may take; the rest is for training."""
+
+ALIGNMENT = 64
+"""Boundary on which an array must begin for JAX on a CPU to share it [bytes]."""
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """The pictures of a folder of demonstrations, found and checked by `find_pictures` but not read yet.
+
+    Attributes:
+        directory: the folder.
+        cameras: names of the cameras.
+        image_size: height and width [pixels].
+        paths: the demonstration files, in order of their index.
+        steps: control steps of each, and so its pictures per camera.
+        fingerprint: changes when pictures change.
+    """
+
+    directory: Path
+    cameras: tuple[str, ...]
+    image_size: int
+    paths: tuple[Path, ...]
+    steps: tuple[int, ...]
+    fingerprint: str
+
+    @property
+    def num_steps(self) -> int:
+        """Control steps of all demonstrations."""
+        return sum(self.steps)
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        """Shape of the pictures of one step: cameras, height, width, RGB."""
+        return (len(self.cameras), self.image_size, self.image_size, 3)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that all pictures take [bytes]."""
+        return self.num_steps * int(np.prod(self.step_shape))
+
+    def read(self, index: int) -> np.ndarray:
+        """Pictures of one demonstration, uint8 (T, C, H, W, 3).
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        pictures = np.empty((self.steps[index], *self.step_shape), np.uint8)
+        try:
+            with h5py.File(self.paths[index], "r") as file:
+                for c, camera in enumerate(self.cameras):
+                    file[f"{IMAGES}/{camera}"].read_direct(pictures, dest_sel=np.s_[:, c])
+        except (OSError, KeyError, TypeError) as error:
+            raise UserError(f"{self.paths[index]}: the pictures cannot be read ({error}); collect it again") from error
+        return pictures
+
+    def read_all(self) -> Iterator[np.ndarray]:
+        """Pictures of all demonstrations, see `read`; the next file is read while the caller works."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self.read, 0)
+            for index in range(len(self.paths)):
+                pictures = ahead.result()
+                if index + 1 < len(self.paths):
+                    ahead = pool.submit(self.read, index + 1)
+                yield pictures
+
+
+def find_pictures(directory: Path, cameras: tuple[str, ...], image_size: int) -> PictureFolder:
+    """Check that every demonstration has pictures of the cameras, in the size that a policy reads.
+
+    Args:
+        directory: folder of demonstrations.
+        cameras: names of the cameras.
+        image_size: height and width [pixels].
+
+    Raises:
+        UserError: names the file and the camera that is missing or does not fit.
+    """
+    paths = list_episodes(directory)
+    steps, digest = [], hashlib.sha256()
+    for path in paths:
+        try:
+            with h5py.File(path, "r") as file:
+                steps.append(len(file["action"]))
+                for camera in cameras:
+                    _describe(_pictures_of(path, file, camera, cameras, steps[-1], image_size), digest)
+        except (OSError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: cannot be read as a demonstration ({error}); collect it again") from error
+    return PictureFolder(directory, cameras, image_size, tuple(paths), tuple(steps), digest.hexdigest())
+
+
+def load_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = lambda steps: None) -> jax.Array:
+    """Put all pictures on the default device: uint8 (N, C, H, W, 3), N steps of all demonstrations in order.
+
+    Args:
+        folder: what to load.
+        on_progress: called with the number of control steps read so far.
+
+    Raises:
+        UserError: they take more memory than there is, or a file cannot be read.
+    """
+    require_memory(folder)
+    joined = _aligned((folder.num_steps, *folder.step_shape))
+    first = 0
+    for pictures in folder.read_all():
+        joined[first : first + len(pictures)] = pictures
+        first += len(pictures)
+        on_progress(first)
+    return jax.device_put(joined)
+
+
+def require_memory(folder: PictureFolder) -> None:
+    """Refuse pictures that do not fit in memory, before any is read.
+
+    Raises:
+        UserError: says what they take and what there is.
+    """
+    places = {"the device": free_device_memory(), "main memory": free_main_memory()}
+    for place, free in places.items():
+        if free is not None and folder.num_bytes > MEMORY_SHARE * free:
+            raise UserError(
+                f"pictures in {folder.directory} take {folder.num_bytes / 1e9:.1f} GB ({folder.num_steps} steps x "
+                f"{len(folder.cameras)} cameras x {folder.image_size}x{folder.image_size}), but {place} has "
+                f"{free / 1e9:.1f} GB free; use fewer demonstrations or cameras, or collect at a smaller --image-size"
+            )
+
+
+def free_device_memory() -> int | None:
+    """Memory that JAX can still allocate on the default device [bytes]; None where it does not tell, as on a CPU."""
+    statistics = jax.devices()[0].memory_stats()
+    if not statistics or "bytes_limit" not in statistics:
+        return None
+    return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+
+
+def free_main_memory() -> int | None:
+    """Memory that this process can still have, a limit of its control group included [bytes]; None if unknown."""
+    free = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            used = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+            free.append(int(limit) - int(used["anon"]) - int(used["shmem"]))
+    except (OSError, ValueError, KeyError):
+        pass  # not a Linux that tells
+    return min(free, default=None)
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An uninitialised uint8 array that JAX on a CPU takes over without a copy."""
+    size = int(np.prod(shape))
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + size].reshape(shape)
+
+
+def _pictures_of(
+    path: Path, file: h5py.File, camera: str, cameras: tuple[str, ...], steps: int, image_size: int
+) -> h5py.Dataset:
+    wanted = f"collect with --cameras {' '.join(cameras)} --image-size {image_size}"
+    dataset = file.get(f"{IMAGES}/{camera}")
+    if not isinstance(dataset, h5py.Dataset):
+        has = ", ".join(file.get(IMAGES, {})) or "none"
+        raise UserError(f"{path}: there are no pictures of camera {camera!r} (cameras: {has}); {wanted}")
+    if dataset.dtype != np.uint8 or dataset.ndim != 4 or dataset.shape[0] != steps or dataset.shape[3] != 3:
+        raise UserError(
+            f"{path}: pictures of camera {camera!r} have shape {dataset.shape} and type {dataset.dtype}, "
+            f"expected uint8 ({steps}, {image_size}, {image_size}, 3); {wanted}"
+        )
+    height, width = dataset.shape[1:3]
+    if (height, width) != (image_size, image_size):
+        raise UserError(
+            f"{path}: pictures of camera {camera!r} are {height}x{width}, but policy.encoder.image_size is "
+            f"{image_size}; {wanted}, or set --policy.encoder.image-size"
+        )
+    return dataset
+
+
+def _describe(dataset: h5py.Dataset, digest: "hashlib._Hash") -> None:
+    """Add to `digest` what tells pictures from others without reading them all.
+
+    That is their shape, how many bytes they take in the file, compressed, and three of them.
+    """
+    digest.update(repr((dataset.name, dataset.shape, dataset.id.get_storage_size())).encode())
+    for step in (0, len(dataset) // 2, len(dataset) - 1):
+        digest.update(dataset[step].tobytes())
