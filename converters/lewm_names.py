@@ -83,7 +83,8 @@ def find_parts(checkpoint: Checkpoint, prefix: str | None) -> Parts:
     named = [pair for pair in pairs if canonical(f".{pair[0]}").endswith(".encoder.")]
     pairs = _without_aliases(tensors, named or pairs)
     if not pairs:
-        found = f"encoder at {encoders or 'none'}, projector at {projectors or 'none'}"
+        places = [", ".join(prefix or "the top" for prefix in found) or "none" for found in (encoders, projectors)]
+        found = f"encoder at {places[0]}, projector at {places[1]}"
         raise UserError(
             f"{checkpoint.path} holds no encoder (embeddings.cls_token) with a projector (projector.net.0.weight) "
             f"beside it; found {found}; see --inspect"

@@ -195,10 +195,14 @@ def key_tree(tensors: Mapping[str, StoredTensor]) -> str:
 
 def inspect(checkpoint: Checkpoint) -> None:
     """Print what a checkpoint holds."""
-    print(f"{checkpoint.path}: {checkpoint.kind}, {len(checkpoint.tensors)} tensors, sha256 {checkpoint.sha256}")
-    print(key_tree(checkpoint.tensors))
+    lines = [f"{checkpoint.path}: {checkpoint.kind}, {len(checkpoint.tensors)} tensors, sha256 {checkpoint.sha256}"]
+    lines.append(key_tree(checkpoint.tensors))
     if checkpoint.placeholders:
-        print("named in the file and neither imported nor run: " + ", ".join(checkpoint.placeholders))
+        lines.append("named in the file and neither imported nor run: " + ", ".join(checkpoint.placeholders))
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:  # the reader, for example `head`, has seen enough; keep the exit from complaining too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_report(out: Path | None, report: Report) -> None:
