@@ -67,7 +67,7 @@ def read_head_config(given: Mapping[str, int], shapes: Mapping[str, tuple[int, .
     n_layer = (max(sublayers) + 2) // 2
 
     beside = settings_beside(path)
-    settings = {**beside, **given}
+    settings: dict[str, Any] = {**beside, **given}
     for name, value in settings.items():
         report.notes.append(f"{name} {value}: from {'--' + name.replace('_', '-') if name in given else 'config.json'}")
     require("n_head" in settings, "--n-head is missing: the tensors do not show the number of query heads")
