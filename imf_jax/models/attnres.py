@@ -6,6 +6,10 @@ a softmax mixture of the raw outputs of all earlier sub-layers ("attention resid
 Inside, activations are matrices (rows = batch x tokens, channels), which keeps every linear layer one matrix product.
 """
 
+import operator
+from collections.abc import Sequence
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +72,11 @@ def rotate_pairs(x: Array, cos: np.ndarray, sin: np.ndarray) -> Array:
 def inverse_rms(x: Array) -> Array:
     """1 / sqrt(mean of squares over the last axis + eps), float32 (..., 1)."""
     return jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + NORM_EPS)
+
+
+def add_all(arrays: Sequence[Array]) -> Array:
+    """Their sum, from first to last, without stacking them."""
+    return reduce(operator.add, arrays)
 
 
 def linear(in_features: int, out_features: int, rngs: nnx.Rngs, *, use_bias: bool = False) -> nnx.Linear:
@@ -150,9 +159,9 @@ class AttnResBackbone(nnx.Module):
         add_source(x)
         for k, (norm, sublayer) in enumerate(zip(self.norms, self.sublayers, strict=True)):
             weights = jax.nn.softmax(jnp.stack([scores[k] for scores in logits]), axis=0)
-            mixture = sum(weight[:, None] * source for weight, source in zip(weights, sources, strict=True))
+            mixture = add_all([weight[:, None] * source for weight, source in zip(weights, sources, strict=True)])
             add_source(sublayer(norm(mixture), num_tokens))
-        return sum(sources)
+        return add_all(sources)
 
 
 class AttnResHead(nnx.Module):
@@ -190,7 +199,7 @@ class AttnResHead(nnx.Module):
         tokens = jnp.concatenate(
             [r_token, t_token, self.condition_embedding(condition), self.action_embedding(z)], axis=1
         )
-        batch, num_tokens, width = tokens.shape
+        _, num_tokens, width = tokens.shape
         hidden = self.backbone(tokens.reshape(-1, width), num_tokens).reshape(tokens.shape)
         return self.output(self.norm(hidden[:, num_tokens - z.shape[1] :]))
 

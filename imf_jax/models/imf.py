@@ -198,7 +198,7 @@ def sample(velocity: Velocity, noise: Array, condition: Array, steps: int) -> Ar
     Returns:
         float32 (B, H, A), z at time 0.
     """
-    grid = np.linspace(1, 0, steps + 1, dtype=np.float32)
+    grid = jnp.asarray(np.linspace(1, 0, steps + 1), jnp.float32)
 
     def advance(z: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
         t, r = (jnp.full(z.shape[0], time) for time in interval)

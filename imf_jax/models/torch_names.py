@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from imf_jax.models.attnres import AttnResHead, Attention, SwiGLU
+from imf_jax.models.attnres import Attention, AttnResHead, SwiGLU
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Slot:
         shape = np.empty(self.variable.shape, np.bool_)[self.index].shape
         return shape[::-1] if self.transposed else shape
 
-    def read(self, value: np.ndarray) -> np.ndarray:
+    def read(self, value: np.ndarray | jax.Array) -> np.ndarray:
         """The torch array's part of `value`, an array shaped like the variable (a weight, a gradient)."""
         part = np.asarray(value)[self.index]
         return part.T if self.transposed else part
@@ -60,7 +61,8 @@ def torch_slots(head: AttnResHead) -> dict[str, Slot]:
     """Every torch parameter name of a head, with the place of its value."""
     slots: dict[str, Slot] = {}
 
-    def add(name: str, variable: nnx.Param, columns: slice = slice(None)) -> None:
+    def add(name: str, variable: nnx.Param | None, columns: slice = slice(None)) -> None:
+        assert variable is not None, f"{name} belongs to a layer without it"
         matrix = variable.ndim == 2
         slots[name] = Slot(variable, (slice(None), columns) if matrix else (columns,), matrix)
 
