@@ -204,4 +204,4 @@ def sample(velocity: Velocity, noise: Array, condition: Array, steps: int) -> Ar
         t, r = (jnp.full(z.shape[0], time) for time in interval)
         return z - (interval[0] - interval[1]) * velocity(z, r, t, condition), None
 
-    return jax.lax.scan(advance, noise, (grid[:-1], grid[1:]))[0]
+    return jax.lax.scan(advance, noise, (jnp.asarray(grid[:-1]), jnp.asarray(grid[1:])))[0]

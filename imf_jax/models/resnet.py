@@ -177,7 +177,7 @@ class ResNetEncoder(nnx.Module):
             self.network = KeypointNet(config, rngs=rngs)
         else:
             # One module whose variables have a leading axis of cameras.
-            self.network = nnx.vmap(lambda rngs: KeypointNet(config, rngs=rngs))(rngs.fork(split=len(config.cameras)))
+            self.network = nnx.vmap(lambda rngs: KeypointNet(config, rngs=rngs))(rngs.split(len(config.cameras)))
 
     def __call__(self, images: Array, key: Array | None = None) -> Array:
         """Features of every camera.

@@ -127,4 +127,4 @@ def load_torch_state(head: AttnResHead, state: Mapping[str, np.ndarray]) -> Load
 
 def torch_state(head: AttnResHead) -> dict[str, np.ndarray]:
     """The head's parameters under their torch names, linear weights (out, in); the inverse of `load_torch_state`."""
-    return {name: np.array(slot.read(slot.variable[...])) for name, slot in torch_slots(head).items()}
+    return {name: np.array(slot.read(np.asarray(slot.variable[...]))) for name, slot in torch_slots(head).items()}
