@@ -75,7 +75,7 @@ def read_features(pictures: PictureFolder, source: FeatureSource, dim: int) -> n
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             about, features = json.loads(str(stored["about"])), stored["features"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _refused(path, f"it is damaged ({error})") from None
