@@ -46,7 +46,7 @@ def time_embedding(time: Array, width: int) -> Array:
 
 
 def rope_tables(num_tokens: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of the rotary angles `index * theta^(-2 i / head_dim)`, each float32 (num_tokens, head_dim / 2)."""
+    """Cosine and sine of the rotary angles index * theta^(-2 i / head_dim), float32 (num_tokens, head_dim / 2) each."""
     frequencies = ROPE_THETA ** (-np.arange(0, head_dim, 2) / head_dim)
     angles = np.arange(num_tokens)[:, None] * frequencies
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
