@@ -73,6 +73,13 @@ def test_flags_override_the_preset(parse):
     assert (config.batch_size, config.policy.head.n_layer) == (8, 2)
 
 
+def test_flags_change_the_encoder_that_the_preset_chose(parse):
+    encoder = parse(["resnet", "--policy.encoder.crop-size", "200", "--policy.encoder.cameras", "front"]).policy.encoder
+    assert (encoder.crop_size, encoder.cameras, encoder.norm) == (200, ("front",), "group")
+    encoder = parse(["lewm-256", "--policy.encoder.weights", "here", "--policy.encoder.fusion", "grid"]).policy.encoder
+    assert (encoder.weights, encoder.fusion) == (Path("here"), "grid")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -81,6 +88,7 @@ def test_flags_override_the_preset(parse):
         (["nope"], "transfer-state"),
         (["debug", "--max-steps", "0"], "max_steps is 0"),
         (["debug", "--policy.head.num-action-steps", "16"], "num_action_steps"),
+        (["resnet", "--policy.encoder.crop-size", "300"], "crop_size 300 must lie in 33..256"),
     ],
 )
 def test_arguments_that_cannot_work(parse, arguments, named):

@@ -1,15 +1,34 @@
 """Presets: every file in configs/ is one, all of them work, and broken ones are named."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 from flax import nnx
 
-from imf_jax.config import TrainConfig
+from imf_jax.config import LewmEncoderConfig, TrainConfig, from_dict, to_dict
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.models.attnres import count_parameters
+from imf_jax.models.lewm import LewmSizes
 from imf_jax.models.policy import Policy
+from imf_jax.models.vit import VitSizes
 from imf_jax.presets import load_preset, preset_description, preset_paths
+from imf_jax.training.vision import unloaded_encoder
+
+LEWM = LewmSizes(VitSizes(hidden=192, layers=12, heads=3, mlp=768, patch=14, image_size=224), 2048, output=192)
+
+
+def policy_of(config: TrainConfig) -> Policy:
+    """The policy of a configuration, with shapes in place of arrays; a LEWM encoder has the sizes of the source."""
+    identity = {"sizes": dataclasses.asdict(LEWM), "weights_sha256": ""}
+    sees = isinstance(config.policy.encoder, LewmEncoderConfig)
+
+    def build() -> Policy:
+        frozen = unloaded_encoder(config.policy, identity) if sees else None
+        return Policy(config.policy, 7, rngs=nnx.Rngs(0), frozen_encoder=frozen)
+
+    return nnx.eval_shape(build)
 
 
 def test_names_are_file_names_with_dashes():
@@ -21,7 +40,41 @@ def test_every_preset_loads_and_builds_a_policy(name):
     config = load_preset(name)
     assert isinstance(config, TrainConfig)
     assert preset_description(preset_paths()[name]).splitlines()[0].endswith(".")
-    nnx.eval_shape(lambda: Policy(config.policy, 7, rngs=nnx.Rngs(0)))
+    assert from_dict(TrainConfig, to_dict(config)) == config
+    policy_of(config)
+
+
+def test_presets_that_the_source_prescribes():
+    configs = {name: load_preset(name) for name in preset_paths()}
+    heads = {name: config.policy.head for name, config in configs.items()}
+    for name, n_emb, horizons in [
+        ("lewm-384", 384, (16, 8)),
+        ("lewm-256", 256, (16, 8)),
+        ("short-horizon", 384, (8, 4)),
+    ]:
+        assert (heads[name].n_emb, heads[name].n_layer, heads[name].obs_horizon) == (n_emb, 12, 2)
+        assert (heads[name].pred_horizon, heads[name].num_action_steps) == horizons
+        assert configs[name].max_steps == 50_000
+    episodes = {name: configs[name].validation.num_episodes for name in ("lewm-384", "lewm-256", "short-horizon")}
+    assert episodes == {"lewm-384": 10, "lewm-256": 10, "short-horizon": 5}
+    assert configs["short-horizon"].validation.num_images == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "condition_dim", "tokens", "joint"),
+    [
+        ("lewm-384", 208, 1, 192),
+        ("lewm-256", 208, 1, 192),
+        ("resnet", 208, 1, None),
+        ("resnet-multitoken", 80, 3, None),
+    ],
+)
+def test_conditions_of_policies_that_see(name, condition_dim, tokens, joint):
+    policy = policy_of(load_preset(name))
+    assert (policy.head.condition_dim, policy.conditioning.tokens_per_step) == (condition_dim, tokens)
+    assert policy.joint_output_dim == joint
+    if name == "lewm-384":
+        assert count_parameters(policy) == count_parameters(policy.head) == 21_493_264
 
 
 def test_working_directory_does_not_matter(tmp_path, monkeypatch):
