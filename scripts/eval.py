@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tyro
 from rich.console import Console
 
-from imf_jax.cli import run_main
+from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import IMAGE_SIZE, EvalConfig, to_dict
 from imf_jax.rollout.writers import METRICS, RECORDS, REPORT, read_json, require_empty
 
@@ -33,7 +33,6 @@ def main() -> int:
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
     from imf_jax.sim.backends.native import NativeBackend
-    from imf_jax.training.loop import stop_on_interrupt
 
     candidate = load_expert(config) if config.expert else load_checkpoint(config)
     out = config.out or Path("evals") / f"{candidate.folder}_seed{config.seed}"

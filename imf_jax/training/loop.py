@@ -1,17 +1,14 @@
 """One training run from its configuration to its last checkpoint: start or resume, train, say what came out."""
 
 import hashlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from imf_jax.cli import stop_on_interrupt
 from imf_jax.config import TrainConfig, require, to_dict
 from imf_jax.data.pictures import PictureFolder, find_pictures
 from imf_jax.data.windows import Demonstrations, load_demonstrations
@@ -216,23 +213,3 @@ def final_line(run: Path, summary: TrainingSummary, steps: int) -> str:
         else ""
     )
     return f"{ended}{speed}; best checkpoint {path}: {reason}"
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C ask the run to stop at the next opportunity; the second one interrupts at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from imf_jax.config import ValidationConfig
+from imf_jax.rollout import evaluate
 from imf_jax.rollout.episode import seed_split
 from imf_jax.rollout.recorders.path_image import Photograph
 from imf_jax.sim.rendering.camera import camera_view
@@ -18,14 +19,14 @@ from imf_jax.training.state import build_policy
 @pytest.fixture
 def validate(config, monkeypatch):
     class Camera:
-        def __init__(self, model):
-            self.model = model
+        def __init__(self, model, camera):
+            self.model, self.camera = model, camera
 
         def __call__(self, qpos):
-            view = camera_view(self.model, qpos, "front", 64, 64)
+            view = camera_view(self.model, qpos, self.camera, 64, 64)
             return Photograph(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 9.0, np.float32), view)
 
-    monkeypatch.setattr(validation, "Photographer", Camera)
+    monkeypatch.setattr(evaluate, "Photographer", Camera)
     config = replace(config, validation=ValidationConfig(num_episodes=3, num_images=2))
 
     def build(**options):
@@ -51,7 +52,8 @@ def test_leaves_records_and_pictures_of_validation_scenes(validate):
 
 def test_gives_nothing_when_asked_to_stop(validate):
     assert validate.build(should_stop=lambda: True)(validate.policy, 20) is None
-    assert not (validate.out / "validation" / "step_20" / "metrics.json").exists()
+    metrics = json.loads((validate.out / "validation" / "step_20" / "metrics.json").read_text())
+    assert metrics["interrupted"]
 
 
 def test_line_names_errors():
