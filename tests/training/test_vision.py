@@ -1,0 +1,242 @@
+"""Training from pictures: frozen features and their cache, pictures in memory, what is refused, and the closed loop."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from converters.lewm import Args, convert
+from imf_jax.config import LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
+from imf_jax.data.episodes import write_episode, write_episodes
+from imf_jax.data.statistics import write_statistics
+from imf_jax.data.windows import load_demonstrations, windows_at
+from imf_jax.errors import EXIT_OK, ArgumentError, UserError
+from imf_jax.models.lewm import Frozen
+from imf_jax.models.policy import Policy
+from imf_jax.rollout.engine import Rollout
+from imf_jax.rollout.episode import EpisodeRecord, scene_keys
+from imf_jax.rollout.planner import PolicyPlanner
+from imf_jax.training import checkpoints, loop, vision
+from imf_jax.training.state import build_policy, initial_state, split_policy
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
+CAMERAS = ("r_vis", "top", "front")
+SIZE = 40
+EMBEDDING = 12
+STEPS = 10
+
+
+def pictures(episode: int, cameras: tuple[str, ...] = CAMERAS, size: int = SIZE) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(episode)
+    return {camera: random.integers(0, 256, (STEPS, size, size, 3), np.uint8) for camera in cameras}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny converted LEWM encoder."""
+    out = tmp_path_factory.mktemp("encoders") / "lewm"
+    convert(Args(FIXTURES / "new.ckpt", out, heads=2))
+    return out
+
+
+@pytest.fixture
+def seen(tmp_path: Path, make_demonstration: Callable[..., Any]) -> Path:
+    """Two demonstrations with pictures."""
+    folder = tmp_path / "seen"
+    write_episodes(folder, [replace(make_demonstration(e, STEPS), images=pictures(e)) for e in range(2)])
+    write_statistics(folder)
+    return folder
+
+
+@pytest.fixture
+def lewm_config(config: TrainConfig, seen: Path, encoder: Path, tmp_path: Path) -> TrainConfig:
+    own = shutil.copytree(encoder, tmp_path / "encoder")
+    sees = replace(config.policy, encoder=LewmEncoderConfig(own, "row", SIZE))
+    return replace(config, data=seen, out=tmp_path / "lewm", max_steps=2, policy=sees)
+
+
+@pytest.fixture
+def resnet_config(config: TrainConfig, seen: Path, tmp_path: Path) -> TrainConfig:
+    resnet = ResNetEncoderConfig(("top", "front"), SIZE, 36, norm="batch", keypoints=3, width=16)
+    sees = replace(config.policy, encoder=resnet)
+    return replace(config, data=seen, out=tmp_path / "resnet", max_steps=2, batch_size=2, policy=sees)
+
+
+def sensitive(policy: Policy) -> Policy:
+    """The same with larger weights: an untrained head hardly listens to its condition."""
+    nnx.update(policy.head, jax.tree.map(lambda leaf: 20 * leaf, nnx.state(policy.head, nnx.Param)))
+    return policy
+
+
+def observation(batch: int = 1) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(5)
+    images = random.integers(0, 256, (batch, 2, 3, SIZE, SIZE, 3), np.uint8)
+    return {"state": random.normal(size=(batch, 2, 16)).astype(np.float32), "images": images}
+
+
+def test_frozen_encoder_is_no_part_of_what_is_trained(lewm_config: TrainConfig, config: TrainConfig) -> None:
+    policy = build_policy(lewm_config, 7)
+    assert policy.joint_output_dim == EMBEDDING
+    assert policy.head.condition_dim == EMBEDDING + 16
+    state, frozen = initial_state(policy, lewm_config)
+    without, _ = initial_state(build_policy(config, 7), config)
+    assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(without))
+    kept = [v for _, v in nnx.to_flat_state(frozen.variables) if isinstance(v, Frozen)]
+    assert len(kept) == len(policy.frozen_encoder.weights)
+    assert not jax.tree.leaves(state.statistics)
+
+
+def test_training_from_cached_features(
+    lewm_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {name: np.array(value[...]) for name, value in build_policy(lewm_config, 7).frozen_encoder.weights.items()}
+    assert loop.train(lewm_config) == EXIT_OK
+    (cache,) = lewm_config.data.glob("features_*.npz")
+    assert f"written to {cache}" in capsys.readouterr().out
+
+    # The checkpoint is whole without the encoder's folder, and the encoder in it is bit for bit what it was.
+    shutil.rmtree(lewm_config.policy.encoder.weights)
+    loaded = sensitive(checkpoints.load_policy(lewm_config.out).policy)
+    for name, value in loaded.frozen_encoder.weights.items():
+        np.testing.assert_array_equal(value[...], before[name], err_msg=name)
+    sees = observation()
+    features = {"state": sees["state"], "features": loaded.conditioning.embed(sees["images"])}
+    assert features["features"].shape == (1, 2, EMBEDDING)
+    noise = np.ones((1, 16, 16), np.float32)
+    plan = np.asarray(loaded.plan(sees, noise))
+    np.testing.assert_allclose(loaded.plan(features, noise), plan, atol=1e-4)
+    other = {**sees, "images": np.zeros_like(sees["images"])}
+    assert np.abs(np.asarray(loaded.plan(other, noise)) - plan).max() > 1e-2, "the plan depends on the pictures"
+
+    # Neither training with the cache nor resuming touches the vision transformer.
+    shutil.copytree(Path(lewm_config.out), moved := lewm_config.out.with_name("moved"))
+    convert(Args(FIXTURES / "new.ckpt", lewm_config.policy.encoder.weights, heads=2))
+    monkeypatch.setattr(vision, "compute_features", lambda *args: pytest.fail("embedded again"))
+    assert loop.train(replace(lewm_config, out=moved, resume=True, max_steps=3)) == EXIT_OK
+    assert f"from the cache {cache}" in capsys.readouterr().out
+
+
+def test_windows_carry_the_features_of_their_steps(lewm_config: TrainConfig) -> None:
+    policy = build_policy(lewm_config, 7)
+    data, _ = load_demonstrations(lewm_config.data)
+    found = loop.find_pictures(lewm_config.data, CAMERAS, SIZE)
+    data = vision.with_vision(data, found, policy, lambda line: None)
+    window = windows_at(data, np.array([0, 4, 10, 19]), obs_horizon=2, pred_horizon=16)["observation"]
+    assert "images" not in window
+    together = [np.stack([pictures(e)[camera] for camera in CAMERAS], axis=1) for e in range(2)]
+    steps = np.array([[0, 0], [3, 4], [10, 10], [18, 19]])
+    expected = policy.conditioning.embed(np.concatenate(together)[steps])
+    np.testing.assert_allclose(window["features"], expected, atol=2e-6)
+    np.testing.assert_array_equal(window["state"], np.asarray(data.qpos)[steps])
+
+
+def test_training_from_pictures_resumes_exactly(
+    resnet_config: TrainConfig, same_leaves: Callable[[Any, Any], None]
+) -> None:
+    """Weights, their average and the running statistics of batch normalisation all continue bit for bit."""
+
+    def restored(config: TrainConfig) -> Any:
+        state, frozen = initial_state(build_policy(config, 7), config)
+        return checkpoints.restore_state(checkpoints.newest_checkpoint(config.out), state, frozen)
+
+    assert loop.train(resnet_config) == EXIT_OK
+    halves = replace(resnet_config, out=resnet_config.out.with_name("halves"), max_steps=1)
+    assert loop.train(halves) == EXIT_OK
+    assert loop.train(replace(halves, max_steps=2, resume=True)) == EXIT_OK
+    whole = restored(resnet_config)
+    same_leaves(restored(halves), whole)
+    initial, _ = initial_state(build_policy(resnet_config, 7), resnet_config)
+    for part in ("params", "statistics", "average"):
+        moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), getattr(initial, part), getattr(whole, part))
+        assert jax.tree.all(moved), part
+    loaded = checkpoints.load_policy(resnet_config.out).policy
+    _, params, statistics = split_policy(loaded)
+    same_leaves(nnx.merge_state(params, statistics), whole.average)
+
+
+def test_a_camera_missing_from_a_demonstration_is_named(
+    resnet_config: TrainConfig, make_demonstration: Callable[..., Any]
+) -> None:
+    path = write_episode(
+        resnet_config.data, replace(make_demonstration(1, STEPS), images=pictures(1, ("r_vis", "top")))
+    )
+    with pytest.raises(UserError, match="no pictures of camera 'front'") as caught:
+        loop.train(resnet_config)
+    assert str(path) in str(caught.value)
+    assert not resnet_config.out.exists()
+
+
+def test_pictures_of_another_size_are_named(resnet_config: TrainConfig) -> None:
+    sees = replace(resnet_config.policy, encoder=replace(resnet_config.policy.encoder, image_size=64))
+    with pytest.raises(UserError, match=r"are 40x40, but policy\.encoder\.image_size is 64"):
+        loop.train(replace(resnet_config, policy=sees))
+    assert not resnet_config.out.exists()
+
+
+def test_pictures_that_do_not_fit_are_refused(resnet_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imf_jax.data.pictures.free_main_memory", lambda: 100_000)
+    with pytest.raises(UserError, match=r"take 0.0 GB \(20 steps x 2 cameras x 40x40\)"):
+        loop.train(resnet_config)
+    assert not resnet_config.out.exists()
+
+
+def test_a_folder_without_encoder_is_refused(lewm_config: TrainConfig, tmp_path: Path) -> None:
+    sees = replace(lewm_config.policy, encoder=LewmEncoderConfig(tmp_path / "nowhere", "row", SIZE))
+    with pytest.raises(UserError, match=r"nowhere holds no LEWM encoder; make one with converters/lewm\.py"):
+        loop.train(replace(lewm_config, policy=sees))
+    assert not lewm_config.out.exists()
+
+
+def test_another_encoder_is_refused_on_resume(lewm_config: TrainConfig) -> None:
+    cut = replace(lewm_config, max_steps=1)
+    loop.train(cut)
+    folder = lewm_config.policy.encoder.weights
+    shutil.rmtree(folder)
+    convert(Args(FIXTURES / "float16.pt", folder, heads=2))
+    with pytest.raises(ArgumentError, match="the frozen encoder is not the one"):
+        loop.train(replace(cut, max_steps=2, resume=True))
+
+
+def test_a_stale_cache_is_refused(lewm_config: TrainConfig, make_demonstration: Callable[..., Any]) -> None:
+    loop.train(replace(lewm_config, max_steps=1))
+    changed = {camera: 255 - values for camera, values in pictures(0).items()}
+    write_episode(lewm_config.data, replace(make_demonstration(0, STEPS), images=changed))
+    with pytest.raises(UserError, match=r"cached features .* have changed since it was made; delete the file"):
+        loop.train(replace(lewm_config, out=lewm_config.out.with_name("again")))
+    assert not lewm_config.out.with_name("again").exists()
+
+
+def test_the_loop_closes_over_rendered_pictures(lewm_config: TrainConfig, transfer_backend: Any) -> None:
+    """A policy that sees drives the real scene: the same whatever runs beside it, and blind to the scene state."""
+    sim, _ = transfer_backend.reset(scene_keys(0, [0]))
+    size = transfer_backend.images(sim, CAMERAS).shape[2]
+    sees = replace(lewm_config.policy, encoder=replace(lewm_config.policy.encoder, image_size=size))
+    policy = sensitive(build_policy(replace(lewm_config, policy=sees), 7))
+    policy.set_statistics(load_demonstrations(lewm_config.data)[1].arrays)
+
+    class Watched(PolicyPlanner):
+        def plan(self, observations: dict[str, np.ndarray], *others: Any) -> np.ndarray:
+            assert observations["images"].shape[1:] == (2, 3, size, size, 3)
+            hidden = {**observations, "env_state": np.full_like(observations["env_state"], np.nan)}
+            return super().plan(hidden, *others)
+
+    def records(num_envs: int, episodes: list[int]) -> tuple[dict[int, tuple], int]:
+        planner = Watched(policy, plan_batch=2)
+        done: list[EpisodeRecord] = []
+        rollout = Rollout(
+            transfer_backend, planner, episodes, seed=0, max_steps=20, num_envs=num_envs, on_record=done.append
+        )
+        rendered = rollout.run().frames_rendered
+        return {r.episode: (r.status, r.steps, r.return_, r.max_ik_error) for r in done}, rendered
+
+    together, rendered = records(3, [0, 1, 2])
+    assert {status for status, *_ in together.values()} == {"timeout"}
+    assert rendered == 3 * 3 * (1 + 2 + 2)
+    alone, _ = records(1, [2, 0])
+    assert alone == {episode: together[episode] for episode in (2, 0)}
