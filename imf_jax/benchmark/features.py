@@ -1,0 +1,93 @@
+"""What cached features save: a training step with them against one that runs the frozen LEWM encoder."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imf_jax.benchmark.lewm import SIZES, random_encoder
+from imf_jax.config import STATE_DIM, HeadConfig, LewmEncoderConfig, PolicyConfig, TrainConfig
+from imf_jax.data.windows import Demonstrations
+from imf_jax.models.lewm import LewmEncoder
+from imf_jax.models.preprocess import Fusion
+from imf_jax.training.state import build_policy, compile_run_steps, initial_state
+
+EPISODE_STEPS = 64
+ENV_STATE_DIM = 7
+
+
+@dataclass(frozen=True)
+class FeatureSpeed:
+    """Times of a training step.
+
+    Attributes:
+        width: channels of the head.
+        layers: its layers.
+        batch: windows per step; each has two observations of three cameras.
+        fusion: layout of the views.
+        cached_ms: median with features from the cache [ms].
+        embedding_ms: median with the encoder run on the pictures of the batch [ms].
+        ratio: median over the rounds of embedding / cached within a round.
+    """
+
+    width: int
+    layers: int
+    batch: int
+    fusion: str
+    cached_ms: float
+    embedding_ms: float
+    ratio: float
+
+
+def measure(
+    *, width: int, layers: int, batch: int, rounds: int, fusion: Fusion = "row", image_size: int = 256
+) -> FeatureSpeed:
+    """Time both kinds of training step in turns, with the encoder's sizes as published and random weights.
+
+    Args:
+        width: channels of the head.
+        layers: its layers.
+        batch: windows per step.
+        rounds: steps of each kind; one more is taken before and not counted.
+        fusion: layout of the views.
+        image_size: height and width of the pictures [pixels].
+    """
+    config = TrainConfig(
+        batch_size=batch,
+        policy=PolicyConfig(
+            head=HeadConfig(n_emb=width, n_layer=layers),
+            encoder=LewmEncoderConfig(fusion=fusion, image_size=image_size),
+        ),
+    )
+    weights = {name: np.asarray(variable[...]) for name, variable in random_encoder().weights.items()}
+    policy = build_policy(config, ENV_STATE_DIM, LewmEncoder(weights, SIZES, fusion=fusion))
+    random = np.random.default_rng(0)
+    seen = (EPISODE_STEPS, len(config.policy.encoder.cameras), image_size, image_size, 3)
+    blind = Demonstrations(
+        action=jnp.zeros((EPISODE_STEPS, config.policy.head.action_dim)),
+        qpos=jnp.zeros((EPISODE_STEPS, STATE_DIM)),
+        env_state=jnp.zeros((EPISODE_STEPS, ENV_STATE_DIM)),
+        first=jnp.zeros(EPISODE_STEPS, jnp.int32),
+        last=jnp.full(EPISODE_STEPS, EPISODE_STEPS - 1, jnp.int32),
+    )
+    sides = [
+        blind._replace(features=jax.device_put(random.normal(size=(EPISODE_STEPS, SIZES.output)).astype(np.float32))),
+        blind._replace(images=jax.device_put(random.integers(0, 256, seen, np.uint8))),
+    ]
+    state, frozen = initial_state(policy, config)
+    run_steps = [compile_run_steps(config, state, frozen, data) for data in sides]
+    seconds: list[list[float]] = []
+    for _ in range(rounds + 1):
+        seconds.append([])
+        for run, data in zip(run_steps, sides, strict=True):
+            start = time.perf_counter()
+            state = jax.block_until_ready(run(state, frozen.variables, data, jnp.int32(1)))
+            seconds[-1].append(time.perf_counter() - start)
+    cached, embedding = zip(*seconds[1:], strict=True)
+    ratio = statistics.median(slow / fast for fast, slow in zip(cached, embedding, strict=True))
+    return FeatureSpeed(
+        width, layers, batch, fusion, 1000 * statistics.median(cached), 1000 * statistics.median(embedding), ratio
+    )
