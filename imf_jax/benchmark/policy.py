@@ -1,0 +1,213 @@
+"""Time of a training step and of a plan of the head, against a plain JAX port and, if given, a peer; in turns.
+
+The sides share the process, the threads, the weights and the inputs, and must agree on the loss and the plan.
+"""
+
+import importlib.util
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from imf_jax.benchmark import plain_head
+from imf_jax.config import HeadConfig, ObjectiveConfig
+from imf_jax.errors import UserError
+from imf_jax.models import imf
+from imf_jax.models.attnres import AttnResHead
+from imf_jax.models.torch_names import torch_state
+
+CONDITION_DIM = 23
+"""Robot state (16) and the pose of one object (7)."""
+
+AGREEMENT = 1e-3
+"""Largest difference between the sides, relative to the largest magnitude."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One measured quantity.
+
+    Attributes:
+        head: size of the head, "n_emb/n_layer".
+        what: "training step" or "plan", with the batch size.
+        side: "imf_jax", "plain JAX" or the peer's name.
+        median_ms: median over the rounds [ms].
+        ratio: median over the rounds of (time of this side / time of imf_jax); above 1 means that imf_jax is faster.
+        compile_s: tracing and compilation [s]; None for a peer, which does both on its own.
+    """
+
+    head: str
+    what: str
+    side: str
+    median_ms: float
+    ratio: float
+    compile_s: float | None
+
+
+class Batch(NamedTuple):
+    """Inputs of one measurement, float32 numpy: x, noise (B, H, A); r, t (B,); condition (B, Nc, C)."""
+
+    x: Any
+    noise: Any
+    r: Any
+    t: Any
+    condition: Any
+
+
+class Side(NamedTuple):
+    """One implementation, ready to be timed. Calls return when the result is there."""
+
+    name: str
+    train: Callable[[], Any]
+    plan: Callable[[], Any]
+    train_compile_s: float | None
+    plan_compile_s: float | None
+
+
+def make_batch(config: HeadConfig, size: int) -> Batch:
+    """Random inputs; the first half of the rows has r = t, as in training."""
+    random = np.random.default_rng(0)
+    shape = (size, config.pred_horizon, config.action_dim)
+    x, noise = random.normal(size=(2, *shape)).astype(np.float32)
+    r, t = (np.asarray(time) for time in imf.sample_times(jax.random.key(0), size, ObjectiveConfig()))
+    condition = random.normal(size=(size, config.obs_horizon, CONDITION_DIM)).astype(np.float32)
+    return Batch(x, noise, r, t, condition)
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], Any], float]:
+    """The function, compiled and bound to its arguments on the device, and the time that took [s]."""
+    arguments = jax.device_put(arguments)
+    start = time.perf_counter()
+    program = jax.jit(function).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    return lambda: jax.block_until_ready(program(*arguments)), seconds
+
+
+def this_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
+    """`imf_jax.models`."""
+    graph, weights = nnx.split(head)
+    objective = ObjectiveConfig()
+    num_equal = imf.equal_rows(len(train.x), objective)
+
+    def loss(weights: nnx.State, batch: Batch) -> jax.Array:
+        z = imf.interpolate(batch.x, batch.noise, batch.t)
+        velocity = nnx.merge(graph, weights)
+        compound, _ = imf.batch_compound_velocity(velocity, z, batch.r, batch.t, batch.condition, num_equal)
+        return imf.regression_loss(compound - (batch.noise - batch.x), jnp.zeros(z.shape[:2], bool), objective)
+
+    def sample(weights: nnx.State, noise: jax.Array, condition: jax.Array) -> jax.Array:
+        return imf.sample(nnx.merge(graph, weights), noise, condition, steps=1)
+
+    step, step_s = compiled(jax.value_and_grad(loss), weights, train)
+    act, act_s = compiled(sample, weights, plan.noise, plan.condition)
+    return Side("imf_jax", step, act, step_s, act_s)
+
+
+def plain_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
+    """The plain port."""
+    sizes: Any = {"n_layer": head.config.n_layer, "n_head": head.config.n_head, "n_kv_head": head.config.n_kv_head}
+    weights = torch_state(head)
+
+    def sample(weights: plain_head.Weights, noise: jax.Array, condition: jax.Array) -> jax.Array:
+        r, t = jnp.zeros(len(noise)), jnp.ones(len(noise))
+        return noise - plain_head.velocity(weights, noise, r, t, condition, **sizes)
+
+    step, step_s = compiled(jax.value_and_grad(partial(plain_head.loss, **sizes)), weights, *train)
+    act, act_s = compiled(sample, weights, plan.noise, plan.condition)
+    return Side("plain JAX", step, act, step_s, act_s)
+
+
+def peer_side(module: Path, head: AttnResHead, train: Batch, plan: Batch) -> Side:
+    """A reader's implementation: a Python file with `train_step` and `plan`.
+
+    `build(config, weights, threads)` of the file gets the sizes (dict), the weights under their torch names (numpy) and
+    the number of threads, and returns an object with `train_step(x, noise, r, t, condition) -> loss` (computes the
+    gradient too) and `plan(noise, condition) -> chunk`, numpy in and numpy out.
+
+    Raises:
+        UserError: the file is not there, or has no `build`.
+    """
+    spec = importlib.util.spec_from_file_location(module.stem, module)
+    if spec is None or spec.loader is None or not module.is_file():
+        raise UserError(f"--peer {module} is no Python file; give the path of a file with a function `build`")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    if not hasattr(loaded, "build"):
+        raise UserError(f"--peer {module} has no function `build(config, weights, threads)`; add one")
+    config = {**asdict(head.config), "condition_dim": head.condition_dim}
+    peer = loaded.build(config, torch_state(head), cpu_threads())
+    return Side(module.stem, lambda: peer.train_step(*train), lambda: peer.plan(plan.noise, plan.condition), None, None)
+
+
+def cpu_threads() -> int:
+    """CPU threads this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: int, peer: Path | None) -> list[Timing]:
+    """Time every side at one size of the head.
+
+    Args:
+        n_emb: width.
+        n_layer: layers.
+        batch: rows of a training step.
+        plan_batch: rows of a plan.
+        rounds: calls of every side; plans, being short, are called ten times as often. The first is not counted.
+        peer: see `peer_side`.
+
+    Raises:
+        UserError: the sides do not compute the same.
+    """
+    config = HeadConfig(n_emb=n_emb, n_layer=n_layer)
+    head = AttnResHead(config, CONDITION_DIM, rngs=nnx.Rngs(0))
+    queries = head.backbone.pseudo_queries
+    queries[...] = 0.1 * jax.random.normal(jax.random.key(1), queries.shape)
+    train, plan = make_batch(config, batch), make_batch(config, plan_batch)
+    sides = [make(head, train, plan) for make in (this_side, plain_side)]
+    if peer is not None:
+        sides.append(peer_side(peer, head, train, plan))
+    rows = []
+    for what, call, count in (
+        (f"training step, batch {batch}", "train", rounds),
+        (f"plan, batch {plan_batch}", "plan", 10 * rounds),
+    ):
+        check_agreement(what, [(side.name, getattr(side, call)()) for side in sides])
+        seconds = take_turns([getattr(side, call) for side in sides], count)
+        for side, own in zip(sides, seconds, strict=True):
+            ratio = statistics.median(theirs / ours for theirs, ours in zip(own, seconds[0], strict=True))
+            median = 1e3 * statistics.median(own)
+            compile_s = getattr(side, f"{call}_compile_s")
+            rows.append(Timing(f"{n_emb}/{n_layer}", what, side.name, median, ratio, compile_s))
+    return rows
+
+
+def take_turns(calls: list[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Seconds of every call in every round; noise from elsewhere on the machine then hits all sides alike."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for times, call in zip(seconds, calls, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return seconds
+
+
+def check_agreement(what: str, results: list[tuple[str, Any]]) -> None:
+    """Refuse to compare sides that compute different things: the first result, or the loss of (loss, gradient)."""
+    values = [(name, np.asarray(value[0] if isinstance(value, tuple) else value)) for name, value in results]
+    first = values[0][1]
+    for name, value in values[1:]:
+        difference = float(np.abs(value - first).max() / np.abs(first).max())
+        if not difference < AGREEMENT:
+            raise UserError(
+                f"{what}: {name} differs from imf_jax by {difference:.1e} of the largest value; mend it first"
+            )

@@ -1,0 +1,113 @@
+"""Measure speed, as ratios of sides that take turns in one process. Example: python scripts/benchmark.py policy"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from imf_jax.cli import run_main
+from imf_jax.config import require
+from imf_jax.files import write_json
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class PolicyBenchmark:
+    """Training step and plan of the IMF-AttnRes head against a plain JAX port (and a peer of yours)."""
+
+    # Sizes of the head, each "width/layers".
+    sizes: tuple[str, ...] = ("128/4", "256/6", "384/12")
+    # Rows of a training step.
+    batch: int = 64
+    # Rows of a plan.
+    plan_batch: int = 1
+    # Training steps per side; ten times as many plans.
+    rounds: int = 11
+    # Python file with a function `build(config, weights, threads)`, see imf_jax/benchmark/policy.py.
+    peer: Path | None = None
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> tuple[str, list[dict[str, Any]]]:
+        from imf_jax.benchmark.policy import measure
+
+        require(
+            self.rounds >= 1 and self.batch >= 1 and self.plan_batch >= 1, "rounds and batch sizes must be positive"
+        )
+        rows = []
+        for size in self.sizes:
+            width, _, layers = size.partition("/")
+            require(width.isdigit() and layers.isdigit(), f"--sizes {size!r} must be width/layers, for example 256/6")
+            console.print(f"measuring {size} ...", style="dim")
+            timings = measure(
+                int(width),
+                int(layers),
+                batch=self.batch,
+                plan_batch=self.plan_batch,
+                rounds=self.rounds,
+                peer=self.peer,
+            )
+            rows += [asdict(timing) for timing in timings]
+        return "IMF-AttnRes head; ratio = time of a side / time of imf_jax in the same round", rows
+
+
+@dataclass(frozen=True)
+class LewmBenchmark:
+    """Embeddings per second of the frozen LEWM encoder against PyTorch and transformers (extra `parity`)."""
+
+    # Pictures per call.
+    batch: int = 32
+    # Calls of each side.
+    rounds: int = 10
+    # Also measure PyTorch and transformers.
+    peer: bool = True
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> tuple[str, list[dict[str, Any]]]:
+        from imf_jax.benchmark.lewm import measure
+
+        require(min(self.rounds, self.batch) >= 1, "rounds and batch must be positive")
+        speed = measure(batch=self.batch, rounds=self.rounds, peer=self.peer)
+        return "LEWM embeddings per second; ratio above 1: this port is faster", [asdict(speed)]
+
+
+Benchmark = (
+    Annotated[PolicyBenchmark, tyro.conf.subcommand("policy")] | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
+)
+
+
+def main() -> None:
+    benchmark: PolicyBenchmark | LewmBenchmark = tyro.cli(Benchmark, description=__doc__)  # type: ignore[arg-type]
+    title, rows = benchmark.run()
+    table = Table(*rows[0], title=f"{title}; {machine()}")
+    for row in rows:
+        table.add_row(*(format_cell(value) for value in row.values()))
+    console.print(table)
+    if benchmark.json is not None:
+        write_json(benchmark.json, {"title": title, "machine": machine(), "rows": rows})
+        console.print(f"figures in {benchmark.json}", markup=False)
+
+
+def machine() -> str:
+    """Device, threads and JAX version, in a few words."""
+    import jax
+
+    from imf_jax.benchmark.policy import cpu_threads
+
+    return f"{jax.devices()[0].device_kind}, {cpu_threads()} CPU threads, jax {jax.__version__}"
+
+
+def format_cell(value: Any) -> str:
+    """Numbers to three digits; nothing for what was not measured."""
+    if value is None:
+        return ""
+    return f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
+
+
+if __name__ == "__main__":
+    run_main(main)
