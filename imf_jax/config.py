@@ -25,6 +25,10 @@ IMAGE_SIZE = 256
 """Height and width of camera pictures unless a setting says otherwise [pixels]."""
 
 
+RendererName = Literal["warp", "opengl"]
+"""What makes camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `ArgumentError(message)` unless `condition` holds."""
     if not condition:
@@ -314,11 +318,17 @@ class CollectConfig:
     cameras: tuple[str, ...] = ()
     # Height and width of recorded pictures [pixels].
     image_size: int = IMAGE_SIZE
+    # What makes the pictures: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
+    renderer: RendererName = "warp"
 
     def __post_init__(self) -> None:
         for name in ("episodes", "num_envs", "image_size"):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        require(
+            self.renderer == "warp" or bool(self.cameras),
+            f"--renderer {self.renderer} would do nothing: name --cameras to record",
+        )
         for name in ("position_noise", "yaw_noise"):
             value = getattr(self, name)
             require(0 <= value <= 0.2, f"--{name.replace('_', '-')} is {value}; it must lie in 0..0.2")
@@ -350,6 +360,8 @@ class EvalConfig:
     save_trajectory: bool = False
     # Write trajectory.png per episode: a camera's picture with the executed path of both end effectors in red.
     save_images: bool = False
+    # What makes the pictures that a policy sees: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
+    renderer: RendererName = "warp"
     # Camera of those pictures.
     camera: str = "front"
     # Folder of another evaluation (for example of the scripted expert) to show beside this one.

@@ -48,7 +48,7 @@ def main() -> int:
     with stop_on_interrupt() as should_stop:
         summary = evaluate(
             candidate.planner,
-            NativeBackend(candidate.task, image_size=candidate.image_size),
+            NativeBackend(candidate.task, image_size=candidate.image_size, renderer=config.renderer),
             settings,
             out,
             policy=candidate.label,

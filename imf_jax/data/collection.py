@@ -176,7 +176,7 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
         UserError: the folder holds demonstrations of another task, seed or noise, or the expert hardly ever succeeds.
     """
     folder = Path(config.out)
-    backend = NativeBackend(config.task, image_size=config.image_size)
+    backend = NativeBackend(config.task, image_size=config.image_size, renderer=config.renderer)
     if config.cameras:
         camera_ids(backend.model, config.cameras)  # refuses an unknown camera before anything is written
     try:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import mujoco
 import numpy as np
 
-from imf_jax.config import require
+from imf_jax.config import RendererName, require
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord, Split, split_seed
@@ -31,10 +31,12 @@ class PicturedBackend(Backend, Protocol):
     Attributes:
         task: the task of its scenes.
         model: the compiled scene.
+        renderer: what makes the pictures that policies see.
     """
 
     task: Task
     model: mujoco.MjModel
+    renderer: RendererName
 
     def qpos(self, state: SimState) -> np.ndarray:
         """Generalised positions, float64 (B, nq)."""
@@ -131,9 +133,13 @@ def evaluate(
         should_stop: asked before every plan; True ends the evaluation early.
 
     Raises:
-        ArgumentError: a seed outside its range, or an unknown camera.
+        ArgumentError: a seed outside its range, an unknown camera, or a renderer that would render nothing.
         UserError: `out` holds something already, or cannot be written.
     """
+    require(
+        backend.renderer == "warp" or bool(planner.cameras),
+        f"--renderer {backend.renderer} would do nothing: this policy sees no pictures",
+    )
     require_camera(settings.camera, backend)
     for camera in planner.cameras:
         require_camera(camera, backend)
@@ -148,7 +154,7 @@ def evaluate(
         max_steps=backend.task.max_steps,
         control_hz=1 / backend.control_dt,
         cameras=list(cameras),
-        renderer="warp" if cameras else None,
+        renderer=backend.renderer if planner.cameras else None,
         **(provenance or {}),
     )
     records: list[EpisodeRecord] = []

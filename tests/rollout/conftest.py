@@ -25,6 +25,7 @@ class PointBackend:
     cameras = ("front", "top")
     control_dt = 0.02
     task = SimpleNamespace(name="point", max_steps=MAX_STEPS)
+    renderer = "warp"
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []

@@ -7,6 +7,7 @@ import pytest
 from imf_jax.rollout.episode import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.expert import get_expert
+from imf_jax.sim.rendering.opengl_renderer import find_opengl
 
 HOLD = np.array([0.46, 0.40, 0.32, 1, 0, 0, 0, 0.05, 0.46, -0.40, 0.32, 1, 0, 0, 0, 0.05], np.float32)
 
@@ -99,6 +100,15 @@ def test_expert_succeeds_and_passes_every_stage(transfer_backend: NativeBackend)
             stages.add(int(stage))
     assert solved.all()
     assert all(stages >= {0, 1, 2, 3, 4} for stages in seen)
+
+
+def test_opengl_makes_the_same_pictures_where_it_works(transfer_backend: NativeBackend) -> None:
+    if find_opengl() is None:
+        pytest.skip("no off-screen OpenGL here: apt-get install libosmesa6, or libegl1 libgl1-mesa-dri")
+    state, _ = transfer_backend.reset(scene_keys(0, np.arange(2)))
+    backend = NativeBackend("transfer", image_size=96, renderer="opengl")
+    ours, theirs = (b.images(state, ("front",)).astype(int) for b in (transfer_backend, backend))
+    assert np.abs(ours - theirs).mean() < 2
 
 
 def test_pictures_follow_the_state(transfer_backend: NativeBackend) -> None:

@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 from mujoco import mjx
 
+from imf_jax.config import RendererName
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene
 from imf_jax.sim.blocks import in_blocks
@@ -43,16 +44,20 @@ class MjxBackend:
     cameras = CAMERAS
     control_dt = PHYSICS_DT * SUBSTEPS
 
-    def __init__(self, task: str, *, visual: Visual = "mesh", image_size: int = 256) -> None:
+    def __init__(
+        self, task: str, *, visual: Visual = "mesh", image_size: int = 256, renderer: RendererName = "warp"
+    ) -> None:
         """Build the scene of a task; compilation happens at the first reset.
 
         Args:
             task: name of the task.
             visual: look of the arms in pictures.
             image_size: height and width of pictures [pixels].
+            renderer: what makes the pictures.
         """
-        self._parts = TaskScene(task, visual, image_size)
+        self._parts = TaskScene(task, visual, image_size, renderer)
         self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
+        self.renderer = renderer
         self._mjx_model = mjx.put_model(self.model, impl="jax")
         self._blank = mjx.make_data(self.model, impl="jax")
         # Compiled apart, so that reset, step and run_chunk share the one expensive program.

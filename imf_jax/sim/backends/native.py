@@ -6,6 +6,7 @@ import mujoco
 import mujoco.batch
 import numpy as np
 
+from imf_jax.config import RendererName
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene
 from imf_jax.sim.blocks import in_blocks
@@ -33,7 +34,15 @@ class NativeBackend:
     cameras: tuple[str, ...] = CAMERAS
     control_dt = PHYSICS_DT * SUBSTEPS
 
-    def __init__(self, task: str, *, threads: int = 0, visual: Visual = "mesh", image_size: int = 256) -> None:
+    def __init__(
+        self,
+        task: str,
+        *,
+        threads: int = 0,
+        visual: Visual = "mesh",
+        image_size: int = 256,
+        renderer: RendererName = "warp",
+    ) -> None:
         """Build the scene of a task.
 
         Args:
@@ -41,11 +50,13 @@ class NativeBackend:
             threads: worker threads, 0 for all cores.
             visual: look of the arms in pictures.
             image_size: height and width of pictures [pixels].
+            renderer: what makes the pictures.
         """
         # `StepOutput.finite` reports a diverged scene; by default MuJoCo also logs to a file in the working folder.
         mujoco.set_mju_user_warning(lambda message: None)
-        self._parts = TaskScene(task, visual, image_size)
+        self._parts = TaskScene(task, visual, image_size, renderer)
         self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
+        self.renderer = renderer
         self._threads = threads
         self._targets = jax.jit(self._parts.targets)
         self._sample = jax.jit(jax.vmap(lambda key: self._parts.sample(jax.random.wrap_key_data(key))))

@@ -3,18 +3,23 @@
 `read` and `judge` take numpy or JAX arrays and give the same kind back.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from imf_jax.config import RendererName
 from imf_jax.sim import control
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.scene import READY, Visual, build_scene
 from imf_jax.sim.tasks import Reading, get_task
 from imf_jax.sim.tasks.base import array_module
+
+if TYPE_CHECKING:
+    from imf_jax.sim.rendering.opengl_renderer import OpenGLRenderer
+    from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 
 START_JITTER = 0.02
 """Half width of the uniform spread of the starting joint angles around the ready posture [rad]."""
@@ -27,9 +32,12 @@ class TaskScene:
         task: name of the task.
         visual: look of the arms in pictures.
         image_size: height and width of pictures [pixels].
+        renderer: what makes the pictures: the Warp ray tracer, or OpenGL where a machine has it.
     """
 
-    def __init__(self, task: str, visual: Visual = "mesh", image_size: int = 256) -> None:
+    def __init__(
+        self, task: str, visual: Visual = "mesh", image_size: int = 256, renderer: RendererName = "warp"
+    ) -> None:
         self.task = get_task(task)
         self.scene = build_scene(self.task.add_objects, visual)
         self.arms = control.arm_model(self.scene)
@@ -40,7 +48,8 @@ class TaskScene:
         self._qpos_order = np.argsort(np.concatenate([index.arm_qpos, index.finger_qpos.ravel(), objects]))
         self._ctrl_order = np.argsort(np.concatenate([index.arm_ctrl, index.finger_ctrl.ravel()]))
         self._image_size = image_size
-        self._renderers: dict[tuple[str, ...], Any] = {}
+        self.renderer_name = renderer
+        self._renderers: dict[tuple[str, ...], WarpRenderer | OpenGLRenderer] = {}
         self._touch = np.stack([self.scene.index.touch_sensor[name] for name in self.task.objects])
 
     @property
@@ -67,13 +76,19 @@ class TaskScene:
         fingers = 0.5 * xp.repeat(openings, 2, axis=1)
         return xp.concatenate([joints, fingers], axis=1)[:, self._ctrl_order]
 
-    def renderer(self, cameras: tuple[str, ...]) -> Any:
-        """The Warp renderer of these cameras, built at first use (importing Warp takes seconds)."""
-        from imf_jax.sim.rendering.warp_renderer import WarpRenderer
+    def renderer(self, cameras: tuple[str, ...]) -> "WarpRenderer | OpenGLRenderer":
+        """The renderer of these cameras, built at first use (importing Warp takes seconds).
 
+        Raises:
+            ArgumentError: an unknown camera.
+            UserError: OpenGL is asked for and does not work here; the message names the packages to install.
+        """
         if cameras not in self._renderers:
-            size = self._image_size
-            self._renderers[cameras] = WarpRenderer(self.model, cameras, height=size, width=size)
+            from imf_jax.sim.rendering.opengl_renderer import OpenGLRenderer
+            from imf_jax.sim.rendering.warp_renderer import WarpRenderer
+
+            kind = OpenGLRenderer if self.renderer_name == "opengl" else WarpRenderer
+            self._renderers[cameras] = kind(self.model, cameras, self._image_size, self._image_size)
         return self._renderers[cameras]
 
     def targets(self, joint_target: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
