@@ -141,15 +141,18 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def best_checkpoint(run: Path) -> tuple[Path, CheckpointMeta] | None:
-    """The checkpoint with the highest validation success; of equals the one with the higher mean return, then the
-    later one. Without any validated checkpoint it is the newest, and None if there is no complete one.
+    """The checkpoint with the highest validation success; of equals the later one, but where none ever succeeded the
+    one with the highest mean return. Without any validated checkpoint it is the newest, None if there is none.
+
+    Episodes end with success, so among policies that succeed a higher return only means a slower one.
     """
     candidates = [(path, read_meta(path)) for path in complete_checkpoints(run)]
 
     def rank(candidate: tuple[Path, CheckpointMeta]) -> tuple[bool, float, float, int]:
         meta = candidate[1]
         figures = meta.validation or {}
-        return meta.validation is not None, figures.get("success", 0.0), figures.get("return", 0.0), meta.step
+        success = figures.get("success", 0.0)
+        return meta.validation is not None, success, 0.0 if success else figures.get("return", 0.0), meta.step
 
     return max(candidates, key=rank, default=None)
 

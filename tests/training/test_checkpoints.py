@@ -127,18 +127,21 @@ def test_missing_checkpoints_are_told_in_one_line(tmp_path):
         load_policy(tmp_path)
 
 
-def test_best_is_by_success_then_return_then_step(state, config, tmp_path):
+def test_best_is_by_success_then_step_and_by_return_before_any_success(state, config, tmp_path):
     def result(success, total):
         return {"success": success, "return": total}
 
     save(tmp_path, state, config, 10)
     assert best_checkpoint(tmp_path)[0].name == "10"
-    results = {20: result(0.4, 9.0), 30: result(0.5, 2.0), 40: result(0.5, 3.0), 50: result(0.5, 3.0), 60: None}
+    results = {
+        12: result(0.0, 3.0), 14: result(0.0, 2.0),
+        20: result(0.4, 9.0), 30: result(0.5, 3.0), 40: result(0.5, 2.0), 50: result(0.4, 9.0), 60: None,
+    }  # fmt: skip
     best = {}
     for step, validation in results.items():
         save(tmp_path, state, config, step, validation)
         best[step] = best_checkpoint(tmp_path)[1].step
-    assert best == {20: 20, 30: 30, 40: 40, 50: 50, 60: 50}
+    assert best == {12: 12, 14: 12, 20: 20, 30: 30, 40: 40, 50: 40, 60: 40}
 
 
 def test_prune_keeps_the_newest_and_the_best(state, config, tmp_path):
