@@ -2,14 +2,14 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from imf_jax.cli import run_main
-from imf_jax.config import require
+from imf_jax.config import IMAGE_SIZE, require
 from imf_jax.files import write_json
 
 console = Console(highlight=False, soft_wrap=True)
@@ -40,12 +40,11 @@ class PolicyBenchmark:
         )
         rows = []
         for size in self.sizes:
-            width, _, layers = size.partition("/")
-            require(width.isdigit() and layers.isdigit(), f"--sizes {size!r} must be width/layers, for example 256/6")
+            width, layers = parse_size(size)
             console.print(f"measuring {size} ...", style="dim")
             timings = measure(
-                int(width),
-                int(layers),
+                width,
+                layers,
                 batch=self.batch,
                 plan_batch=self.plan_batch,
                 rounds=self.rounds,
@@ -76,13 +75,59 @@ class LewmBenchmark:
         return "LEWM embeddings per second; ratio above 1: this port is faster", [asdict(speed)]
 
 
+@dataclass(frozen=True)
+class FeaturesBenchmark:
+    """Training steps from cached features against steps that run the frozen LEWM encoder on their pictures."""
+
+    # Sizes of the head, each "width/layers".
+    sizes: tuple[str, ...] = ("384/12",)
+    # Windows per training step; each has two observations of three cameras.
+    batch: int = 64
+    # Training steps per side.
+    rounds: int = 3
+    # Layout of the three views in the one picture that the encoder sees.
+    fusion: Literal["row", "grid"] = "row"
+    # Height and width of the camera pictures [pixels].
+    image_size: int = IMAGE_SIZE
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> tuple[str, list[dict[str, Any]]]:
+        from imf_jax.benchmark.features import measure
+
+        require(min(self.rounds, self.batch, self.image_size) >= 1, "rounds, batch and image size must be positive")
+        rows = []
+        for size in self.sizes:
+            width, layers = parse_size(size)
+            console.print(f"measuring {size} ...", style="dim")
+            speed = measure(
+                width=width,
+                layers=layers,
+                batch=self.batch,
+                rounds=self.rounds,
+                fusion=self.fusion,
+                image_size=self.image_size,
+            )
+            rows.append(asdict(speed))
+        return "training step with cached features; ratio = time with the encoder in the step / time without", rows
+
+
 Benchmark = (
-    Annotated[PolicyBenchmark, tyro.conf.subcommand("policy")] | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
+    Annotated[PolicyBenchmark, tyro.conf.subcommand("policy")]
+    | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
+    | Annotated[FeaturesBenchmark, tyro.conf.subcommand("features")]
 )
 
 
+def parse_size(size: str) -> tuple[int, int]:
+    """Width and layers of a head written as "256/6"."""
+    width, _, layers = size.partition("/")
+    require(width.isdigit() and layers.isdigit(), f"--sizes {size!r} must be width/layers, for example 256/6")
+    return int(width), int(layers)
+
+
 def main() -> None:
-    benchmark: PolicyBenchmark | LewmBenchmark = tyro.cli(Benchmark, description=__doc__)  # type: ignore[arg-type]
+    benchmark: PolicyBenchmark | LewmBenchmark | FeaturesBenchmark = tyro.cli(Benchmark, description=__doc__)  # type: ignore[arg-type]
     title, rows = benchmark.run()
     table = Table(*rows[0], title=f"{title}; {machine()}")
     for row in rows:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imf_jax.benchmark.lewm import SIZES, random_encoder
+from imf_jax.benchmark.lewm import random_encoder
 from imf_jax.config import STATE_DIM, HeadConfig, LewmEncoderConfig, PolicyConfig, TrainConfig
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.lewm import LewmEncoder
@@ -62,8 +62,10 @@ def measure(
             encoder=LewmEncoderConfig(fusion=fusion, image_size=image_size),
         ),
     )
-    weights = {name: np.asarray(variable[...]) for name, variable in random_encoder().weights.items()}
-    policy = build_policy(config, ENV_STATE_DIM, LewmEncoder(weights, SIZES, fusion=fusion))
+    encoder = random_encoder()
+    weights = {name: np.asarray(variable[...]) for name, variable in encoder.weights.items()}
+    policy = build_policy(config, ENV_STATE_DIM, LewmEncoder(weights, encoder.sizes, fusion=fusion))
+    features = jnp.zeros((EPISODE_STEPS, encoder.joint_output_dim))
     random = np.random.default_rng(0)
     seen = (EPISODE_STEPS, len(config.policy.encoder.cameras), image_size, image_size, 3)
     blind = Demonstrations(
@@ -74,7 +76,7 @@ def measure(
         last=jnp.full(EPISODE_STEPS, EPISODE_STEPS - 1, jnp.int32),
     )
     sides = [
-        blind._replace(features=jax.device_put(random.normal(size=(EPISODE_STEPS, SIZES.output)).astype(np.float32))),
+        blind._replace(features=features),
         blind._replace(images=jax.device_put(random.integers(0, 256, seen, np.uint8))),
     ]
     state, frozen = initial_state(policy, config)

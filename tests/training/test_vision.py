@@ -12,16 +12,20 @@ import pytest
 from flax import nnx
 
 from converters.lewm import Args, convert
-from imf_jax.config import LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
+from imf_jax.config import CollectConfig, LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
+from imf_jax.data.collection import Demonstrator
 from imf_jax.data.episodes import write_episode, write_episodes
+from imf_jax.data.pictures import find_pictures
 from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations, windows_at
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError
 from imf_jax.models.lewm import Frozen
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.engine import Rollout
-from imf_jax.rollout.episode import EpisodeRecord, scene_keys
+from imf_jax.rollout.episode import EpisodeRecord, scene_keys, split_seed
+from imf_jax.rollout.frames import FrameReader
 from imf_jax.rollout.planner import PolicyPlanner
+from imf_jax.rollout.scenes import run_last_states
 from imf_jax.training import checkpoints, loop, vision
 from imf_jax.training.state import build_policy, initial_state, split_policy
 
@@ -125,7 +129,7 @@ def test_training_from_cached_features(
 def test_windows_carry_the_features_of_their_steps(lewm_config: TrainConfig) -> None:
     policy = build_policy(lewm_config, 7)
     data, _ = load_demonstrations(lewm_config.data)
-    found = loop.find_pictures(lewm_config.data, CAMERAS, SIZE)
+    found = find_pictures(lewm_config.data, CAMERAS, SIZE)
     data = vision.with_vision(data, found, policy, lambda line: None)
     window = windows_at(data, np.array([0, 4, 10, 19]), obs_horizon=2, pred_horizon=16)["observation"]
     assert "images" not in window
@@ -240,3 +244,24 @@ def test_the_loop_closes_over_rendered_pictures(lewm_config: TrainConfig, transf
     assert rendered == 3 * 3 * (1 + 2 + 2)
     alone, _ = records(1, [2, 0])
     assert alone == {episode: together[episode] for episode in (2, 0)}
+
+
+def test_rollouts_show_what_demonstrations_show(
+    transfer_backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same scene looks the same in a demonstration and to a planner: cameras in one order, frames of one moment."""
+    monkeypatch.setattr(transfer_backend.task, "max_steps", 10)
+    seed = split_seed("demonstration", 0)
+    demonstrator = Demonstrator(CollectConfig(cameras=CAMERAS[::-1]), transfer_backend)
+    (episode,) = demonstrator.run(seed, np.array([4]), lambda finished: None)
+    write_episodes(tmp_path, [episode])
+    recorded = find_pictures(tmp_path, CAMERAS, episode.images["top"].shape[1]).read(0)
+    sim, _ = transfer_backend.reset(scene_keys(seed, [4]))
+    frames = FrameReader(transfer_backend, CAMERAS, 2)
+    first = frames.first(sim)
+    np.testing.assert_array_equal(first[0, 0], recorded[0])
+    executed = (episode.action + episode.noise)[None, :8]
+    states, output = run_last_states(transfer_backend, sim, executed, 2)
+    np.testing.assert_array_equal(output.state[0, -1], episode.qpos[8])
+    np.testing.assert_array_equal(frames.next(first, states)[0], recorded[[7, 8]])
+    assert (recorded[7] != recorded[8]).any()
