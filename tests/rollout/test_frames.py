@@ -8,6 +8,7 @@ import pytest
 
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.recorders.base import StepBatch
 from imf_jax.sim.backends.base import SimState
 
 CAMERAS = ("top", "front")
@@ -58,11 +59,29 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[int]]:
     return watch
 
 
-def roll_out(backend: Any, planner: Any, num_envs: int = 4) -> tuple[dict[int, EpisodeRecord], int]:
+class StateRecorder:
+    """A capture that reads the state after every step."""
+
+    name, needs_states = "states", True
+
+    def __init__(self) -> None:
+        self.chunks: set[int] = set()
+
+    def on_steps(self, steps: StepBatch) -> None:
+        self.chunks.add(len(steps.states))
+
+    def nothing(self, *args: object) -> dict[str, str]:
+        return {}
+
+    setup = on_reset = finish = close = nothing
+
+
+def roll_out(
+    backend: Any, planner: Any, num_envs: int = 4, recorders: Any = ()
+) -> tuple[dict[int, EpisodeRecord], int]:
     records: list[EpisodeRecord] = []
-    result = Rollout(
-        backend, planner, range(9), seed=0, max_steps=38, num_envs=num_envs, on_record=records.append
-    ).run()
+    options = {"seed": 0, "max_steps": 38, "num_envs": num_envs, "recorders": recorders}
+    result = Rollout(backend, planner, range(9), on_record=records.append, **options).run()
     return {record.episode: record for record in records}, result.frames_rendered
 
 
@@ -91,13 +110,16 @@ def test_exactly_the_frames_that_plans_read_are_rendered(
 def test_what_happens_does_not_depend_on_pictures_or_on_scenes_at_once(
     chunk_backend: Any, straight_planner: Callable[..., Any], seeing_planner: Callable[[int], Any]
 ) -> None:
-    def outcome(planner: Any, num_envs: int) -> dict[int, tuple]:
-        records, _ = roll_out(chunk_backend, planner, num_envs)
+    def outcome(planner: Any, num_envs: int, recorders: Any = ()) -> dict[int, tuple]:
+        records, _ = roll_out(chunk_backend, planner, num_envs, recorders)
         return {e: (r.status, r.steps, r.return_, r.max_reward, r.replans) for e, r in records.items()}
 
     blind = outcome(straight_planner(), 4)
     assert outcome(seeing_planner(2), 4) == blind
     assert outcome(seeing_planner(2), 1) == blind
+    recorder = StateRecorder()
+    assert outcome(seeing_planner(2), 4, [recorder]) == blind
+    assert recorder.chunks == {4}, "a capture still gets every state"
 
 
 def test_a_planner_without_cameras_renders_nothing(
