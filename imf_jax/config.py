@@ -308,7 +308,7 @@ class CollectConfig:
     episodes: int = 200
     # Seed of the scenes and of the noise; training and test scenes never coincide.
     seed: int = 0
-    # Scenes simulated at once; has no influence on any result.
+    # Scenes simulated at once, fewer if their pictures would not fit in memory; has no influence on any result.
     num_envs: int = 64
     # Largest standard deviation of the noise added to commanded hand positions [m]; each episode draws its share.
     position_noise: float = 0.008

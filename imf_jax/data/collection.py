@@ -18,6 +18,7 @@ import numpy as np
 
 from imf_jax.config import ACTION_DIM, STATE_DIM, CollectConfig, to_dict
 from imf_jax.data.episodes import Episode, collected_episodes, write_episodes
+from imf_jax.data.pictures import free_main_memory
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import UserError
 from imf_jax.files import write_json
@@ -32,6 +33,9 @@ NOISE_MEMORY = 0.93
 """Correlation of the noise from one control step to the next: it wanders with a time constant of about 0.3 s."""
 
 SUMMARY_FILE = "collection.json"
+
+PICTURE_SHARE = 0.4
+"""Share of the free memory for the pictures of running scenes; each is held twice when its episode is written."""
 
 
 class Disturbance(NamedTuple):
@@ -166,6 +170,20 @@ def batches(wanted: int, num_envs: int, known: set[int]) -> Iterator[np.ndarray]
         yield np.array(batch)
 
 
+def scenes_at_once(config: CollectConfig, max_steps: int, free: int | None) -> int:
+    """`config.num_envs`, or fewer where the pictures of so many running scenes would not fit in memory.
+
+    Args:
+        config: of the collection.
+        max_steps: control steps that an episode can take.
+        free: free memory [bytes]; None if unknown.
+    """
+    if not config.cameras or free is None:
+        return config.num_envs
+    of_scene = max_steps * len(config.cameras) * config.image_size**2 * 3
+    return max(1, min(config.num_envs, int(PICTURE_SHARE * free / of_scene)))
+
+
 def collect(config: CollectConfig, report: Callable[[int, str], None]) -> CollectionSummary:
     """Record demonstrations until `config.episodes` successful ones are in the folder, then write their statistics.
 
@@ -191,7 +209,8 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
     demonstrator = Demonstrator(config, backend)
     began, attempted, succeeded, steps, recorded = time.perf_counter(), 0, 0, 0, len(known)
     if recorded < config.episodes:
-        for batch in batches(config.episodes, config.num_envs, known):
+        num_envs = scenes_at_once(config, backend.task.max_steps, free_main_memory())
+        for batch in batches(config.episodes, num_envs, known):
             episodes = demonstrator.run(seed, batch, partial(_report_batch, report, recorded))
             good = [episode for episode in episodes if episode.success]
             attempted += len(episodes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imf_jax.config import CollectConfig
-from imf_jax.data.collection import collect
+from imf_jax.data.collection import collect, scenes_at_once
 from imf_jax.data.episodes import list_episodes, read_episode
 from imf_jax.data.statistics import read_statistics
 from imf_jax.errors import ArgumentError, UserError
@@ -78,3 +78,13 @@ def test_an_unknown_camera_is_refused_before_anything_is_recorded(tmp_path: Path
     with pytest.raises(ArgumentError, match=r"camera 'back' is not in the scene.*front"):
         run(tmp_path / "new", cameras=("back",))
     assert not (tmp_path / "new").exists()
+
+
+def test_pictures_of_running_scenes_fit_in_memory(tmp_path: Path) -> None:
+    blind = CollectConfig(out=tmp_path, num_envs=64)
+    assert scenes_at_once(blind, 700, 10**9) == 64
+    sees = CollectConfig(out=tmp_path, num_envs=64, cameras=("top", "front"), image_size=100)
+    assert scenes_at_once(sees, 700, None) == 64
+    assert scenes_at_once(sees, 700, 10**12) == 64
+    assert scenes_at_once(sees, 700, 10**9) == 9  # 42 MB a scene
+    assert scenes_at_once(sees, 700, 10**6) == 1
