@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from imf_jax.errors import UserError
+from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import write_json
 from imf_jax.rollout.episode import EpisodeRecord
 
@@ -99,13 +99,13 @@ def require_empty(path: Path, *, replace: bool = False) -> None:
     """Refuse a folder that an evaluation must not be written to.
 
     Raises:
-        UserError: `path` is a file, or a folder that is not empty (unless `replace`).
+        ArgumentError: `path` is a file, or a folder that is not empty (unless `replace`).
     """
     if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file; choose a folder for --out")
+        raise ArgumentError(f"{path} is a file; choose a folder for --out")
     if not replace and path.is_dir() and any(path.iterdir()):
         what = "already holds a run" if (path / MANIFEST).exists() or (path / RECORDS).exists() else "is not empty"
-        raise UserError(f"output folder {path} {what}; choose another --out or remove it")
+        raise ArgumentError(f"output folder {path} {what}; choose another --out or remove it")
 
 
 def read_records(folder: Path) -> tuple[list[EpisodeRecord], list[str]]:
