@@ -131,7 +131,7 @@ def test_interrupt_keeps_what_is_finished(
         (["--checkpoint", "{run}/checkpoints/9"], 2, "there is no checkpoint or run folder"),
         (["--checkpoint", "{run}", "--task", "juggle"], 2, "unknown task 'juggle'; choose one of: transfer"),
         (["--checkpoint", "{run}", "--camera", "back"], 2, "camera 'back' is not in the scene"),
-        (["--checkpoint", "{run}", "--out", "{full}"], 1, "is not empty; choose another --out"),
+        (["--checkpoint", "{run}", "--out", "{full}"], 2, "is not empty; choose another --out"),
         (["--checkpoint", "{run}", "--reference", "{empty}"], 1, "metrics.json is not there"),
         ([], 2, "say what to evaluate: either --checkpoint FOLDER or --expert"),
         (["--checkpoint", "{run}", "--expert"], 2, "either --checkpoint FOLDER or --expert"),
