@@ -33,8 +33,11 @@ class PolicyBenchmark:
     json: Path | None = None
 
     def run(self) -> tuple[str, list[dict[str, Any]]]:
+        import jax
+
         from imf_jax.benchmark.policy import measure
 
+        jax.config.update("jax_enable_compilation_cache", False)  # or compilation would be timed only once
         require(
             self.rounds >= 1 and self.batch >= 1 and self.plan_batch >= 1, "rounds and batch sizes must be positive"
         )
@@ -151,7 +154,9 @@ def format_cell(value: Any) -> str:
     """Numbers to three digits; nothing for what was not measured."""
     if value is None:
         return ""
-    return f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
 
 
 if __name__ == "__main__":

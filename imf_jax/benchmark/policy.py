@@ -38,7 +38,7 @@ class Timing:
 
     Attributes:
         head: size of the head, "n_emb/n_layer".
-        what: "training step" or "plan", with the batch size.
+        what: "training" (one step: loss and gradient) or "plan", with the batch size.
         side: "imf_jax", "plain JAX" or the peer's name.
         median_ms: median over the rounds [ms].
         ratio: median over the rounds of (time of this side / time of imf_jax); above 1 means that imf_jax is faster.
@@ -177,7 +177,7 @@ def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: in
         sides.append(peer_side(peer, head, train, plan))
     rows = []
     for what, call, count in (
-        (f"training step, batch {batch}", "train", rounds),
+        (f"training, batch {batch}", "train", rounds),
         (f"plan, batch {plan_batch}", "plan", 10 * rounds),
     ):
         check_agreement(what, [(side.name, getattr(side, call)()) for side in sides])

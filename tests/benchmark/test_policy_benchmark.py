@@ -25,8 +25,8 @@ def build(config, weights, threads):
 def test_both_sides_agree_and_are_timed() -> None:
     rows = measure(16, 1, batch=4, plan_batch=2, rounds=2, peer=None)
     assert [(row.what, row.side) for row in rows] == [
-        ("training step, batch 4", "imf_jax"),
-        ("training step, batch 4", "plain JAX"),
+        ("training, batch 4", "imf_jax"),
+        ("training, batch 4", "plain JAX"),
         ("plan, batch 2", "imf_jax"),
         ("plan, batch 2", "plain JAX"),
     ]
@@ -37,7 +37,7 @@ def test_both_sides_agree_and_are_timed() -> None:
 def test_a_peer_that_computes_something_else_is_refused(tmp_path: Path) -> None:
     peer = tmp_path / "mine.py"
     peer.write_text(PEER.format(loss=5.0))
-    with pytest.raises(UserError, match=r"training step, batch 4: mine differs from imf_jax by"):
+    with pytest.raises(UserError, match=r"training, batch 4: mine differs from imf_jax by"):
         measure(16, 1, batch=4, plan_batch=2, rounds=1, peer=peer)
 
 
