@@ -90,7 +90,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[[]
     """
     arrays, structure = jax.tree.flatten(jax.device_put(arguments))
     start = time.perf_counter()
-    program = jax.jit(lambda *arrays: function(*structure.unflatten(arrays))).lower(*arrays).compile()
+    program = jax.jit(lambda *arrays: function(*jax.tree.unflatten(structure, arrays))).lower(*arrays).compile()
     seconds = time.perf_counter() - start
     return lambda: jax.block_until_ready(program(*arrays)), seconds
 
