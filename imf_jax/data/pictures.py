@@ -65,7 +65,8 @@ class PictureFolder:
         try:
             with h5py.File(self.paths[index], "r") as file:
                 for c, camera in enumerate(self.cameras):
-                    file[f"{IMAGES}/{camera}"].read_direct(pictures, dest_sel=np.s_[:, c])
+                    # Into an array of its own first: HDF5 fills scattered memory 40 times slower than NumPy does.
+                    pictures[:, c] = file[f"{IMAGES}/{camera}"][()]
         except (OSError, KeyError, TypeError) as error:
             raise UserError(f"{self.paths[index]}: the pictures cannot be read ({error}); collect it again") from error
         return pictures

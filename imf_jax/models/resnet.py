@@ -159,6 +159,13 @@ def crop(images: Array, offsets: Array, size: int) -> Array:
     return jax.vmap(per_camera)(images, offsets)
 
 
+def stack(modules: list[KeypointNet]) -> KeypointNet:
+    """Modules of one structure as one, with a leading axis on every variable."""
+    graph, first = nnx.split(modules[0])
+    states = [first, *(nnx.state(module) for module in modules[1:])]
+    return nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+
+
 class ResNetEncoder(nnx.Module):
     """Camera pictures to keypoints, by one network for every camera or one for all of them.
 
@@ -173,11 +180,9 @@ class ResNetEncoder(nnx.Module):
     def __init__(self, config: ResNetEncoderConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
         self.camera_dim = 2 * config.keypoints
-        if config.shared:
-            self.network = KeypointNet(config, rngs=rngs)
-        else:
-            # One module whose variables have a leading axis of cameras.
-            self.network = nnx.vmap(lambda rngs: KeypointNet(config, rngs=rngs))(rngs.split(len(config.cameras)))
+        networks = [KeypointNet(config, rngs=rngs) for _ in range(1 if config.shared else len(config.cameras))]
+        # Of several networks, one module whose variables have a leading axis of cameras.
+        self.network = networks[0] if config.shared else stack(networks)
 
     def __call__(self, images: Array, key: Array | None = None) -> Array:
         """Features of every camera.
