@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from imf_jax.config import TrainConfig
+from imf_jax.config import ResNetEncoderConfig, TrainConfig
 from imf_jax.data.windows import Demonstrations, sample_windows
 from imf_jax.models.lewm import LewmEncoder
 from imf_jax.models.policy import Policy
@@ -131,6 +131,18 @@ def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenPart
         figures = {**info, "loss": loss, "grad_norm": optax.tree.norm(gradient), "count": jnp.ones(())}
         sums = {name: total + figures[name] for name, total in state.sums.items()}
         return TrainState(state.step + 1, params, statistics, optimizer_state, average, sums)
+
+    if isinstance(config.policy.encoder, ResNetEncoderConfig):
+        # XLA's CPU compiler prepares gradients of convolutions for its fast kernels outside of loops only; within one
+        # they take six times as long. Such steps are long enough for a loop in Python.
+        step = jax.jit(one_step, donate_argnums=0).lower(state, frozen.variables, data).compile()
+
+        def repeat(state: TrainState, variables: nnx.State, data: Demonstrations, count: Array) -> TrainState:
+            for _ in range(int(count)):
+                state = step(state, variables, data)
+            return state
+
+        return repeat
 
     def run_steps(state: TrainState, variables: nnx.State, data: Demonstrations, count: Array) -> TrainState:
         # The trip count is dynamic on purpose: one program serves every count, so grouping cannot change rounding.
