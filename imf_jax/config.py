@@ -29,6 +29,13 @@ RendererName = Literal["warp", "opengl"]
 """What makes camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
 
 
+TrackerName = Literal["swanlab", "wandb", "tensorboard"]
+"""Services and formats that a training run can be followed in; each is an extra of the package."""
+
+TrackerMode = Literal["online", "offline", "disabled"]
+"""Send at once, keep in the run folder to be sent later, or neither."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `ArgumentError(message)` unless `condition` holds."""
     if not condition:
@@ -283,6 +290,10 @@ class TrainConfig:
     keep: int = 2
     # Training steps between two lines of metrics.jsonl.
     log_every: int = 50
+    # Also follow the run in these (swanlab, wandb, tensorboard); metrics.jsonl is always written. Each is an extra.
+    tracker: tuple[TrackerName, ...] = ()
+    # Send at once, keep in the run folder for later, or neither. What tensorboard writes always stays in the folder.
+    tracker_mode: TrackerMode = "online"
     # The policy.
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     # The optimizer.
@@ -294,6 +305,16 @@ class TrainConfig:
         for name in ("max_steps", "batch_size", "save_every", "keep", "log_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         require(self.seed >= 0, f"seed {self.seed} must not be negative")
+        known = typing.get_args(TrackerName)
+        for name in self.tracker:
+            require(name in known, f"--tracker {name} is not known; choose from: {', '.join(known)}")
+        require(
+            len(set(self.tracker)) == len(self.tracker), f"--tracker {' '.join(self.tracker)} names a tracker twice"
+        )
+        require(
+            self.tracker_mode in typing.get_args(TrackerMode),
+            f"--tracker-mode {self.tracker_mode} is not known; choose from: {', '.join(typing.get_args(TrackerMode))}",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Train a policy: `python scripts/train.py PRESET [flags]`; the flags override single values of the preset."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -50,7 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.training.loop import train
 
-    return train(config)
+    code = train(config)
+    if config.tracker:
+        leave_hanging_trackers(code)
+    return code
+
+
+def leave_hanging_trackers(code: int) -> None:
+    """End the process at once if a tracker hangs: everything is written, and its library might hang at exit as well."""
+    from imf_jax.training.tracker_guard import left_behind
+
+    if left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """One training run from its configuration to its last checkpoint: start or resume, train, say what came out."""
 
 import hashlib
+import json
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,22 @@ from imf_jax.training import checkpoints
 from imf_jax.training.checkpoints import CheckpointMeta
 from imf_jax.training.progress import TrainingProgress
 from imf_jax.training.state import TrainState, build_policy, initial_state
+from imf_jax.training.tracker_backends import make_trackers
 from imf_jax.training.trackers import FILE as METRICS
-from imf_jax.training.trackers import JsonlTracker
+from imf_jax.training.trackers import TrackedRun, Trackers
 from imf_jax.training.trainer import Trainer, TrainingSummary
 from imf_jax.training.validation import FOLDER as VALIDATION
 from imf_jax.training.validation import RolloutValidation, validation_line
 from imf_jax.training.vision import encoder_identity, with_vision
 
 MAY_CHANGE = (
-    "out", "data", "resume", "max_steps", "keep", "log_every", "save_every", "policy.encoder.weights",
+    "out", "data", "resume", "max_steps", "keep", "log_every", "save_every", "policy.encoder.weights", "tracker",
+    "tracker_mode",
 )  # fmt: skip
 """Settings that may differ between a run and its continuation. What lies in folders may move, but not change."""
+
+TRACKING = "tracking.json"
+"""Holds the name by which services know the run; only there if a tracker was named."""
 
 
 def train(config: TrainConfig) -> int:
@@ -41,11 +48,12 @@ def train(config: TrainConfig) -> int:
     Raises:
         ArgumentError: `out` holds a run that is not to be resumed, or none that could be, or another one; or the
             settings do not fit the demonstrations.
-        UserError: the demonstrations cannot be used, or the run cannot be written.
+        UserError: the demonstrations cannot be used, the run cannot be written, or a tracker is not installed.
     """
     say = Console(highlight=False, soft_wrap=True).print
     task = get_task(config.task)
     check_out(config)
+    guests = make_trackers(config.tracker, config.tracker_mode)
     data, statistics = load_demonstrations(config.data)
     check_demonstrations(config, statistics.task, data, task.env_state_dim)
     encoder = config.policy.encoder
@@ -76,10 +84,12 @@ def train(config: TrainConfig) -> int:
         wanted = config.validation.num_episodes > 0
         validate = RolloutValidation(config, should_stop=should_stop, on_warning=progress.say) if wanted else None
         open_run(config)
-        with JsonlTracker(config.out, first_step) as tracker:
+        run = tracked_run(config, first_step)
+        with Trackers(run, guests, progress.say) as tracker:
             trainer = Trainer(config, frozen, data, save, tracker, progress, validate, should_stop)
             validated = resumed is not None and resumed.validation is not None
             summary = trainer.run(state, validated=validated, saved=resumed is not None)
+            tracker.summary(run_summary(config.out, summary))
     say(final_line(config.out, summary, int(summary.state.step) - first_step), markup=False)
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
 
@@ -191,6 +201,42 @@ def open_run(config: TrainConfig) -> None:
         write_json(config.out / checkpoints.CONFIG, to_dict(config))
     except OSError as error:
         raise UserError(f"cannot write the run to {config.out}: {error.strerror}; choose another --out") from None
+
+
+def tracked_run(config: TrainConfig, first_step: int) -> TrackedRun:
+    """What trackers are told about a run that `open_run` has opened.
+
+    The run's name in services is kept beside it, so that a resumed run goes on there too.
+    """
+    path = config.out / TRACKING
+    known = _read_id(path) if config.resume else None
+    run_id = known or secrets.token_hex(8)
+    if config.tracker:
+        write_json(path, {"id": run_id})
+    return TrackedRun(config.out.resolve().name, config.out, to_dict(config), first_step, run_id, known is not None)
+
+
+def _read_id(path: Path) -> str | None:
+    try:
+        run_id = json.loads(path.read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return run_id if isinstance(run_id, str) else None
+
+
+def run_summary(run: Path, summary: TrainingSummary) -> dict[str, Any]:
+    """Content of `summary.json`: how training ended and which checkpoint is the best."""
+    best = checkpoints.best_checkpoint(run)
+    return {
+        "status": "interrupted" if summary.interrupted else "done",
+        "step": int(summary.state.step),
+        "steps_per_s": summary.steps_per_s,
+        "step_share": summary.step_share,
+        "compile_s": summary.compile_s,
+        "best_checkpoint": best and {
+            "path": best[0].relative_to(run).as_posix(), "step": best[1].step, "validation": best[1].validation,
+        },
+    }  # fmt: skip
 
 
 def final_line(run: Path, summary: TrainingSummary, steps: int) -> str:

@@ -1,69 +1,196 @@
-"""Where the figures of a training run go: `metrics.jsonl`, one JSON object per line."""
+"""Where the figures of a training run go: always to local files, and to the trackers that the user names.
+
+`metrics.jsonl` has one JSON object per line, `summary.json` what came out. They are the truth of a run; trackers are
+guests (see `tracker_guard`) that can neither stop nor slow it.
+"""
 
 import json
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
+
+from imf_jax.files import write_json
+from imf_jax.training.tracker_guard import GuardedTracker
 
 FILE = "metrics.jsonl"
+SUMMARY = "summary.json"
+IMAGES = "validation/images"
+
+FINISH_TIMEOUT = 30.0
+"""Time that all trackers together are given to send what they still have [s]."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What trackers are told about a run.
+
+    Attributes:
+        name: how to call it.
+        folder: the run folder.
+        config: the configuration, plain JSON types.
+        first_step: training steps done before; not 0 if the run is resumed.
+        id: names the run in services, so that a resumed run continues its curves there.
+        resumed: the run has been there before under this `id`.
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    first_step: int = 0
+    id: str = ""
+    resumed: bool = False
 
 
 class Tracker(Protocol):
-    """Receives scalars by training step."""
+    """Receives the figures of one training run; called in the order of the methods."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def start(self, run: TrackedRun) -> None:
+        """The run begins, or goes on after `run.first_step`."""
+        ...
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Take over the figures of a step. Names are grouped by a slash, as in `validation/success`."""
         ...
 
-    def close(self) -> None:
-        """The run is over or was interrupted."""
+    def images(self, step: int, paths: Sequence[Path]) -> None:
+        """Take over the pictures of a validation."""
+        ...
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Take over what came out, plain JSON types."""
+        ...
+
+    def finish(self) -> None:
+        """The run is over, was interrupted or has failed."""
         ...
 
 
 class JsonlTracker:
-    """Appends to `metrics.jsonl` and hands every line to the operating system at once. Use it as a context manager.
+    """Appends to `metrics.jsonl` and hands every line to the operating system at once; writes `summary.json`.
 
-    Args:
-        folder: the run folder.
-        last_step: lines of later steps are removed, and so is a line that was cut off; they belong to steps that a
-            resumed run takes again.
+    Lines after the first step of a resumed run are removed, and so is a line that was cut off; they belong to steps
+    that it takes again.
     """
 
-    def __init__(self, folder: Path, last_step: int = 0) -> None:
-        path = folder / FILE
-        _truncate(path, last_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+    def start(self, run: TrackedRun) -> None:
+        """See `Tracker`."""
+        self._folder = run.folder
+        path = run.folder / FILE
+        _truncate(path, run.first_step)
+        (run.folder / SUMMARY).unlink(missing_ok=True)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by finish()
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`. Numbers that JSON does not know become null."""
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
+        self._write({"step": step, **{name: finite(value) for name, value in values.items()}})
 
-    def close(self) -> None:
+    def images(self, step: int, paths: Sequence[Path]) -> None:
+        """See `Tracker`: the paths are noted, relative to the run folder."""
+        self._write({"step": step, IMAGES: [os.path.relpath(path, self._folder) for path in paths]})
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        write_json(self._folder / SUMMARY, values)
+
+    def finish(self) -> None:
         """See `Tracker`."""
         self._file.close()
 
-    def __enter__(self) -> "JsonlTracker":
+    def _write(self, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+
+class Trackers:
+    """The local files and the user's trackers as one; use it as a context manager around the training.
+
+    Args:
+        run: the run; local files are opened at once.
+        guests: trackers by their names.
+        on_warning: receives one line about each tracker that fails.
+        finish_timeout: see `FINISH_TIMEOUT`.
+    """
+
+    def __init__(
+        self,
+        run: TrackedRun,
+        guests: Mapping[str, Tracker],
+        on_warning: Callable[[str], None],
+        *,
+        finish_timeout: float = FINISH_TIMEOUT,
+    ) -> None:
+        self._local = JsonlTracker()
+        self._local.start(run)
+        self._guests = [GuardedTracker(name, guest, on_warning) for name, guest in guests.items()]
+        self._summary: dict[str, Any] = {"status": "failed"}
+        self._finish_timeout = finish_timeout
+        for guest in self._guests:
+            guest.call("start", run)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        self._local.scalars(step, values)
+        for guest in self._guests:
+            # A figure that is not a number is null in the local file; services differ in what they make of it.
+            guest.call("scalars", step, {name: value for name, value in values.items() if math.isfinite(value)})
+
+    def images(self, step: int, paths: Sequence[Path]) -> None:
+        """See `Tracker`. Without pictures nothing is noted."""
+        if paths:
+            self._local.images(step, paths)
+            for guest in self._guests:
+                guest.call("images", step, tuple(paths))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """See `Tracker`; the local file is written by `finish`, when it is known how the trackers have done."""
+        self._summary = dict(values)
+
+    def finish(self, timeout: float | None = None) -> None:
+        """Let the trackers send what they have, and write `summary.json`.
+
+        Args:
+            timeout: time they are given together [s]; see `FINISH_TIMEOUT`.
+        """
+        deadline = time.monotonic() + (self._finish_timeout if timeout is None else timeout)
+        for guest in self._guests:
+            guest.call("summary", self._summary)
+            guest.close()
+        for guest in self._guests:
+            guest.wait(deadline)
+        reports = {guest.name: guest.report() for guest in self._guests}
+        self._local.summary({**self._summary, "trackers": reports})
+        self._local.finish()
+
+    def __enter__(self) -> "Trackers":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is not None:
+            self._summary = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        # A second Ctrl-C means now.
+        self.finish(timeout=0.0 if isinstance(error, KeyboardInterrupt) else None)
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+def finite(value: float) -> float | None:
+    """The number, or None if JSON does not know it (NaN, infinity)."""
+    return value if math.isfinite(value) else None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The complete lines of `metrics.jsonl`; none if there is no such file."""
     path = folder / FILE
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return [values for values in map(_parse, lines) if values is not None]
 
 
-def _parse(line: str) -> dict[str, float] | None:
+def _parse(line: str) -> dict[str, Any] | None:
     try:
         values = json.loads(line) if line.endswith("\n") else None
     except ValueError:

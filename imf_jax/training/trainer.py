@@ -16,14 +16,14 @@ from imf_jax.training.clock import TrainingClock
 from imf_jax.training.optimizer import learning_rate_schedule
 from imf_jax.training.progress import TrainingProgress
 from imf_jax.training.state import SUMMED, FrozenParts, TrainState, compile_run_steps, no_sums, trained_policy
-from imf_jax.training.trackers import Tracker
-from imf_jax.training.validation import validation_line
+from imf_jax.training.trackers import Trackers
+from imf_jax.training.validation import Validation, validation_line
 
 CALL_TIME = 0.4
 """Aimed duration of one call of the compiled loop [s]: short enough for Ctrl-C and the progress bar."""
 
-Validate = Callable[[Policy, int], dict[str, float] | None]
-"""(policy, step) -> figures with `success` in 0..1 and `return`; None if it was stopped early."""
+Validate = Callable[[Policy, int], Validation | None]
+"""(policy, step) -> what came out; None if it was stopped early."""
 
 Save = Callable[[TrainState, dict[str, float] | None], None]
 """Write a checkpoint of a state and of its validation, if there was one."""
@@ -67,7 +67,7 @@ class Trainer:
     frozen: FrozenParts
     data: Demonstrations
     save: Save
-    tracker: Tracker
+    tracker: Trackers
     progress: TrainingProgress
     validate: Validate | None = None
     should_stop: Callable[[], bool] = lambda: False
@@ -151,16 +151,18 @@ class Trainer:
     def _log(self, state: TrainState, step: int, clock: TrainingClock) -> None:
         sums = jax.device_get(state.sums)
         means = {name: float(sums[name] / sums["count"]) for name in SUMMED}
-        self.tracker.log(step, {**means, "learning_rate": float(self._schedule(step - 1)), **clock.line()})
+        self.tracker.scalars(step, {**means, "learning_rate": float(self._schedule(step - 1)), **clock.line()})
 
     def _validate_and_save(self, state: TrainState, step: int) -> bool:
         """Validate, then save with the result; an interrupted validation leaves saving to the end of the run."""
         assert self.validate is not None
         self.progress.busy("validating")
-        figures = self.validate(trained_policy(state, self.frozen), step)
-        if figures is None:
+        validation = self.validate(trained_policy(state, self.frozen), step)
+        if validation is None:
             return False
-        self.tracker.log(step, {f"validation/{name}": value for name, value in figures.items()})
+        figures = validation.figures
+        self.tracker.scalars(step, {f"validation/{name}": value for name, value in figures.items()})
+        self.tracker.images(step, validation.images)
         self.progress.say(f"step {step}: validation {validation_line(figures)}")
         self.save(state, figures)
         return True

@@ -1,6 +1,8 @@
 """Rollout validation during training: closed-loop episodes on scenes that testing never uses."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 from imf_jax.config import TrainConfig, to_dict
 from imf_jax.models.policy import Policy
@@ -12,6 +14,18 @@ FOLDER = "validation"
 
 MAX_PLAN_BATCH = 16
 """Scenes planned in one call, at most."""
+
+
+class Validation(NamedTuple):
+    """What a validation came to.
+
+    Attributes:
+        figures: `success` in 0..1, `n_success`, `n_episodes`, `n_error`, `return` (mean), `wall_s` [s].
+        images: the path pictures that were made, in order of the episodes.
+    """
+
+    figures: dict[str, float]
+    images: tuple[Path, ...] = ()
 
 
 class RolloutValidation:
@@ -37,13 +51,8 @@ class RolloutValidation:
         self._on_warning = on_warning
         self._backend = NativeBackend(config.task, image_size=config.policy.encoder.image_size)
 
-    def __call__(self, policy: Policy, step: int) -> dict[str, float] | None:
-        """Roll out all validation episodes.
-
-        Returns:
-            `success` in 0..1, `n_success`, `n_episodes`, `n_error`, `return` (mean), `wall_s`; None if it was asked to
-            stop before the last episode ended.
-        """
+    def __call__(self, policy: Policy, step: int) -> Validation | None:
+        """Roll out all validation episodes; None if it was asked to stop before the last one ended."""
         wanted = self._config.validation
         summary = evaluate(
             PolicyPlanner(policy, min(wanted.num_episodes, MAX_PLAN_BATCH)),
@@ -67,7 +76,7 @@ class RolloutValidation:
         if metrics["interrupted"]:
             return None
         returns = metrics["return"]
-        return {
+        figures = {
             "success": metrics["n_success"] / metrics["n_episodes"],
             "n_success": metrics["n_success"],
             "n_episodes": metrics["n_episodes"],
@@ -75,6 +84,7 @@ class RolloutValidation:
             "return": returns["mean"] if returns else 0.0,
             "wall_s": metrics["warmup_s"] + metrics["wall_s"] + metrics["capture_s"],
         }
+        return Validation(figures, summary.images)
 
 
 def validation_line(figures: dict[str, float]) -> str:

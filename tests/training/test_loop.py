@@ -24,6 +24,7 @@ from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, ArgumentError, UserError
 from imf_jax.training import checkpoints, loop, progress, trainer
 from imf_jax.training.state import build_policy, compile_run_steps, initial_state
 from imf_jax.training.trackers import read_metrics
+from imf_jax.training.validation import Validation
 
 
 def restored(config):
@@ -95,7 +96,7 @@ def fake_validation(monkeypatch):
     calls = []
 
     def install(successes):
-        class Validation:
+        class FakeValidation:
             def __init__(self, config, *, should_stop, on_warning):
                 pass
 
@@ -103,9 +104,11 @@ def fake_validation(monkeypatch):
                 calls.append(step)
                 if successes[step] is None:
                     return None
-                return {"success": successes[step], "n_success": 1, "n_episodes": 2, "n_error": 0, "return": 1.0}
+                return Validation(
+                    {"success": successes[step], "n_success": 1, "n_episodes": 2, "n_error": 0, "return": 1.0}
+                )
 
-        monkeypatch.setattr(loop, "RolloutValidation", Validation)
+        monkeypatch.setattr(loop, "RolloutValidation", FakeValidation)
         return calls
 
     return install

@@ -38,15 +38,16 @@ def validate(config, monkeypatch):
 
 
 def test_leaves_records_and_pictures_of_validation_scenes(validate):
-    figures = validate.build()(validate.policy, 20)
+    figures, images = validate.build()(validate.policy, 20)
     assert {"success": 0.0, "n_success": 0, "n_episodes": 3, "n_error": 0}.items() <= figures.items()
     folder = validate.out / "validation" / "step_20"
     assert sorted(path.parent.name for path in folder.rglob("trajectory.png")) == ["ep_000000", "ep_000001"]
+    assert images == tuple(folder / "episodes" / name / "trajectory.png" for name in ("ep_000000", "ep_000001"))
     assert not list(folder.rglob("*.mp4"))
     records = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     assert len(records) == 3
     assert {seed_split(record["seed"]) for record in records} == {"validation"}
-    again = validate.build()(validate.policy, 40)
+    again = validate.build()(validate.policy, 40).figures
     assert again | {"wall_s": 0} == figures | {"wall_s": 0}
 
 

@@ -1,0 +1,169 @@
+"""The trackers a user can name: SwanLab, Weights & Biases, TensorBoard. Their libraries are imported only then."""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imf_jax.config import TrackerMode, TrackerName
+from imf_jax.errors import UserError
+from imf_jax.training.trackers import IMAGES, TrackedRun, Tracker
+
+PROJECT = "imf_jax"
+
+
+class SwanLabTracker:
+    """SwanLab; offline runs lie in `<run>/swanlab` and are sent by `swanlab sync`."""
+
+    def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
+        self._swanlab, self._mode = library, mode
+
+    def start(self, run: TrackedRun) -> None:
+        """See `Tracker`."""
+        folder = run.folder / "swanlab"
+        folder.mkdir(exist_ok=True)
+        identity = {"id": run.id, "resume": "allow"} if self._mode == "online" else {}
+        self._swanlab.init(
+            project=PROJECT,
+            name=run.name,
+            log_dir=str(folder),
+            mode=self._mode,
+            config=dict(run.config),
+            # No question at the terminal of a run that nobody may be watching; no copy of what it prints.
+            settings=self._swanlab.Settings(interactive=False, terminal={"proxy_type": "none"}),
+            **identity,
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        self._swanlab.log(dict(values), step=step)
+
+    def images(self, step: int, paths: Sequence[Path]) -> None:
+        """See `Tracker`."""
+        pictures = [self._swanlab.Image(str(path), caption=path.parent.name) for path in paths]
+        self._swanlab.log({IMAGES: pictures}, step=step)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """See `Tracker`: becomes part of the run's configuration, the place for what is not a curve."""
+        self._swanlab.config.update({"summary": dict(values)})
+
+    def finish(self) -> None:
+        """See `Tracker`."""
+        self._swanlab.finish()
+
+
+class WandbTracker:
+    """Weights & Biases; offline runs lie in `<run>/wandb` and are sent by `wandb sync`."""
+
+    def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
+        self._wandb, self._mode = library, mode
+
+    def start(self, run: TrackedRun) -> None:
+        """See `Tracker`."""
+        identity = {"id": run.id, "resume": "allow"} if self._mode == "online" else {}
+        self._run = self._wandb.init(
+            project=PROJECT,
+            name=run.name,
+            dir=str(run.folder),
+            mode=self._mode,
+            config=dict(run.config),
+            settings=self._wandb.Settings(console="off", silent=True),
+            **identity,
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        self._run.log(dict(values), step=step)
+
+    def images(self, step: int, paths: Sequence[Path]) -> None:
+        """See `Tracker`."""
+        pictures = [self._wandb.Image(str(path), caption=path.parent.name) for path in paths]
+        self._run.log({IMAGES: pictures}, step=step)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        self._run.summary.update(dict(values))
+
+    def finish(self) -> None:
+        """See `Tracker`."""
+        self._run.finish()
+
+
+class TensorBoardTracker:
+    """Event files in `<run>/tensorboard`; nothing is ever sent, so online and offline are the same."""
+
+    def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
+        self._library, self._mode = library, mode
+
+    def start(self, run: TrackedRun) -> None:
+        """See `Tracker`: of a resumed run, what came after its first step is marked as void."""
+        self._writer = self._library.SummaryWriter(
+            logdir=str(run.folder / "tensorboard"),
+            purge_step=run.first_step + 1 if run.resumed else None,
+            write_to_disk=self._mode != "disabled",
+        )
+        self._writer.add_text("config", _as_code(run.config), run.first_step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def images(self, step: int, paths: Sequence[Path]) -> None:
+        """See `Tracker`."""
+        for path in paths:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            self._writer.add_image(f"{IMAGES}/{path.parent.name}", pixels, step, dataformats="HWC")
+        self._writer.flush()
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        self._writer.add_text("summary", _as_code(values), int(values.get("step", 0)))
+
+    def finish(self) -> None:
+        """See `Tracker`."""
+        self._writer.close()
+
+
+BACKENDS: dict[TrackerName, tuple[str, type]] = {
+    "swanlab": ("swanlab", SwanLabTracker),
+    "wandb": ("wandb", WandbTracker),
+    "tensorboard": ("tensorboardX", TensorBoardTracker),
+}
+"""Name on the command line, which is the extra's name as well -> library and adapter."""
+
+
+def make_trackers(names: Sequence[TrackerName], mode: TrackerMode) -> dict[str, Tracker]:
+    """The trackers of these names, not started yet.
+
+    Raises:
+        UserError: a library is not installed; the message says how to install it.
+    """
+    return {name: _make(name, mode) for name in names}
+
+
+def _make(name: TrackerName, mode: TrackerMode) -> Tracker:
+    library, adapter = BACKENDS[name]
+    try:
+        return adapter(importlib.import_module(library), mode)
+    except ImportError as error:
+        reason = "is not installed" if error.name == library else f"cannot be imported ({error})"
+    except Exception as error:
+        reason = f"cannot be imported ({type(error).__name__}: {error})"
+    raise UserError(
+        f"--tracker {name}: the library {library} {reason}; install it with `pip install 'imf_jax[{name}]'` "
+        f"or leave the tracker away"
+    )
+
+
+def _as_code(values: Mapping[str, Any]) -> str:
+    """JSON as TensorBoard's Markdown shows it unchanged: every line indented by four spaces."""
+    lines = json.dumps(dict(values), indent=2, default=str).splitlines()
+    return "\n".join(f"    {line}" for line in lines)
