@@ -90,7 +90,7 @@ class Demonstrator:
         running = np.arange(count)
         for step in range(limit):
             if self.config.cameras:
-                for row, picture in zip(running, self.backend.images(state, self.config.cameras), strict=True):
+                for row, picture in zip(running, self.backend.render(output.qpos, self.config.cameras), strict=True):
                     pictures[row].append(picture)
             expert_state, disturbance, action, executed = in_blocks(self._act, expert_state, disturbance, output)
             now = {"qpos": output.state, "env_state": output.env_state, "action": action, "noise": executed - action}

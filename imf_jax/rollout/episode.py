@@ -125,6 +125,7 @@ class EpisodeRecord:
         success_step: step of the episode, from 0, on which it succeeded; None otherwise.
         replans: plans executed.
         max_ik_error: largest distance [m] by which a commanded position had to be moved to become reachable.
+        overflow_steps: control steps in which contacts or constraints exceeded the buffers of the simulator.
         error: what went wrong, for status "error" only.
         artifacts: kind of capture -> path relative to the evaluation folder.
     """
@@ -141,6 +142,7 @@ class EpisodeRecord:
     success_step: int | None
     replans: int
     max_ik_error: float = 0.0
+    overflow_steps: int = 0
     error: str | None = None
     artifacts: dict[str, str] = field(default_factory=dict)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import mujoco
-import numpy as np
 
 from imf_jax.config import RendererName, require
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
@@ -16,12 +15,12 @@ from imf_jax.rollout.manifest import build_manifest
 from imf_jax.rollout.planner import Planner
 from imf_jax.rollout.progress import progress_bar
 from imf_jax.rollout.recorders.base import OnlyEpisodes, Recorder
-from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photograph, Photographer
+from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photographer
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.report import write_report
 from imf_jax.rollout.statistics import episode_statistics, success_line
 from imf_jax.rollout.writers import EvaluationFolder
-from imf_jax.sim.backends.base import Backend, SimState
+from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.tasks.base import Task
 
 
@@ -37,10 +36,6 @@ class PicturedBackend(Backend, Protocol):
     task: Task
     model: mujoco.MjModel
     renderer: RendererName
-
-    def qpos(self, state: SimState) -> np.ndarray:
-        """Generalised positions, float64 (B, nq)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -190,6 +185,7 @@ def evaluate(
             "control_steps": result.control_steps,
             "control_steps_per_s": result.control_steps / result.wall_s,
             "frames_rendered": result.frames_rendered,
+            "overflow_steps": result.overflow_steps,
             "capture_errors": result.capture_errors,
         }
         folder.finish(metrics)
@@ -212,10 +208,6 @@ def make_recorders(backend: PicturedBackend, settings: EvaluationSettings, out: 
     if settings.save_trajectory:
         recorders.append(TrajectoryRecorder(out))
     if settings.num_images:
-        photographer = Photographer(backend.model, settings.camera)
-
-        def photograph(state: SimState) -> Photograph:
-            return photographer(backend.qpos(state)[0])
-
+        photograph = Photographer(backend.model, settings.camera)
         recorders.append(OnlyEpisodes(PathImageRecorder(out, photograph), range(settings.num_images)))
     return recorders

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from imf_jax.rollout.scenes import join_rows
-from imf_jax.sim.backends.base import Backend, SimState
+from imf_jax.sim.backends.base import Array, Backend
 
 
 class FrameReader:
@@ -27,27 +26,29 @@ class FrameReader:
         self._horizon = horizon
         self.rendered = 0
 
-    def first(self, sim: SimState) -> np.ndarray:
-        """Pictures of scenes after their reset, repeated for the missing history: uint8 (A, To, C, H, W, 3)."""
-        return np.repeat(self._render([sim]), self._horizon, axis=1)
+    def first(self, qpos: Array) -> np.ndarray:
+        """Pictures of scenes after their reset, repeated for the missing history: uint8 (A, To, C, H, W, 3).
 
-    def next(self, past: np.ndarray, states: list[SimState]) -> np.ndarray:
+        Args:
+            qpos: generalised positions (A, nq).
+        """
+        return np.repeat(self._render(qpos[:, None]), self._horizon, axis=1)
+
+    def next(self, past: np.ndarray, qpos: Array) -> np.ndarray:
         """Pictures of scenes after a chunk.
 
         Args:
             past: what the last plan read, uint8 (A, To, C, H, W, 3).
-            states: the newest states of the A scenes, oldest first, at most To of them.
+            qpos: generalised positions (A, K, nq) after each of its steps, oldest first.
 
         Returns:
             what the next plan reads, uint8 (A, To, C, H, W, 3).
         """
-        return np.concatenate([past[:, len(states) :], self._render(states)], axis=1)
+        newest = qpos[:, -self._horizon :]
+        return np.concatenate([past[:, newest.shape[1] :], self._render(newest)], axis=1)
 
-    def _render(self, states: list[SimState]) -> np.ndarray:
-        """uint8 (A, len(states), C, H, W, 3), in one call of the renderer."""
-        joined = states[0]
-        for state in states[1:]:
-            joined = join_rows(joined, state)
-        images = np.asarray(self._backend.images(joined, self._cameras))
+    def _render(self, qpos: Array) -> np.ndarray:
+        """uint8 (A, K, C, H, W, 3) of scenes at (A, K, nq), in one call of the renderer."""
+        images = self._backend.render(qpos.reshape(-1, qpos.shape[-1]), self._cameras)
         self.rendered += images.shape[0] * images.shape[1]
-        return np.moveaxis(images.reshape(len(states), -1, *images.shape[1:]), 0, 1)
+        return images.reshape(*qpos.shape[:2], *images.shape[1:])

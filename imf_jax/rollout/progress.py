@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from imf_jax.rollout.engine import RolloutProgress
+from imf_jax.rollout.ledger import RolloutProgress
 
 
 class ProgressBar:

@@ -16,12 +16,12 @@ class Scenes(NamedTuple):
     Attributes:
         episode: int64 episode index.
         slot: int64 which of the scenes simulated at once this is.
-        start_step: int64 the episode's first step on the slot's time line.
         steps: int64 control steps so far.
         replans: int64 plans executed so far.
         total_reward: float64 sum of rewards so far.
         max_reward: float64 largest reward so far, -inf before the first step.
         max_ik_error: float64 largest distance [m] by which a command was moved to become reachable.
+        overflow_steps: int64 steps with more contacts or constraints than the buffers hold.
         observations: the last `obs_horizon` observations, oldest first.
         output: what was read last.
         sim: state of the simulation.
@@ -29,12 +29,12 @@ class Scenes(NamedTuple):
 
     episode: np.ndarray
     slot: np.ndarray
-    start_step: np.ndarray
     steps: np.ndarray
     replans: np.ndarray
     total_reward: np.ndarray
     max_reward: np.ndarray
     max_ik_error: np.ndarray
+    overflow_steps: np.ndarray
     observations: Observations
     output: StepOutput
     sim: SimState
@@ -72,21 +72,19 @@ def join_rows(first: Any, second: Any) -> Any:
     return jax.tree.map(join, first, second)
 
 
-def start_scenes(
-    episodes: np.ndarray, slots: np.ndarray, start_steps: np.ndarray, sim: SimState, output: StepOutput, horizon: int
-) -> Scenes:
+def start_scenes(episodes: np.ndarray, slots: np.ndarray, sim: SimState, output: StepOutput, horizon: int) -> Scenes:
     """Scenes right after their reset; the missing history is the first observation, repeated `horizon` times."""
     count = len(episodes)
     counter = np.zeros(count, np.int64)
     return Scenes(
         episode=episodes,
         slot=slots,
-        start_step=start_steps,
         steps=counter,
         replans=counter,
         total_reward=np.zeros(count),
         max_reward=np.full(count, -np.inf),
         max_ik_error=np.zeros(count),
+        overflow_steps=counter,
         observations={
             "state": np.repeat(output.state[:, None], horizon, axis=1),
             "env_state": np.repeat(output.env_state[:, None], horizon, axis=1),
@@ -140,6 +138,7 @@ def advance_scenes(scenes: Scenes, sim: SimState, output: StepOutput, count: np.
         total_reward=scenes.total_reward + reward.cumsum(axis=1)[:, -1],
         max_reward=np.maximum(scenes.max_reward, np.where(valid, output.reward, -np.inf).max(axis=1)),
         max_ik_error=np.maximum(scenes.max_ik_error, ik_error.max(axis=1)),
+        overflow_steps=scenes.overflow_steps + (valid & output.overflow).sum(axis=1),
         observations=scenes.observations
         | {
             name: np.concatenate([scenes.observations[name], values], axis=1)[:, -horizon:]
@@ -158,30 +157,11 @@ def take_last(output: StepOutput) -> StepOutput:
 def run_chunk(backend: Backend, state: SimState, actions: np.ndarray) -> tuple[SimState, StepOutput]:
     """K control steps: the final state, and outputs as numpy arrays (A, K, ...). `actions`: float32 (A, K, 16)."""
     chunk = getattr(backend, "run_chunk", None)
-    if chunk is None:
-        states, output = run_steps(backend, state, actions)
-        return states[-1], output
-    state, output = chunk(state, actions)
-    return state, jax.tree.map(np.asarray, output)
-
-
-def run_last_states(
-    backend: Backend, state: SimState, actions: np.ndarray, count: int
-) -> tuple[list[SimState], StepOutput]:
-    """K control steps: the states after the last `count` >= 1 of them, and outputs of all as arrays (A, K, ...)."""
-    first = actions.shape[1] - count + 1
-    state, output = run_chunk(backend, state, actions[:, :first])
-    if count == 1:
-        return [state], output
-    states, rest = run_steps(backend, state, actions[:, first:])
-    return [state, *states], jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), output, rest)
-
-
-def run_steps(backend: Backend, state: SimState, actions: np.ndarray) -> tuple[list[SimState], StepOutput]:
-    """K control steps one by one: the state after each, and outputs as numpy arrays (A, K, ...)."""
-    states, outputs = [], []
+    if chunk is not None:
+        state, output = chunk(state, actions)
+        return state, jax.tree.map(np.asarray, output)
+    outputs = []
     for k in range(actions.shape[1]):
         state, output = backend.step(state, actions[:, k])
-        states.append(state)
         outputs.append(jax.tree.map(np.asarray, output))
-    return states, jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *outputs)
+    return state, jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *outputs)

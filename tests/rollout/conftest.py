@@ -44,9 +44,9 @@ class PointBackend:
         physics = np.concatenate([position, state.physics[:, 3:]], axis=1)
         return state._replace(physics=physics, step=state.step + 1), self._read(physics, finite)
 
-    def images(self, state: SimState, cameras: tuple[str, ...]) -> np.ndarray:
+    def render(self, qpos: np.ndarray, cameras: tuple[str, ...]) -> np.ndarray:
         """A picture whose colour says where the end effector is."""
-        colour = (255 * np.clip(state.physics[:, None, None, None, :3], 0, 1)).astype(np.uint8)
+        colour = (255 * np.clip(qpos[:, None, None, None, :3], 0, 1)).astype(np.uint8)
         return np.broadcast_to(colour, (len(colour), len(cameras), 32, 32, 3)).copy()
 
     def _read(self, physics: np.ndarray, finite: np.ndarray) -> StepOutput:
@@ -68,6 +68,8 @@ class PointBackend:
             failure=position[:, 0] > 5,
             finite=finite,
             ik_error=np.zeros((count, 2), np.float32),
+            qpos=physics.astype(np.float32),
+            overflow=position[:, 1] > 5,
         )
 
 

@@ -11,7 +11,7 @@ from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
 from imf_jax.rollout.scenes import chunk_outcome
-from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.backends.base import StepOutput
 
 Roll = Callable[..., dict[int, EpisodeRecord]]
 
@@ -151,7 +151,7 @@ def test_chunk_outcome_takes_the_first_end() -> None:
     finite[1, 0], success[1, 1] = False, True
     failure[2, 3] = True
     blank = np.zeros((5, 4))
-    output = StepOutput(blank, blank, blank, blank, blank, success, failure, finite, blank)
+    output = StepOutput(blank, blank, blank, blank, blank, success, failure, finite, blank, blank, flags)
     outcome = chunk_outcome(output, steps=np.array([0, 0, 0, 7, 2]), max_steps=10)
     assert outcome.steps.tolist() == [3, 0, 4, 3, 4]
     assert outcome.ended.tolist() == [True, True, True, True, False]
@@ -161,45 +161,48 @@ def test_chunk_outcome_takes_the_first_end() -> None:
 
 
 class Spy:
-    """Counts what a recorder is told, and keeps the last state of every episode."""
+    """Counts what a recorder is told, and keeps the last positions of every episode."""
 
     name = "spy"
 
-    def __init__(self, *, needs_states: bool) -> None:
-        self.needs_states = needs_states
+    def __init__(self) -> None:
         self.steps: dict[int, int] = {}
         self.last: dict[int, np.ndarray] = {}
         self.closed = False
         self.ready = False
 
-    def setup(self, state: SimState) -> None:
-        assert state.physics.shape == (1, 6)
+    def setup(self, qpos: np.ndarray) -> None:
+        assert qpos.shape == (6,)
         self.ready = True
+
+    def bytes_per_episode(self, max_steps: int) -> int:
+        return max_steps
 
     def on_reset(self, reset: ResetBatch) -> None:
         assert self.ready
         self.steps.update(dict.fromkeys(reset.episodes.tolist(), 0))
 
     def on_steps(self, steps: StepBatch) -> None:
-        assert len(steps.states) == (4 if self.needs_states else 0)
-        for episode, count in zip(steps.episodes.tolist(), steps.count.tolist(), strict=True):
+        for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
             self.steps[episode] += count
+            self.last[episode] = steps.output.qpos[row, count - 1]
 
-    def finish(self, record: EpisodeRecord, last_state: Any) -> dict[str, str]:
-        self.last[record.episode] = last_state().physics
+    def finish(self, record: EpisodeRecord) -> dict[str, str]:
         if record.episode == 2:
             raise OSError("disk full")
         return {"spy": str(record.episode)}
+
+    def discard(self, episode: int) -> None:
+        raise AssertionError("nothing was missed")
 
     def close(self) -> None:
         self.closed = True
 
 
-@pytest.mark.parametrize("needs_states", [False, True])
 def test_recorders_see_exactly_the_episode_and_change_nothing(
-    chunk_backend: Any, straight_planner: Any, reference: Any, needs_states: bool
+    chunk_backend: Any, straight_planner: Any, reference: Any
 ) -> None:
-    spy, records = Spy(needs_states=needs_states), []
+    spy, records = Spy(), []
     rollout = Rollout(
         chunk_backend, straight_planner(), range(10), seed=0, max_steps=40, num_envs=4,
         on_record=records.append, recorders=[spy],
@@ -211,6 +214,5 @@ def test_recorders_see_exactly_the_episode_and_change_nothing(
     for record in records:
         assert spy.steps[record.episode] == record.steps
         assert record.artifacts == ({} if record.episode == 2 else {"spy": str(record.episode)})
-        position, target = spy.last[record.episode][0, :3], spy.last[record.episode][0, 3:]
+        position, target = spy.last[record.episode][:3], spy.last[record.episode][3:]
         assert (np.linalg.norm(position - target) < 0.05) == (record.status == "success")
-        assert spy.last[record.episode].shape == (1, 6)

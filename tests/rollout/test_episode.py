@@ -80,7 +80,7 @@ def test_record_round_trip_and_schema() -> None:
     values = json.loads(RECORD.to_json())
     assert set(values) == {
         "schema", "episode", "seed", "env_slot", "status", "steps", "start_step", "end_step", "return", "max_reward",
-        "success_step", "replans", "max_ik_error", "error", "artifacts",
+        "success_step", "replans", "max_ik_error", "overflow_steps", "error", "artifacts",
     }  # fmt: skip
     assert values["schema"] == SCHEMA_VERSION
     assert "\n" not in RECORD.to_json()

@@ -27,17 +27,20 @@ class PixelRecorder:
     """Stands for a renderer: leaves a picture of one pixel."""
 
     name = "pixel"
-    needs_states = False
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.buffer = folder, EpisodeBuffer()
 
-    def setup(self, state: Any) -> None: ...
+    def setup(self, qpos: Any) -> None: ...
+    def bytes_per_episode(self, max_steps: int) -> int:
+        return 0
+
+    def discard(self, episode: int) -> None: ...
     def on_reset(self, reset: Any) -> None: ...
     def on_steps(self, steps: Any) -> None: ...
     def close(self) -> None: ...
 
-    def finish(self, record: Any, last_state: Any) -> dict[str, str]:
+    def finish(self, record: Any) -> dict[str, str]:
         path = f"{episode_folder(record.episode)}/trajectory.png"
         write_bytes(self.folder / path, PIXEL)
         return {"path_image": path}

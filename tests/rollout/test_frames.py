@@ -8,8 +8,6 @@ import pytest
 
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.recorders.base import StepBatch
-from imf_jax.sim.backends.base import SimState
 
 CAMERAS = ("top", "front")
 
@@ -45,42 +43,23 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[int]]:
 
     def watch(backend: Any) -> list[int]:
         calls: list[int] = []
-        render = backend.images
+        render = backend.render
 
-        def images(state: SimState, cameras: tuple[str, ...]) -> np.ndarray:
+        def counted(qpos: np.ndarray, cameras: tuple[str, ...]) -> np.ndarray:
             assert cameras == CAMERAS
-            pictures = render(state, cameras)
+            pictures = render(qpos, cameras)
             calls.append(pictures.shape[0] * pictures.shape[1])
             return pictures
 
-        monkeypatch.setattr(backend, "images", images)
+        monkeypatch.setattr(backend, "render", counted)
         return calls
 
     return watch
 
 
-class StateRecorder:
-    """A capture that reads the state after every step."""
-
-    name, needs_states = "states", True
-
-    def __init__(self) -> None:
-        self.chunks: set[int] = set()
-
-    def on_steps(self, steps: StepBatch) -> None:
-        self.chunks.add(len(steps.states))
-
-    def nothing(self, *args: object) -> dict[str, str]:
-        return {}
-
-    setup = on_reset = finish = close = nothing
-
-
-def roll_out(
-    backend: Any, planner: Any, num_envs: int = 4, recorders: Any = ()
-) -> tuple[dict[int, EpisodeRecord], int]:
+def roll_out(backend: Any, planner: Any, num_envs: int = 4) -> tuple[dict[int, EpisodeRecord], int]:
     records: list[EpisodeRecord] = []
-    options = {"seed": 0, "max_steps": 38, "num_envs": num_envs, "recorders": recorders}
+    options = {"seed": 0, "max_steps": 38, "num_envs": num_envs}
     result = Rollout(backend, planner, range(9), on_record=records.append, **options).run()
     return {record.episode: record for record in records}, result.frames_rendered
 
@@ -110,16 +89,13 @@ def test_exactly_the_frames_that_plans_read_are_rendered(
 def test_what_happens_does_not_depend_on_pictures_or_on_scenes_at_once(
     chunk_backend: Any, straight_planner: Callable[..., Any], seeing_planner: Callable[[int], Any]
 ) -> None:
-    def outcome(planner: Any, num_envs: int, recorders: Any = ()) -> dict[int, tuple]:
-        records, _ = roll_out(chunk_backend, planner, num_envs, recorders)
+    def outcome(planner: Any, num_envs: int) -> dict[int, tuple]:
+        records, _ = roll_out(chunk_backend, planner, num_envs)
         return {e: (r.status, r.steps, r.return_, r.max_reward, r.replans) for e, r in records.items()}
 
     blind = outcome(straight_planner(), 4)
     assert outcome(seeing_planner(2), 4) == blind
     assert outcome(seeing_planner(2), 1) == blind
-    recorder = StateRecorder()
-    assert outcome(seeing_planner(2), 4, [recorder]) == blind
-    assert recorder.chunks == {4}, "a capture still gets every state"
 
 
 def test_a_planner_without_cameras_renders_nothing(

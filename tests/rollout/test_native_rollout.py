@@ -42,11 +42,8 @@ def planner() -> PolicyPlanner:
 def paths(tmp_path: Path, transfer_backend: NativeBackend, planner: PolicyPlanner) -> Callable[..., dict]:
     """Roll out with trajectories written; all that happened, by episode, as comparable bytes."""
 
-    def run(
-        episodes: Any, *, needs_states: bool = False, planner: Any = planner, max_steps: int = STEPS, **options: Any
-    ):
+    def run(episodes: Any, *, planner: Any = planner, max_steps: int = STEPS, **options: Any):
         recorder = TrajectoryRecorder(tmp_path)
-        recorder.needs_states = needs_states
         found: dict[int, tuple] = {}
 
         def keep(r: EpisodeRecord) -> None:
@@ -78,7 +75,6 @@ def test_every_executed_pose_is_bit_equal_for_any_batch_order_and_capture(paths:
     assert len({values[-1]["executed_left_link7_pos"] for values in alone.values()}) == 5
     assert paths(range(5), num_envs=4) == alone
     assert paths([3, 0, 4, 2, 1], num_envs=3) == alone
-    assert paths(range(5), num_envs=5, needs_states=True) == alone, "single steps must equal chunks"
 
 
 def test_expert_hands_over_in_any_company(paths: Callable[..., dict]) -> None:

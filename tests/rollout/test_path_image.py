@@ -12,7 +12,7 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
 from imf_jax.rollout.recorders.path_drawing import LEFT, RIGHT, draw_path
 from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photograph, Photographer
-from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.rendering.camera import CameraView
 
 GREY = np.full((128, 128, 3), 128, np.uint8)
@@ -108,14 +108,16 @@ def output(left: np.ndarray) -> StepOutput:
     pose[..., 0, :3] = left
     pose[..., 1, :3] = [0.0, -0.2, 0.0]
     nothing = np.zeros(shape)
-    return StepOutput(nothing, nothing, pose, *[nothing] * 6)
+    return StepOutput(
+        nothing, nothing, pose, *[nothing] * 6, qpos=np.cumsum(np.ones((*shape, 1)), axis=-2), overflow=nothing
+    )
 
 
 def test_recorder_draws_the_executed_steps_of_each_episode(tmp_path) -> None:
     photographed = []
 
-    def photograph(state: SimState) -> Photograph:
-        photographed.append(state)
+    def photograph(qpos: np.ndarray) -> Photograph:
+        photographed.append(qpos.tolist())
         return Photograph(GREY, np.full((128, 128), 1.2, np.float32), DOWN)
 
     recorder = PathImageRecorder(tmp_path, photograph)
@@ -124,13 +126,15 @@ def test_recorder_draws_the_executed_steps_of_each_episode(tmp_path) -> None:
     way = np.linspace(starts, starts + np.array([0.2, 0, 0]), 5, axis=1)[:, 1:]
     beyond = way[:, -1:] + np.array([0.2, 0, 0])
     chunk = np.concatenate([way, beyond], axis=1).astype(np.float32)
-    recorder.on_steps(StepBatch(np.array([7, 9]), np.zeros((2, 5, 16)), output(chunk), np.array([4, 5]), ()))
+    recorder.on_steps(StepBatch(np.array([7, 9]), np.zeros((2, 5, 16)), output(chunk), np.array([4, 5])))
     record = EpisodeRecord(7, 0, 0, "success", 4, 0, 3, 0.0, 0.0, 3, 1, 0.0)
-    assert recorder.finish(record, lambda: "the last state") == {"path_image": "episodes/ep_000007/trajectory.png"}
-    assert photographed == ["the last state"]
+    assert recorder.finish(record) == {"path_image": "episodes/ep_000007/trajectory.png"}
+    assert photographed == [[4.0]], "the state after the last step of the episode"
     assert [path.name for path in (tmp_path / "episodes/ep_000007").iterdir()] == ["trajectory.png"]
     picture = np.asarray(Image.open(io.BytesIO((tmp_path / "episodes/ep_000007/trajectory.png").read_bytes())))
-    expected = draw_path(*photograph("again"), np.concatenate([starts[:1], way[0]]), np.tile([0.0, -0.2, 0.0], (5, 1)))
+    expected = draw_path(
+        *photograph(np.zeros(1)), np.concatenate([starts[:1], way[0]]), np.tile([0.0, -0.2, 0.0], (5, 1))
+    )
     np.testing.assert_array_equal(picture, expected)
     assert redness(at(picture, -0.1, 0.1)) > 100
     assert (at(picture, 0.1, 0.1) == 128).all()  # a step past the end of the episode is no part of it

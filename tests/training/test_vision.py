@@ -25,7 +25,7 @@ from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord, scene_keys, split_seed
 from imf_jax.rollout.frames import FrameReader
 from imf_jax.rollout.planner import PolicyPlanner
-from imf_jax.rollout.scenes import run_last_states
+from imf_jax.rollout.scenes import run_chunk
 from imf_jax.training import checkpoints, loop, vision
 from imf_jax.training.state import build_policy, initial_state, split_policy
 
@@ -218,8 +218,8 @@ def test_a_stale_cache_is_refused(lewm_config: TrainConfig, make_demonstration: 
 
 def test_the_loop_closes_over_rendered_pictures(lewm_config: TrainConfig, transfer_backend: Any) -> None:
     """A policy that sees drives the real scene: the same whatever runs beside it, and blind to the scene state."""
-    sim, _ = transfer_backend.reset(scene_keys(0, [0]))
-    size = transfer_backend.images(sim, CAMERAS).shape[2]
+    _, output = transfer_backend.reset(scene_keys(0, [0]))
+    size = transfer_backend.render(output.qpos, CAMERAS).shape[2]
     sees = replace(lewm_config.policy, encoder=replace(lewm_config.policy.encoder, image_size=size))
     policy = sensitive(build_policy(replace(lewm_config, policy=sees), 7))
     policy.set_statistics(load_demonstrations(lewm_config.data)[1].arrays)
@@ -256,12 +256,12 @@ def test_rollouts_show_what_demonstrations_show(
     (episode,) = demonstrator.run(seed, np.array([4]), lambda finished: None)
     write_episodes(tmp_path, [episode])
     recorded = find_pictures(tmp_path, CAMERAS, episode.images["top"].shape[1]).read(0)
-    sim, _ = transfer_backend.reset(scene_keys(seed, [4]))
+    sim, start = transfer_backend.reset(scene_keys(seed, [4]))
     frames = FrameReader(transfer_backend, CAMERAS, 2)
-    first = frames.first(sim)
+    first = frames.first(start.qpos)
     np.testing.assert_array_equal(first[0, 0], recorded[0])
     executed = (episode.action + episode.noise)[None, :8]
-    states, output = run_last_states(transfer_backend, sim, executed, 2)
+    _, output = run_chunk(transfer_backend, sim, executed)
     np.testing.assert_array_equal(output.state[0, -1], episode.qpos[8])
-    np.testing.assert_array_equal(frames.next(first, states)[0], recorded[[7, 8]])
+    np.testing.assert_array_equal(frames.next(first, output.qpos)[0], recorded[[7, 8]])
     assert (recorded[7] != recorded[8]).any()

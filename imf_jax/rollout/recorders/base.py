@@ -1,6 +1,6 @@
 """What a capture sees of a rollout, and the buffer that most captures keep per episode."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.writers import EPISODES
-from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.backends.base import StepOutput
 
 
 @jax.tree_util.register_dataclass
@@ -36,29 +36,29 @@ class StepBatch:
         actions: float32 (A, K, 16) commanded actions as planned.
         output: what was read after each step, numpy leaves (A, K, ...).
         count: int64 (A,) how many of the K steps belong to the episode; rows past it must be ignored.
-        states: K simulation states of A scenes, one after each step; empty unless a recorder asks for them.
     """
 
     episodes: np.ndarray
     actions: np.ndarray
     output: StepOutput
     count: np.ndarray
-    states: Sequence[SimState]
 
 
 class Recorder(Protocol):
-    """A capture. Every method is called from the rollout loop: setup, then per episode reset, steps ..., finish.
+    """A capture. Its methods are called from one thread: setup, then per episode reset, steps ..., finish or discard.
 
     Attributes:
         name: how messages call the capture.
-        needs_states: ask for `StepBatch.states`; the loop then steps the backend one control step at a time.
     """
 
     name: str
-    needs_states: bool
 
-    def setup(self, state: SimState) -> None:
-        """Compile what `finish` will need, on any state (batch of 1); called once, before the clock starts."""
+    def setup(self, qpos: np.ndarray) -> None:
+        """Compile what will be needed, for any scene at `qpos` (nq,); called once, before the clock starts."""
+        ...
+
+    def bytes_per_episode(self, max_steps: int) -> int:
+        """Largest memory [bytes] that is held for a running episode of `max_steps` control steps."""
         ...
 
     def on_reset(self, reset: ResetBatch) -> None:
@@ -69,16 +69,19 @@ class Recorder(Protocol):
         """Control steps were executed."""
         ...
 
-    def finish(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
+    def finish(self, record: EpisodeRecord) -> dict[str, str]:
         """An episode has ended.
 
         Args:
             record: its record, still without artifacts.
-            last_state: makes the simulation state (batch of 1) after the episode's last step.
 
         Returns:
             kind of artifact -> path relative to the evaluation folder, for what was written.
         """
+        ...
+
+    def discard(self, episode: int) -> None:
+        """Forget an episode of which something was missed; nothing of it may be left."""
         ...
 
     def close(self) -> None:
@@ -96,13 +99,16 @@ class OnlyEpisodes:
 
     def __init__(self, recorder: Recorder, episodes: Sequence[int]) -> None:
         self.name = recorder.name
-        self.needs_states = recorder.needs_states
         self._recorder = recorder
         self._episodes = np.unique(np.asarray(episodes, np.int64))
 
-    def setup(self, state: SimState) -> None:
+    def setup(self, qpos: np.ndarray) -> None:
         """See `Recorder`."""
-        self._recorder.setup(state)
+        self._recorder.setup(qpos)
+
+    def bytes_per_episode(self, max_steps: int) -> int:
+        """See `Recorder`."""
+        return self._recorder.bytes_per_episode(max_steps)
 
     def on_reset(self, reset: ResetBatch) -> None:
         """See `Recorder`."""
@@ -116,9 +122,14 @@ class OnlyEpisodes:
         if rows.any():
             self._recorder.on_steps(jax.tree.map(lambda leaf: leaf[rows], steps))
 
-    def finish(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
+    def finish(self, record: EpisodeRecord) -> dict[str, str]:
         """See `Recorder`."""
-        return self._recorder.finish(record, last_state) if record.episode in self._episodes else {}
+        return self._recorder.finish(record) if record.episode in self._episodes else {}
+
+    def discard(self, episode: int) -> None:
+        """See `Recorder`."""
+        if episode in self._episodes:
+            self._recorder.discard(episode)
 
     def close(self) -> None:
         """See `Recorder`."""
@@ -141,7 +152,7 @@ class EpisodeBuffer:
 
     def pop(self, episode: int) -> dict[str, np.ndarray]:
         """Remove an episode and return its arrays, joined along time; empty if nothing was appended."""
-        parts = self._parts.pop(episode)
+        parts = self._parts.pop(episode, [])
         return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
 

@@ -13,7 +13,6 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch, episode_folder
 from imf_jax.rollout.recorders.path_drawing import draw_path
 from imf_jax.rollout.writers import write_bytes
-from imf_jax.sim.backends.base import SimState
 from imf_jax.sim.rendering.camera import CameraView, camera_ids, camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 
@@ -71,20 +70,24 @@ class PathImageRecorder:
 
     Args:
         folder: the evaluation folder.
-        photograph: makes the picture of a simulation state (batch of 1).
+        photograph: makes the picture of a scene at generalised positions (nq,).
     """
 
     name = "path_image"
-    needs_states = False
 
-    def __init__(self, folder: Path, photograph: Callable[[SimState], Photograph]) -> None:
+    def __init__(self, folder: Path, photograph: Callable[[np.ndarray], Photograph]) -> None:
         self._folder = folder
         self._photograph = photograph
         self._buffer = EpisodeBuffer()
+        self._last_qpos: dict[int, np.ndarray] = {}
 
-    def setup(self, state: SimState) -> None:
+    def setup(self, qpos: np.ndarray) -> None:
         """See `Recorder`: the ray tracer compiles at its first picture."""
-        self._photograph(state)
+        self._photograph(qpos)
+
+    def bytes_per_episode(self, max_steps: int) -> int:
+        """See `Recorder`: two positions per step, and two pictures with depth while one is drawn."""
+        return 24 * max_steps + 2 * 16 * PICTURE_SIZE**2
 
     def on_reset(self, reset: ResetBatch) -> None:
         """See `Recorder`."""
@@ -92,21 +95,29 @@ class PathImageRecorder:
         for row, episode in enumerate(reset.episodes.tolist()):
             self._buffer.start(episode)
             self._buffer.append(episode, position=position[row][None])
+            self._last_qpos[episode] = np.array(reset.output.qpos[row])
 
     def on_steps(self, steps: StepBatch) -> None:
         """See `Recorder`."""
         position = np.asarray(steps.output.end_effector)[..., :3]
         for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
             self._buffer.append(episode, position=position[row, :count])
+            if count:
+                self._last_qpos[episode] = np.array(steps.output.qpos[row, count - 1])
 
-    def finish(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
+    def finish(self, record: EpisodeRecord) -> dict[str, str]:
         """See `Recorder`."""
         position = self._buffer.pop(record.episode)["position"]
-        image, depth, view = self._photograph(last_state())
+        image, depth, view = self._photograph(self._last_qpos.pop(record.episode))
         picture = draw_path(image, depth, view, position[:, 0], position[:, 1])
         path = f"{episode_folder(record.episode)}/trajectory.png"
         write_bytes(self._folder / path, encode_png(picture))
         return {"path_image": path}
+
+    def discard(self, episode: int) -> None:
+        """See `Recorder`."""
+        self._buffer.pop(episode)
+        self._last_qpos.pop(episode, None)
 
     def close(self) -> None:
         """See `Recorder`."""

@@ -1,7 +1,6 @@
 """`trajectory.npz`: what was commanded and what the arms did, per episode."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import numpy as np
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch, episode_folder
 from imf_jax.rollout.writers import write_bytes
-from imf_jax.sim.backends.base import SimState
 
 
 class TrajectoryRecorder:
@@ -24,14 +22,17 @@ class TrajectoryRecorder:
     """
 
     name = "trajectory"
-    needs_states = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._buffer = EpisodeBuffer()
 
-    def setup(self, state: SimState) -> None:
+    def setup(self, qpos: np.ndarray) -> None:
         """Nothing to compile."""
+
+    def bytes_per_episode(self, max_steps: int) -> int:
+        """See `Recorder`: the arrays, and the archive that is made of them."""
+        return 2 * 4 * (1 + 16 + 14) * max_steps
 
     def on_reset(self, reset: ResetBatch) -> None:
         """See `Recorder`."""
@@ -52,7 +53,7 @@ class TrajectoryRecorder:
                 executed_right_link7_quat=pose[row, :count, 1, 3:],
             )
 
-    def finish(self, record: EpisodeRecord, last_state: Callable[[], SimState]) -> dict[str, str]:
+    def finish(self, record: EpisodeRecord) -> dict[str, str]:
         """See `Recorder`."""
         arrays = self._buffer.pop(record.episode)
         if not record.steps:
@@ -62,6 +63,10 @@ class TrajectoryRecorder:
         path = f"{episode_folder(record.episode)}/trajectory.npz"
         write_bytes(self._folder / path, content.getvalue())
         return {"trajectory": path}
+
+    def discard(self, episode: int) -> None:
+        """See `Recorder`."""
+        self._buffer.pop(episode)
 
     def close(self) -> None:
         """See `Recorder`."""

@@ -43,6 +43,8 @@ class StepOutput(NamedTuple):
         finite: bool (B,) False where the physics diverged; such a scene keeps its last finite state.
         ik_error: float32 (B, 2) distance [m] between commanded and reachable position per arm, the report of
             a pose that inverse kinematics had to clamp.
+        qpos: float32 (B, nq) generalised positions: all that a picture of the scene needs.
+        overflow: bool (B,) contacts or constraints did not all fit in their buffers during the step.
     """
 
     state: Array
@@ -54,6 +56,8 @@ class StepOutput(NamedTuple):
     failure: Array
     finite: Array
     ik_error: Array
+    qpos: Array
+    overflow: Array
 
 
 class Backend(Protocol):
@@ -77,6 +81,6 @@ class Backend(Protocol):
         """Advance one control step. `action`: float32 (B, 16), see `imf_jax.sim.control`."""
         ...
 
-    def images(self, state: SimState, cameras: tuple[str, ...]) -> Array:
-        """Fresh pictures, uint8 (B, n_cameras, H, W, 3), of the poses in `state`."""
+    def render(self, qpos: Array, cameras: tuple[str, ...]) -> np.ndarray:
+        """Pictures, uint8 (B, n_cameras, H, W, 3), of scenes at `qpos` (B, nq); see `StepOutput.qpos`."""
         ...

@@ -22,9 +22,18 @@ _DIVERGED = [
 ]
 
 
-def _divergences(batch: mujoco.batch.Batch, count: int) -> np.ndarray:
-    """How often each of the first `count` simulations has diverged so far, (count,)."""
-    return batch.warning[:count, _DIVERGED, 1].sum(axis=1)
+_OVERFLOW = [
+    int(warning)
+    for warning in (
+        mujoco.mjtWarning.mjWARN_CONTACTFULL,
+        mujoco.mjtWarning.mjWARN_CNSTRFULL,
+    )
+]
+
+
+def _warnings(batch: mujoco.batch.Batch, count: int, kinds: list[int]) -> np.ndarray:
+    """How often each of the first `count` simulations has given a warning of these kinds so far, (count,)."""
+    return batch.warning[:count, kinds, 1].sum(axis=1)
 
 
 class NativeBackend:
@@ -77,8 +86,9 @@ class NativeBackend:
             task=self.task.start(count, np),
             step=np.zeros(count, np.int32),
         )
-        finite = np.ones(count, bool)
-        return self._conclude(state, batch, finite, np.zeros((count, 2), np.float32))
+        return self._conclude(
+            state, batch, np.ones(count, bool), np.zeros(count, bool), np.zeros((count, 2), np.float32)
+        )
 
     def step(self, state: SimState, action: Array) -> tuple[SimState, StepOutput]:
         state, outputs = self.run_chunk(state, np.asarray(action)[:, None])
@@ -103,25 +113,20 @@ class NativeBackend:
         for k in range(length):
             before = batch.state[:count].copy()
             batch.ctrl[:count] = self._parts.controls(joints[:, k], openings[:, k])
-            finite = self._advance(batch, ids, before)
+            finite, overflow = self._advance(batch, ids, before)
             state = SimState(
                 physics=batch.state[:count],
                 joint_target=np.where(finite[:, None], joints[:, k], state.joint_target),
                 task=state.task,
                 step=state.step + 1,
             )
-            state, output = self._conclude(state, batch, finite, ik_error[:, k])
+            state, output = self._conclude(state, batch, finite, overflow, ik_error[:, k])
             outputs.append(output)
         state = state._replace(physics=batch.state[:count].copy())
         return state, jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *outputs)
 
-    def images(self, state: SimState, cameras: tuple[str, ...]) -> np.ndarray:
-        return self._parts.renderer(cameras).render(self.qpos(state))
-
-    def qpos(self, state: SimState) -> np.ndarray:
-        """Generalised positions, float64 (B, nq)."""
-        start = 1  # the state row begins with the time
-        return np.asarray(state.physics)[:, start : start + self.model.nq]
+    def render(self, qpos: Array, cameras: tuple[str, ...]) -> np.ndarray:
+        return self._parts.renderer(cameras).render(np.asarray(qpos))
 
     def _simulations(self, count: int) -> mujoco.batch.Batch:
         """The thread pool's simulations, at least `count` of them; what they hold between calls is meaningless."""
@@ -132,9 +137,9 @@ class NativeBackend:
             self._batch.bind("sensordata")
         return self._batch
 
-    def _advance(self, batch: mujoco.batch.Batch, ids: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """One control step of physics; scenes that fail or diverge go back to `before`. Returns finite (B,)."""
-        warned = _divergences(batch, len(ids))
+    def _advance(self, batch: mujoco.batch.Batch, ids: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One control step of physics; scenes that fail or diverge go back to `before`. Returns finite, overflow."""
+        diverged, overflown = (_warnings(batch, len(ids), kinds) for kinds in (_DIVERGED, _OVERFLOW))
         try:
             batch.step(ids, nstep=SUBSTEPS, stage=mujoco.mjtStage.mjSTAGE_POS)
             failed = np.zeros(len(ids), bool)
@@ -142,22 +147,31 @@ class NativeBackend:
             failed = np.isin(ids, error.ids)
         rows = batch.state[: len(ids)]
         # MuJoCo restarts a scene that diverges and only a warning counter tells.
-        failed |= _divergences(batch, len(ids)) > warned
+        failed |= _warnings(batch, len(ids), _DIVERGED) > diverged
+        overflow = _warnings(batch, len(ids), _OVERFLOW) > overflown
         finite = np.isfinite(rows).all(axis=1) & ~failed
         if not finite.all():
             broken = ids[~finite]
             rows[broken] = before[broken]
             batch.forward(broken)
-        return finite
+        return finite, overflow
 
     def _conclude(
-        self, state: SimState, batch: mujoco.batch.Batch, finite: np.ndarray, ik_error: np.ndarray
+        self,
+        state: SimState,
+        batch: mujoco.batch.Batch,
+        finite: np.ndarray,
+        overflow: np.ndarray,
+        ik_error: np.ndarray,
     ) -> tuple[SimState, StepOutput]:
         """Read the scenes after a call and let the task judge them."""
         count, link7 = len(finite), self.scene.index.link7_body
         hands = np.concatenate([batch.xpos[:count, link7], batch.xquat[:count, link7]], axis=-1).astype(np.float32)
-        robot, reading = self._parts.read(batch.qpos[:count], batch.sensordata[:count])
-        return self._parts.judge(state, robot, reading, hands, finite, ik_error)
+        qpos = batch.qpos[:count].astype(np.float32)
+        robot, reading = self._parts.read(qpos, batch.sensordata[:count])
+        return self._parts.judge(
+            state, robot, reading, hands=hands, finite=finite, ik_error=ik_error, qpos=qpos, overflow=overflow
+        )
 
 
 def _key_data(keys: Array) -> np.ndarray:

@@ -117,7 +117,16 @@ class TaskScene:
         return robot.reshape(-1, 16), Reading(objects, touch, opening)
 
     def judge(
-        self, state: SimState, robot: Array, reading: Reading, hands: Array, finite: Array, ik_error: Array
+        self,
+        state: SimState,
+        robot: Array,
+        reading: Reading,
+        *,
+        hands: Array,
+        finite: Array,
+        ik_error: Array,
+        qpos: Array,
+        overflow: Array,
     ) -> tuple[SimState, StepOutput]:
         """The task's verdict on the scenes of `state`: the state with the task's progress, and the output."""
         progress, verdict = self.task.evaluate(state.task, reading)
@@ -131,5 +140,7 @@ class TaskScene:
             failure=verdict.failure,
             finite=finite,
             ik_error=ik_error,
+            qpos=qpos,
+            overflow=overflow,
         )
         return state._replace(task=progress), output

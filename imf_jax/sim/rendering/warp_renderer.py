@@ -83,21 +83,9 @@ class WarpRenderer:
         self._num_worlds = num_worlds or (1 if on_cpu else CUDA_WORLDS)
         self._threads = (threads or _usable_cores()) if on_cpu else 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="render")
-        self._settings: dict[str, Any] = {
-            "cam_active": list(self.cameras),
-            "cam_res": (width, height),
-            "render_rgb": True,
-            "render_depth": depth,
-            "render_seg": False,
-            "use_shadows": shadows,
-            "shadow_light_fraction": 0.0,  # a true shadow, as OpenGL draws it
-            "samples_per_pixel": samples,
-            # What the scene does not use is compiled out of the kernel.
-            "use_textures": bool((model.mat_texid >= 0).any()),
-            "render_skybox": bool((model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX).any()),
-            "enable_emission": bool(model.mat_emission.any()),
-            "enable_per_light_ambient": bool(model.light_ambient.any()),
-        }
+        self._settings = tracer_settings(
+            model, self.cameras, height, width, depth=depth, shadows=shadows, samples=samples
+        )
         self._depth = depth
         self._tracers: list[_Tracer] = []
         self._add_tracer()
@@ -162,6 +150,34 @@ class WarpRenderer:
         first = self._tracers[0] if self._tracers else None
         with start_warp().ScopedDevice(self._device):
             self._tracers.append(_Tracer(self._model, self._num_worlds, self._settings, first))
+
+
+def tracer_settings(
+    model: mujoco.MjModel,
+    cameras: tuple[str, ...],
+    height: int,
+    width: int,
+    *,
+    depth: bool = False,
+    shadows: bool = False,
+    samples: int = 1,
+) -> dict[str, Any]:
+    """Settings of a render context of mujoco_warp; arguments as in `WarpRenderer`."""
+    return {
+        "cam_active": list(cameras),
+        "cam_res": (width, height),
+        "render_rgb": True,
+        "render_depth": depth,
+        "render_seg": False,
+        "use_shadows": shadows,
+        "shadow_light_fraction": 0.0,  # a true shadow, as OpenGL draws it
+        "samples_per_pixel": samples,
+        # What the scene does not use is compiled out of the kernel.
+        "use_textures": bool((model.mat_texid >= 0).any()),
+        "render_skybox": bool((model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX).any()),
+        "enable_emission": bool(model.mat_emission.any()),
+        "enable_per_light_ambient": bool(model.light_ambient.any()),
+    }
 
 
 def _usable_cores() -> int:

@@ -17,10 +17,9 @@ def start_warp() -> ModuleType:
     Kernels are cached under `WARP_CACHE_PATH` if that is set, else in the user's cache folder (`imf_jax.cache`),
     so only the first run on a machine compiles them. A program that initialised Warp itself keeps its settings.
     """
-    already_imported = "warp" in sys.modules
     import warp
 
-    if not already_imported:
+    if warp.config.log_level == warp.LOG_INFO:  # the default; MJX imports Warp without asking for quiet
         warp.config.log_level = warp.LOG_WARNING
     if warp.config.kernel_cache_dir is None and "WARP_CACHE_PATH" not in os.environ:
         warp.config.kernel_cache_dir = str(cache_dir("warp"))

@@ -1,0 +1,219 @@
+"""Captures beside the loop: one host thread feeds the recorders from a queue that is bounded in bytes.
+
+The loop hands over what it has read and goes on. When the queue is full it waits, so memory never grows; a capture
+that fails, or that makes the loop wait for too long, costs its artifacts, never an episode.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
+
+QUEUE_BYTES = 256 * 2**20
+"""Largest size of what waits for the recorders [bytes]."""
+
+PATIENCE = 120.0
+"""Seconds without any progress of the recorders after which a waiting loop gives the captures up [s]."""
+
+
+class _Job(NamedTuple):
+    size: int
+    work: Callable[[], None]
+
+
+class CaptureQueue:
+    """Feeds recorders in the order of events, from a thread of its own; without recorders it is only a passage.
+
+    Args:
+        recorders: the captures; closed by `close`.
+        on_record: receives each record with its artifacts, when these are complete. Called from one thread at a time,
+            in the order in which the episodes ended.
+        limit: largest size of what waits [bytes]; a single event above it is let through alone.
+        patience: seconds without progress after which a full queue means that the captures are given up.
+
+    Attributes:
+        errors: one line for each artifact that could not be made.
+        waited_s: time [s] for which the loop was held up: the queue was full, or the end had to be waited for.
+        peak: largest size of what ever waited [bytes].
+    """
+
+    def __init__(
+        self,
+        recorders: Sequence[Recorder],
+        on_record: Callable[[EpisodeRecord], None],
+        *,
+        limit: int = QUEUE_BYTES,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._recorders = recorders
+        self._on_record = on_record
+        self._limit, self._patience = limit, patience
+        self._jobs: deque[_Job] = deque()
+        self._waiting = 0
+        self._condition = threading.Condition()
+        self._progress = time.monotonic()
+        self._given_up = self._closing = False
+        self._failure: BaseException | None = None
+        self._ended: dict[int, EpisodeRecord] = {}  # episodes whose record waits for its artifacts
+        self._lost: dict[tuple[int, int], str] = {}  # (recorder, episode) -> why its artifact cannot be made
+        self.errors: list[str] = []
+        self.waited_s = 0.0
+        self.peak = 0
+        self._thread: threading.Thread | None = None
+        if recorders:
+            self._thread = threading.Thread(target=self._feed, name="captures", daemon=True)
+            self._thread.start()
+
+    def setup(self, qpos: np.ndarray) -> None:
+        """Let the recorders compile what they need, for a scene at `qpos` (nq,), and wait for them."""
+        for recorder in self._recorders:
+            self._put(_Job(0, partial(self._attempt, recorder, "setup", partial(recorder.setup, qpos))))
+        self.drain()
+
+    def reset(self, batch: ResetBatch) -> None:
+        """Episodes have started."""
+        self._broadcast("on_reset", batch, batch.episodes)
+
+    def steps(self, batch: StepBatch) -> None:
+        """Control steps were executed."""
+        self._broadcast("on_steps", batch, batch.episodes)
+
+    def end(self, record: EpisodeRecord) -> None:
+        """An episode is over: its record is handed on once its artifacts are made."""
+        if self._thread is None or self._given_up:
+            self._on_record(record)
+            return
+        with self._condition:
+            self._ended[record.episode] = record
+        self._put(_Job(0, partial(self._finish, record)))
+
+    def drain(self) -> None:
+        """Wait until nothing is waiting any more, or patience has run out."""
+        if self._thread is not None:
+            self._wait(lambda: not self._jobs and not self._waiting)
+        self._raise_failure()
+
+    def close(self) -> None:
+        """Wait for what is still waiting, then close the recorders. Further calls do nothing."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._thread is None:
+            return
+        try:
+            self.drain()
+        finally:
+            with self._condition:
+                self._condition.notify_all()
+            if not self._given_up:
+                self._thread.join()
+                for recorder in self._recorders:
+                    self._attempt(recorder, "the end", recorder.close)
+        self._raise_failure()
+
+    def _broadcast(self, method: str, batch: Any, episodes: np.ndarray) -> None:
+        if self._thread is None or self._given_up:
+            return
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+        self._put(_Job(size, partial(self._tell, method, batch, episodes)))
+
+    def _put(self, job: _Job) -> None:
+        """Append a job as soon as there is room for it."""
+        self._wait(lambda: not self._waiting or self._waiting + job.size <= self._limit)
+        with self._condition:
+            if self._given_up:
+                return
+            self._jobs.append(job)
+            self._waiting += max(job.size, 1)
+            self.peak = max(self.peak, self._waiting)
+            self._condition.notify_all()
+        self._raise_failure()
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        started = time.perf_counter()
+        with self._condition:
+            self._progress = max(self._progress, time.monotonic()) if not self._waiting else self._progress
+            while not ready() and not self._given_up and self._failure is None:
+                self._condition.wait(timeout=0.2)
+                if time.monotonic() - self._progress > self._patience:
+                    self._give_up()
+        self.waited_s += time.perf_counter() - started
+
+    def _give_up(self) -> None:
+        """The recorders hang: write the records that wait for them, without artifacts."""
+        self._given_up = True
+        reason = f"captures made no progress for {self._patience:.0f} s and were given up"
+        self.errors.append(reason)
+        self._jobs.clear()
+        ended, self._ended = list(self._ended.values()), {}
+        for record in ended:
+            self.errors.append(f"episode {record.episode}: {reason}")
+            self._on_record(record)
+
+    def _raise_failure(self) -> None:
+        """What handing on a record raised (a full disk, say) ends the rollout: records are not optional."""
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            self._given_up = True
+            raise failure
+
+    def _feed(self) -> None:
+        """The thread: work off the queue."""
+        while True:
+            with self._condition:
+                while not self._jobs and not self._closing and not self._given_up:
+                    self._condition.wait()
+                if not self._jobs:
+                    return
+                job = self._jobs.popleft()
+            try:
+                job.work()
+            except BaseException as error:
+                with self._condition:
+                    self._failure = error
+                    self._condition.notify_all()
+                return
+            with self._condition:
+                self._waiting -= max(job.size, 1)
+                self._progress = time.monotonic()
+                self._condition.notify_all()
+
+    def _tell(self, method: str, batch: Any, episodes: np.ndarray) -> None:
+        for number, recorder in enumerate(self._recorders):
+            try:
+                getattr(recorder, method)(batch)
+            except Exception as error:  # whatever a renderer, an encoder or a disk can raise
+                for episode in episodes.tolist():
+                    self._lost.setdefault((number, episode), str(error))
+
+    def _finish(self, record: EpisodeRecord) -> None:
+        artifacts: dict[str, str] = {}
+        for number, recorder in enumerate(self._recorders):
+            what = f"episode {record.episode}"
+            reason = self._lost.pop((number, record.episode), None)
+            if reason is not None:
+                self.errors.append(f"{what}, {recorder.name}: {reason}")
+                self._attempt(recorder, what, partial(recorder.discard, record.episode))
+            else:
+                artifacts |= self._attempt(recorder, what, partial(recorder.finish, record)) or {}
+        with self._condition:  # or a queue that is being given up would write the record a second time
+            if self._ended.pop(record.episode, None) is None:
+                return
+            self._on_record(replace(record, artifacts=artifacts))
+
+    def _attempt(self, recorder: Recorder, what: str, work: Callable[[], Any]) -> Any:
+        """Let a recorder work; a capture that fails costs the artifact, never the episode."""
+        try:
+            return work()
+        except Exception as error:
+            self.errors.append(f"{what}, {recorder.name}: {error}")
+            return None

@@ -1,0 +1,221 @@
+"""What the compiled backends share: MJX simulates, and reset and step are pure functions inside any program."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from mujoco import mjx
+
+from imf_jax.config import RendererName
+from imf_jax.sim.backends.base import Array, SimState, StepOutput
+from imf_jax.sim.backends.task_scene import TaskScene
+from imf_jax.sim.blocks import in_blocks
+from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, SUBSTEPS, Visual
+
+
+class MjxPhysics(NamedTuple):
+    """What MJX needs to continue B scenes, and what was measured of them last.
+
+    Attributes:
+        qpos: float32 (B, nq) generalised positions; qvel: float32 (B, nv) velocities.
+        qacc_warmstart: float32 (B, nv) where the constraint solver starts.
+        hands: float32 (B, 2, 7) poses of link7, position [m] and quaternion wxyz.
+        sensordata: float32 (B, nsensordata) of the last evaluation of the contacts.
+        overflow: bool (B,) a buffer was too small for the contacts or constraints of the last steps.
+    """
+
+    qpos: jax.Array
+    qvel: jax.Array
+    qacc_warmstart: jax.Array
+    hands: jax.Array
+    sensordata: jax.Array
+    overflow: jax.Array
+
+
+class DeviceBackend(ABC):
+    """Batched scenes of one task on MJX; see `imf_jax.sim.backends.base.Backend`.
+
+    Inside `jax.jit`, `reset`, `step`, `run_chunk` and `pictures` take the batch as it is (scan `step` there). Called
+    with concrete arrays, the first three accept any batch size: they run in blocks of a fixed number of rows, so that
+    one program serves all, and give numpy arrays.
+
+    Args:
+        task: name of the task.
+        visual: look of the arms in pictures.
+        image_size: height and width of pictures [pixels].
+        renderer: what makes the pictures.
+    """
+
+    name: str
+    cameras = CAMERAS
+    control_dt = PHYSICS_DT * SUBSTEPS
+
+    def __init__(
+        self, task: str, *, visual: Visual = "mesh", image_size: int = 256, renderer: RendererName = "warp"
+    ) -> None:
+        self._parts = TaskScene(task, visual, image_size, renderer)
+        self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
+        self.renderer, self.image_size = renderer, image_size
+        self._mjx_model = self._load()
+        # Compiled apart, so that reset, step and run_chunk share the one expensive program.
+        self._sample = jax.jit(jax.vmap(self._parts.sample))
+        self._targets = jax.jit(self._parts.targets)
+        self._controls = jax.jit(self._parts.controls)
+        self._simulate = jax.jit(self._simulate_scenes)
+        self._conclude = jax.jit(self._conclude_step)
+
+    @abstractmethod
+    def _load(self) -> mjx.Model:
+        """The model on the device."""
+
+    @abstractmethod
+    def _blank(self, count: int) -> mjx.Data:
+        """Data of one scene out of `count`, with nothing in it."""
+
+    @abstractmethod
+    def _overflow(self, data: mjx.Data) -> jax.Array:
+        """bool (B,): did a buffer of a scene overflow? `data`: of B scenes."""
+
+    @abstractmethod
+    def pictures(self, state: SimState, cameras: tuple[str, ...]) -> jax.Array:
+        """Fresh pictures of scenes inside a program: uint8 (B, n_cameras, H, W, 3)."""
+
+    @abstractmethod
+    def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
+        """Device memory [bytes] that one more scene needs for its physics and, given cameras, its pictures."""
+
+    def reset(self, keys: Array) -> tuple[SimState, StepOutput]:
+        """See `Backend`."""
+        typed = jnp.asarray(keys)
+        if not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
+            typed = jax.random.wrap_key_data(typed)
+        return self._reset(typed) if _traced(typed) else in_blocks(self._reset, typed)
+
+    def step(self, state: SimState, action: Array) -> tuple[SimState, StepOutput]:
+        """See `Backend`."""
+        state, output = self.run_chunk(state, action[:, None])
+        return state, jax.tree.map(lambda leaf: leaf[:, 0], output)
+
+    def run_chunk(self, state: SimState, actions: Array) -> tuple[SimState, StepOutput]:
+        """Advance K control steps: `step` K times, with the inverse kinematics of the whole chunk in one call.
+
+        Args:
+            actions: float32 (B, K, 16).
+
+        Returns:
+            the state after the last step, and outputs with leading axes (B, K).
+        """
+        if _traced((state, actions)):
+            return self._run_chunk(state, jnp.asarray(actions))
+        return in_blocks(self._run_chunk, state, np.asarray(actions, np.float32))
+
+    def render(self, qpos: Array, cameras: tuple[str, ...]) -> np.ndarray:
+        """See `Backend`."""
+        return self._parts.renderer(cameras).render(np.asarray(qpos))
+
+    def _reset(self, keys: jax.Array) -> tuple[SimState, StepOutput]:
+        joints, objects = self._sample(keys)
+        count = joints.shape[0]
+        qpos = jnp.asarray(self._parts.start_qpos(joints, objects))
+        still = jnp.zeros((count, self.model.nv), jnp.float32)
+        start = MjxPhysics(
+            qpos,
+            still,
+            still,
+            hands=jnp.zeros((count, 2, 7), jnp.float32),
+            sensordata=jnp.zeros((count, self.model.nsensordata), jnp.float32),
+            overflow=jnp.zeros(count, bool),
+        )
+        ctrl = self._parts.controls(joints, jnp.full((count, 2), MAX_OPENING, jnp.float32))
+        # A first physics step evaluates the contacts of the start, and where it leads is forgotten.
+        evaluated = self._simulate(self._mjx_model, start, ctrl, 1)
+        hands = self._hands(self._place(self._mjx_model, qpos))
+        physics = evaluated._replace(qpos=qpos, qvel=still, hands=hands)
+        state = SimState(
+            physics=physics,
+            joint_target=joints,
+            task=self.task.start(count, jnp),
+            step=jnp.full(count, -1, jnp.int32),
+        )
+        return self._conclude(state, physics, joints, jnp.zeros((count, 2), jnp.float32))
+
+    def _run_chunk(self, state: SimState, actions: jax.Array) -> tuple[SimState, StepOutput]:
+        joints, openings, ik_error = self._targets(jnp.asarray(state.joint_target), actions)
+        outputs = []
+        for k in range(actions.shape[1]):
+            ctrl = self._controls(joints[:, k], openings[:, k])
+            after = self._simulate(self._mjx_model, state.physics, ctrl, SUBSTEPS)
+            state, output = self._conclude(state, after, joints[:, k], ik_error[:, k])
+            outputs.append(output)
+        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *outputs)
+
+    def _simulate_scenes(
+        self, model: mjx.Model, physics: MjxPhysics, ctrl: jax.Array, steps: jax.Array | int
+    ) -> MjxPhysics:
+        """`steps` physics steps under constant servo commands (B, nu), then the poses of the hands."""
+        blank = self._blank(ctrl.shape[0])
+
+        def prepare(qpos: jax.Array, qvel: jax.Array, warmstart: jax.Array, ctrl: jax.Array, sensors: jax.Array) -> Any:
+            return blank.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=ctrl, sensordata=sensors)
+
+        def advance(_: jax.Array, carry: tuple[mjx.Data, jax.Array]) -> tuple[mjx.Data, jax.Array]:
+            data = jax.vmap(mjx.step, (None, 0))(model, carry[0])
+            return data, carry[1] | self._overflow(data)
+
+        with jax.default_matmul_precision("highest"):
+            data = jax.vmap(prepare)(physics.qpos, physics.qvel, physics.qacc_warmstart, ctrl, physics.sensordata)
+            start = data, jnp.zeros(ctrl.shape[0], bool)
+            data, overflow = jax.lax.fori_loop(0, steps, advance, start)
+            placed = jax.vmap(mjx.kinematics, (None, 0))(model, data)
+        return MjxPhysics(data.qpos, data.qvel, data.qacc_warmstart, self._hands(placed), data.sensordata, overflow)
+
+    def _place(self, model: mjx.Model, qpos: jax.Array) -> mjx.Data:
+        """Scenes at `qpos` (B, nq), with the poses of all bodies."""
+        blank = self._blank(qpos.shape[0])
+        with jax.default_matmul_precision("highest"):
+            data = jax.vmap(lambda row: blank.replace(qpos=row))(qpos)
+            return jax.vmap(mjx.kinematics, (None, 0))(model, data)
+
+    def _hands(self, placed: mjx.Data) -> jax.Array:
+        link7 = self.scene.index.link7_body
+        return jnp.concatenate([placed.xpos[:, link7], placed.xquat[:, link7]], axis=-1)
+
+    def _conclude_step(
+        self, before: SimState, after: MjxPhysics, joints: jax.Array, ik_error: jax.Array
+    ) -> tuple[SimState, StepOutput]:
+        """Put scenes that diverged back to where they were, and judge all."""
+        numbers = jnp.concatenate([after.qpos, after.qvel], axis=-1)
+        finite = (jnp.abs(numbers) < mujoco.mjMAXVAL).all(axis=-1)  # false for NaN
+        physics = keep_rows(finite, after, before.physics)
+        state = before._replace(
+            physics=physics,
+            joint_target=keep_rows(finite, joints, before.joint_target),
+            step=before.step + 1,
+        )
+        robot, reading = self._parts.read(physics.qpos, physics.sensordata)
+        return self._parts.judge(
+            state,
+            robot,
+            reading,
+            hands=physics.hands,
+            finite=finite,
+            ik_error=ik_error,
+            qpos=physics.qpos,
+            overflow=after.overflow,
+        )
+
+
+def keep_rows(mask: jax.Array, new: Any, old: Any) -> Any:
+    """Rows of the pytree `new` where `mask` (B,), of `old` elsewhere; all leaves (B, ...)."""
+
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(mask.reshape(-1, *([1] * (a.ndim - 1))), a, b)
+
+    return jax.tree.map(choose, new, old)
+
+
+def _traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

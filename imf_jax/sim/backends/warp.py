@@ -1,0 +1,127 @@
+"""MJX-Warp: physics and camera pictures as Warp kernels inside a JAX program, on CUDA and, slower, on CPUs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from mujoco import mjx
+
+from imf_jax.sim.backends.base import SimState
+from imf_jax.sim.backends.device import DeviceBackend
+from imf_jax.sim.rendering.warp_renderer import tracer_settings
+from imf_jax.sim.rendering.warp_runtime import start_warp
+
+CONTACTS = 32
+"""Contacts per scene for which memory is set aside; they share one pool. The transfer expert needs at most 16."""
+
+CONSTRAINTS = 192
+"""Rows of constraints per scene for which memory is set aside. The transfer expert needs at most 98."""
+
+
+class WarpBackend(DeviceBackend):
+    """Batched scenes of one task on MJX-Warp.
+
+    Contacts and constraints live in buffers of fixed size; `StepOutput.overflow` says when one was too small.
+    Warp allocates outside XLA's memory pool: start the process with `XLA_PYTHON_CLIENT_PREALLOCATE=false` on a GPU
+    (the scripts do).
+    """
+
+    name = "warp"
+
+    def _load(self) -> mjx.Model:
+        warp = start_warp()
+        self._datas: dict[int, mjx.Data] = {}
+        self._contexts: dict[tuple[int, tuple[str, ...]], Any] = {}
+        self._devices = [str(device) for device in warp.get_cuda_devices()] or ["cpu"]
+        model = mjx.put_model(self.model, impl="warp")
+        # What overflows is reported per run (`StepOutput.overflow`) instead of printed by kernels per step.
+        return model.tree_replace({"opt._impl.warn_overflow": 0})
+
+    def _blank(self, count: int) -> mjx.Data:
+        if count not in self._datas:
+            with jax.ensure_compile_time_eval():
+                self._datas[count] = mjx.make_data(
+                    self.model, impl="warp", naconmax=CONTACTS * count, naccdmax=CONTACTS * count, njmax=CONSTRAINTS
+                )
+        return self._datas[count]
+
+    def _overflow(self, data: mjx.Data) -> jax.Array:
+        return (data._impl.overflow & _lost_bits()) != 0
+
+    def pictures(self, state: SimState, cameras: tuple[str, ...]) -> jax.Array:
+        """See `DeviceBackend`."""
+        qpos = state.physics.qpos
+        context = self._context(qpos.shape[0], cameras).pytree()
+        data = self._place(self._mjx_model, qpos)
+        data = _place_cameras_and_lights(self.model, data)
+        data = mjx.refit_bvh(self._mjx_model, data, context)
+        packed, _, _ = mjx.render(self._mjx_model, data, context)
+        size = self.image_size
+        return unpack_pixels(packed).reshape(qpos.shape[0], len(cameras), size, size, 3)
+
+    def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
+        """See `DeviceBackend`: the data of a scene twice (in and out of a kernel), and its pictures thrice (packed)."""
+        data = sum(leaf.nbytes for leaf in jax.tree.leaves(self._blank(1)))
+        return 2 * data + 4 * len(cameras) * 3 * self.image_size**2
+
+    def _context(self, count: int, cameras: tuple[str, ...]) -> Any:
+        """The acceleration structures for `count` scenes, and the kernel for these cameras."""
+        key = count, cameras
+        if key not in self._contexts:
+            self._contexts[key] = mjx.create_render_context(
+                self.model,
+                nworld=count,
+                devices=self._devices,
+                **tracer_settings(self.model, cameras, self.image_size, self.image_size),
+            )
+        return self._contexts[key]
+
+
+def unpack_pixels(packed: jax.Array) -> jax.Array:
+    """RGB of pixels 0xAARRGGBB: uint32 (...) -> uint8 (..., 3)."""
+    return jnp.stack([(packed >> shift) & 0xFF for shift in (16, 8, 0)], axis=-1).astype(jnp.uint8)
+
+
+def _lost_bits() -> int:
+    """The bits of mujoco_warp's overflow flags that mean lost contacts or constraints, not an iteration limit."""
+    from mujoco.mjx.third_party.mujoco_warp import OverflowType
+
+    limits = ("ITERATIONS", "LS_ITERATIONS")
+    return sum(flag.value for flag in OverflowType if flag.name not in limits)
+
+
+def _place_cameras_and_lights(model: mujoco.MjModel, data: mjx.Data) -> mjx.Data:
+    """Poses of cameras and lights, which are fixed to their bodies: position p + R c and rotation R C.
+
+    MJX-Warp offers them only as a part of `forward`, which also solves the constraints.
+    """
+    fixed = mujoco.mjtCamLight.mjCAMLIGHT_FIXED
+    assert (model.cam_mode == fixed).all()
+    assert (model.light_mode == fixed).all()
+    matrices = np.zeros((model.ncam, 9))
+    for camera in range(model.ncam):
+        mujoco.mju_quat2Mat(matrices[camera], model.cam_quat[camera])
+    highest = jax.lax.Precision.HIGHEST
+
+    def place(bodies: np.ndarray, offsets: np.ndarray) -> jax.Array:
+        turned = jnp.einsum("...cij,cj->...ci", data.xmat[:, bodies], np.float32(offsets), precision=highest)
+        return data.xpos[:, bodies] + turned
+
+    light_rotation = data.xmat[:, model.light_bodyid]
+    directions = jnp.einsum("...cij,cj->...ci", light_rotation, np.float32(model.light_dir), precision=highest)
+    rotations = jnp.einsum(
+        "...cij,cjk->...cik",
+        data.xmat[:, model.cam_bodyid],
+        np.float32(matrices.reshape(-1, 3, 3)),
+        precision=highest,
+    )
+    return data.tree_replace(
+        {
+            "cam_xpos": place(model.cam_bodyid, model.cam_pos),
+            "cam_xmat": rotations,
+            "_impl.light_xpos": place(model.light_bodyid, model.light_pos),
+            "_impl.light_xdir": directions,
+        }
+    )

@@ -1,0 +1,149 @@
+"""The queue between loop and recorders: ordered, bounded in bytes, and never the end of an episode."""
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imf_jax.rollout.capture import CaptureQueue
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
+from imf_jax.sim.backends.base import StepOutput
+
+STEP_BYTES = 8000
+
+
+def record(episode: int) -> EpisodeRecord:
+    return EpisodeRecord(episode, 0, 0, "success", 3, 0, 2, 1.0, 1.0, 2, 1)
+
+
+def output() -> StepOutput:
+    return StepOutput(*[np.zeros(1)] * len(StepOutput._fields))
+
+
+def steps(episode: int) -> StepBatch:
+    return StepBatch(np.array([episode]), np.zeros(STEP_BYTES // 8), output(), np.array([1]))
+
+
+class Slow:
+    """A recorder whose work can be held up, and that fails on demand."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.events: list[Any] = []
+        self.threads: set[int] = set()
+        self.fail_steps_of: int | None = None
+
+    def note(self, *event: Any) -> None:
+        self.gate.wait(20)
+        self.threads.add(threading.get_ident())
+        self.events.append(event)
+
+    def setup(self, qpos: np.ndarray) -> None:
+        self.note("setup")
+
+    def bytes_per_episode(self, max_steps: int) -> int:
+        return 0
+
+    def on_reset(self, reset: ResetBatch) -> None:
+        self.note("reset", *reset.episodes.tolist())
+
+    def on_steps(self, batch: StepBatch) -> None:
+        self.note("steps", *batch.episodes.tolist())
+        if self.fail_steps_of in batch.episodes:
+            raise OSError("no space left on device")
+
+    def finish(self, record: EpisodeRecord) -> dict[str, str]:
+        self.note("finish", record.episode)
+        return {"slow": f"{record.episode}.bin"}
+
+    def discard(self, episode: int) -> None:
+        self.note("discard", episode)
+
+    def close(self) -> None:
+        self.events.append(("close",))
+
+
+def test_events_reach_the_recorder_in_order_and_records_come_with_their_artifacts() -> None:
+    recorder, records = Slow(), []
+    queue = CaptureQueue([recorder], records.append)
+    queue.setup(np.zeros(3))
+    queue.reset(ResetBatch(np.array([4, 5]), output()))
+    queue.steps(steps(4))
+    queue.end(record(4))
+    queue.steps(steps(5))
+    queue.end(record(5))
+    queue.close()
+    assert recorder.events == [
+        ("setup",), ("reset", 4, 5), ("steps", 4), ("finish", 4), ("steps", 5), ("finish", 5), ("close",),
+    ]  # fmt: skip
+    assert [(r.episode, r.artifacts) for r in records] == [(4, {"slow": "4.bin"}), (5, {"slow": "5.bin"})]
+    assert recorder.threads.isdisjoint({threading.get_ident()}), "the loop itself must not be held up"
+    assert queue.errors == []
+
+
+def test_without_recorders_records_pass_at_once() -> None:
+    records: list[EpisodeRecord] = []
+    queue = CaptureQueue([], records.append)
+    queue.steps(steps(1))
+    queue.end(record(1))
+    assert [r.episode for r in records] == [1]
+    queue.close()
+
+
+def test_a_full_queue_holds_the_loop_up_and_never_grows_beyond_its_limit() -> None:
+    recorder = Slow()
+    limit = 5 * STEP_BYTES
+    queue = CaptureQueue([recorder], lambda record: None, limit=limit)
+    recorder.gate.clear()
+    threading.Timer(0.4, recorder.gate.set).start()
+    for _ in range(20):
+        queue.steps(steps(0))
+    assert queue.waited_s > 0.2
+    assert STEP_BYTES < queue.peak <= limit
+    queue.close()
+    assert recorder.events.count(("steps", 0)) == 20, "backpressure loses nothing"
+
+
+def test_a_failure_costs_the_artifact_of_its_episode_only() -> None:
+    recorder, records = Slow(), []
+    recorder.fail_steps_of = 7
+    queue = CaptureQueue([recorder], records.append)
+    for episode in (7, 8):
+        queue.steps(steps(episode))
+        queue.end(record(episode))
+    queue.close()
+    assert [(r.episode, r.artifacts) for r in records] == [(7, {}), (8, {"slow": "8.bin"})]
+    assert queue.errors == ["episode 7, slow: no space left on device"]
+    assert ("discard", 7) in recorder.events
+    assert ("finish", 7) not in recorder.events
+
+
+def test_a_recorder_that_hangs_is_given_up_and_every_record_is_kept_once() -> None:
+    recorder, records = Slow(), []
+    queue = CaptureQueue([recorder], records.append, limit=3 * STEP_BYTES, patience=0.5)
+    recorder.gate.clear()
+    for episode in range(6):
+        queue.steps(steps(episode))
+        queue.end(record(episode))
+    queue.close()
+    recorder.gate.set()  # it wakes up when all is over
+    time.sleep(0.3)
+    assert sorted(r.episode for r in records) == list(range(6))
+    assert all(r.artifacts == {} for r in records)
+    assert "made no progress for 0 s" in queue.errors[0] or "made no progress for 1 s" in queue.errors[0]
+
+
+def test_a_record_that_cannot_be_written_ends_the_rollout() -> None:
+    def full(record: EpisodeRecord) -> None:
+        raise OSError("no space left on device")
+
+    queue = CaptureQueue([Slow()], full)
+    queue.end(record(0))
+    with pytest.raises(OSError, match="no space left"):
+        queue.close()
