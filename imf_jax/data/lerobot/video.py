@@ -1,0 +1,172 @@
+"""Videos of camera pictures: encoded as the frames come, read back as arrays."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+
+from imf_jax.errors import UserError
+
+CODEC = "libx264"
+PIXEL_FORMAT = "yuv420p"
+
+OPTIONS = {
+    # Visually lossless; policies are trained on these pictures.
+    "crf": "18",
+    # Every second frame is a key frame, as in LeRobot's own videos: training jumps to frames in random order.
+    "g": "2",
+    "preset": "veryfast",
+    # No frame waits in the encoder, so hundreds of open videos take little memory and know their size.
+    "tune": "zerolatency",
+}
+
+
+class VideoEncoder:
+    """Writes pictures to an MP4 file, one after the other.
+
+    Args:
+        path: the file; its folder must exist.
+        height: of the pictures, even [pixels].
+        width: likewise.
+        fps: frames per second.
+
+    Raises:
+        UserError: the file cannot be written, here and in the methods.
+    """
+
+    def __init__(self, path: Path, height: int, width: int, fps: int) -> None:
+        self.path, self.fps = path, fps
+        self.num_frames = 0
+        self.num_bytes = 0
+        """Size of the encoded pictures so far [bytes]."""
+        try:
+            self._container = av.open(str(path), "w", format="mp4")
+            stream = self._container.add_stream(CODEC, rate=fps, options=OPTIONS)
+        except (OSError, ValueError) as error:
+            raise _unwritable(path, error) from None
+        assert isinstance(stream, VideoStream)
+        self._stream = stream
+        self._stream.height, self._stream.width = height, width
+        self._stream.pix_fmt = PIXEL_FORMAT
+        self._stream.thread_count = 1  # many videos are open at once, and the bytes do not depend on the machine
+
+    def add(self, picture: np.ndarray) -> None:
+        """Encode a picture, uint8 (H, W, 3)."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame.pts, frame.time_base = self.num_frames, Fraction(1, self.fps)
+        self._encode(frame)
+        self.num_frames += 1
+
+    def close(self) -> None:
+        """Finish the file; only then can it be played."""
+        self._encode(None)
+        try:
+            self._container.close()
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def abort(self) -> None:
+        """Let go of an unfinished file, which the caller removes."""
+        try:
+            self._container.close()
+        except (OSError, ValueError):
+            return  # nobody wants this file any more
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        try:
+            for packet in self._stream.encode(frame):
+                self.num_bytes += packet.size
+                self._container.mux(packet)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file says about itself: frames, height and width [pixels], frames per second."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Read the header of a video.
+
+    Raises:
+        UserError: the file cannot be read as a video.
+    """
+    with _reading(path) as container:
+        stream = container.streams.video[0]
+        return VideoInfo(stream.frames, stream.height, stream.width, float(stream.average_rate or 0))
+
+
+def read_frames(path: Path, start: float, count: int, fps: float) -> Iterator[tuple[float, np.ndarray]]:
+    """Decode frames that follow each other.
+
+    Args:
+        path: the video.
+        start: time of the first frame in the file [s].
+        count: frames.
+        fps: frames per second.
+
+    Yields:
+        time in the file [s] and picture, uint8 (H, W, 3).
+
+    Raises:
+        UserError: the file cannot be read as a video, or ends too early.
+    """
+    found = 0
+    with _reading(path) as container:
+        stream = container.streams.video[0]
+        assert stream.time_base is not None
+        container.seek(max(0, int(start / stream.time_base)), stream=stream)
+        try:
+            for frame in container.decode(stream):
+                time = float((frame.pts or 0) * stream.time_base)
+                if time < start - 0.5 / fps:
+                    continue  # the seek goes back to a key frame
+                if found == count:
+                    break
+                yield time, frame.to_ndarray(format="rgb24")
+                found += 1
+        except av.FFmpegError as error:
+            raise _unreadable(path, error) from None
+    if found < count:
+        raise UserError(f"{path}: has {found} of {count} frames from {start:.3f} s on; record that episode again")
+
+
+class _reading:
+    """An opened video with at least one picture stream."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Any:
+        try:
+            self.container = av.open(str(self.path))
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.path, error) from None
+        if not self.container.streams.video:
+            self.container.close()
+            raise UserError(f"{self.path}: holds no pictures; record that episode again")
+        return self.container
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+
+def _unwritable(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"cannot write the video {path} ({reason}); free space or choose another folder")
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{path}: cannot be read as a video ({reason}); record that episode again")

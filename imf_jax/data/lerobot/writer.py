@@ -1,0 +1,475 @@
+"""Write LeRobot v3.0 datasets frame by frame, so that a killed recording loses no finished episode.
+
+    with LeRobotWriter.create(folder, robot_features({"front": (256, 256)}), fps=50) as writer:
+        episode = writer.open_episode("transfer")           # any number may be open at once, one per scene
+        episode.add({"observation.state": state, "action": action, ...})     # pictures go to the encoder at once
+        episode.save({"success": True, "seed": 0, "scene": 7})               # or episode.discard()
+
+An episode grows in a folder of its own, `.open/`. Saving it moves its files into place, each under a new name, and then
+writes its row in `meta/episodes/`: with that row it exists. Totals and statistics are written last; if the process
+dies before, readers see the episodes that were counted, and `resume` counts the others.
+"""
+
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import reduce
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from imf_jax.config import require
+from imf_jax.data.lerobot import layout
+from imf_jax.data.lerobot.features import FRAME_FEATURES, Feature, differences
+from imf_jax.data.lerobot.reader import EpisodeRow, is_dataset, open_dataset
+from imf_jax.data.lerobot.statistics import PictureHistogram, Statistics, column_statistics, merge
+from imf_jax.data.lerobot.video import VideoEncoder
+from imf_jax.errors import ArgumentError, UserError
+from imf_jax.files import flush_to_disk, write_json
+
+RECORDING_PREFIX = "rollout_"
+OPEN = ".open"
+LOCK = ".lock"
+
+LEAST_FREE_BYTES = 512 * 2**20
+"""A recording does not start with less room on the disk than this."""
+
+
+def require_recording_name(folder: Path) -> None:
+    """Refuse a folder for recorded rollouts whose name does not say what it holds.
+
+    Raises:
+        ArgumentError: the name does not start with `rollout_`.
+    """
+    require(
+        folder.name.startswith(RECORDING_PREFIX) and len(folder.name) > len(RECORDING_PREFIX),
+        f"dataset {folder} must have a name that starts with {RECORDING_PREFIX!r}, "
+        f"for example {folder.with_name(RECORDING_PREFIX + folder.name)}",
+    )
+
+
+def require_free_space(folder: Path, wanted: int = LEAST_FREE_BYTES) -> None:
+    """Refuse to record onto a disk that is nearly full.
+
+    Args:
+        folder: where to; it or a folder above it exists.
+        wanted: room that is needed [bytes].
+
+    Raises:
+        UserError: says how much there is.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < wanted:
+        raise UserError(
+            f"only {free / 2**20:,.0f} MiB are free for {folder}, a recording needs {wanted / 2**20:,.0f} MiB; "
+            "free space or choose another disk"
+        )
+
+
+class OpenEpisode:
+    """An episode that is being recorded; made by `LeRobotWriter.open_episode`."""
+
+    def __init__(self, writer: "LeRobotWriter", task: str) -> None:
+        self.task = task
+        self._writer = writer
+        self._folder = writer.folder / OPEN / uuid.uuid4().hex
+        self._columns: dict[str, list[np.ndarray]] = {}
+        self._videos: dict[str, VideoEncoder] = {}
+        self._histograms: dict[str, PictureHistogram] = {}
+        self._closed = False
+        self._length = 0
+        self._row_bytes = 0
+        with writer.writing():
+            self._folder.mkdir(parents=True)
+        for name, feature in writer.recorded.items():
+            if feature.dtype == "video":
+                height, width, _ = feature.shape
+                self._videos[name] = VideoEncoder(self._folder / f"{name}.mp4", height, width, writer.fps)
+                self._histograms[name] = PictureHistogram()
+            elif not feature.per_episode:
+                self._columns[name] = []
+                self._row_bytes += np.dtype(feature.dtype).itemsize * feature.shape[0]
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def num_bytes(self) -> int:
+        """Size so far, measured: encoded pictures and rows [bytes]."""
+        return sum(video.num_bytes for video in self._videos.values()) + self._length * self._row_bytes
+
+    def add(self, frame: Mapping[str, ArrayLike]) -> None:
+        """Append a frame.
+
+        Args:
+            frame: every feature that is not per episode: (D,), a scalar where D is 1, or uint8 (H, W, 3).
+
+        Raises:
+            ArgumentError: a feature is absent or unknown, or has another shape or type.
+            UserError: a value is not finite, or the disk is full.
+        """
+        self._require_open()
+        wanted = [*self._columns, *self._videos]
+        if set(frame) != set(wanted):
+            absent, unknown = sorted(set(wanted) - set(frame)), sorted(set(frame) - set(wanted))
+            raise ArgumentError(f"frame {self._length}: absent {absent}, unknown {unknown}; give exactly {wanted}")
+        step = f"frame {self._length}"
+        checked = {name: _checked(step, name, self._writer.features[name], frame[name]) for name in wanted}
+        for name, values in checked.items():
+            if name in self._videos:
+                self._videos[name].add(values)
+                self._histograms[name].add(values)
+            else:
+                self._columns[name].append(values)
+        self._length += 1
+
+    def save(self, constants: Mapping[str, ArrayLike] | None = None) -> int:
+        """Make the episode part of the dataset.
+
+        Args:
+            constants: the features that are per episode.
+
+        Returns:
+            its number in the dataset.
+
+        Raises:
+            ArgumentError: the episode is empty, or a constant is absent, unknown or of another type.
+            UserError: the disk is full; the dataset stays as it was.
+        """
+        self._require_open()
+        features = self._writer.recorded
+        constants = constants or {}
+        wanted = [name for name, feature in features.items() if feature.per_episode]
+        require(self._length > 0, "an episode without frames cannot be saved; discard it")
+        require(set(constants) == set(wanted), f"an episode is saved with {wanted}, not with {sorted(constants)}")
+        columns = {name: np.stack(values) for name, values in self._columns.items()}
+        for name in wanted:
+            value = _checked("episode", name, features[name], constants[name])
+            columns[name] = np.broadcast_to(value, (self._length, *value.shape))
+        self._closed = True
+        for video in self._videos.values():
+            video.close()
+        pictures = {name: histogram.result() for name, histogram in self._histograms.items()}
+        files = {name: video.path for name, video in self._videos.items()}
+        number = self._writer.commit(self.task, self._length, columns, pictures, files)
+        self._remove()
+        return number
+
+    def discard(self) -> None:
+        """Forget the episode; does nothing if it is saved or discarded already."""
+        if not self._closed:
+            self._closed = True
+            for video in self._videos.values():
+                video.abort()
+            self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._writer.forget(self)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ArgumentError("the episode is saved or discarded already; open another one")
+
+
+class LeRobotWriter:
+    """Writes a dataset; see the module. Make it with `create` or `resume`, end it with `finish` or as a context.
+
+    Attributes:
+        folder: the dataset.
+        recorded: the features that the caller gives.
+        features: those, and what the format itself wants.
+        fps: frames per second.
+        num_episodes: saved so far.
+        num_frames: of the saved episodes.
+        repaired: what `resume` had to mend, one line each.
+    """
+
+    def __init__(self, folder: Path, features: Mapping[str, Feature], fps: int, robot_type: str) -> None:
+        self.folder = folder
+        self.features = {**features, **FRAME_FEATURES}
+        self.recorded = dict(features)
+        self.fps = fps
+        self.robot_type = robot_type
+        self.num_episodes = 0
+        self.num_frames = 0
+        self.repaired: list[str] = []
+        self._tasks: list[str] = []
+        self._statistics: dict[str, Statistics] = {}
+        self._open: list[OpenEpisode] = []
+        self._numbers = dict.fromkeys(["data", "episodes", *self._cameras()], 0)
+        self._lock = -1
+
+    @classmethod
+    def create(
+        cls, folder: Path, features: Mapping[str, Feature], fps: int, *, robot_type: str = "two_diana7"
+    ) -> "LeRobotWriter":
+        """Start a dataset.
+
+        Args:
+            folder: must not exist or be empty.
+            features: of every frame, see `robot_features`.
+            fps: frames per second.
+            robot_type: name of the robot.
+
+        Raises:
+            ArgumentError: the folder is taken, or a setting cannot be used.
+            UserError: the disk is nearly full or cannot be written.
+        """
+        _check_settings(features, fps)
+        require(not is_dataset(folder), f"{folder} already holds a dataset; resume it or choose another folder")
+        require(not folder.exists() or folder.is_dir(), f"{folder} is a file; choose a folder for the dataset")
+        taken = folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+        require(not taken, f"{folder} is not empty; choose another folder for the dataset")
+        require_free_space(folder)
+        writer = cls(folder, features, fps, robot_type)
+        with writer.writing():
+            (folder / "meta").mkdir(parents=True, exist_ok=True)
+        writer._take_lock()
+        writer._write_totals()
+        return writer
+
+    @classmethod
+    def resume(cls, folder: Path, features: Mapping[str, Feature], fps: int) -> "LeRobotWriter":
+        """Go on with a dataset; what a killed recording left behind is removed or counted first, see `repaired`.
+
+        Args:
+            folder: a dataset.
+            features: of every frame; the same as those of the dataset.
+            fps: likewise.
+
+        Raises:
+            ArgumentError: there is no dataset, or it has other features or frames per second; both are named.
+            UserError: it is damaged or being written by another process, or the disk is nearly full.
+        """
+        _check_settings(features, fps)
+        require(is_dataset(folder), f"{folder} holds no dataset to resume; create it first")
+        dataset = open_dataset(folder)
+        found = {name: feature for name, feature in dataset.features.items() if name not in FRAME_FEATURES}
+        unlike = differences(found, features)
+        if dataset.fps != fps:
+            unlike.insert(0, f"fps is {dataset.fps} in the dataset and {fps} in the recording")
+        require(not unlike, f"{folder} cannot be resumed: {'; '.join(unlike)}; record into another folder")
+        standard = (layout.DATA, layout.VIDEO if dataset.cameras else dataset.paths[1])
+        require(
+            dataset.paths == standard, f"{folder} names its files otherwise and cannot be resumed; record elsewhere"
+        )
+        require_free_space(folder)
+        writer = cls(folder, {name: features[name] for name in found}, fps, dataset.robot_type)
+        writer._take_lock()
+        try:
+            writer._take_over(dataset.episodes, list(dataset.tasks), dataset.total_episodes)
+        except BaseException:
+            writer._release_lock()
+            raise
+        return writer
+
+    def open_episode(self, task: str) -> OpenEpisode:
+        """Begin an episode; any number may be open at once, they are numbered in the order in which they are saved.
+
+        Args:
+            task: what is done in it.
+        """
+        if self._lock < 0:
+            raise ArgumentError(f"the recording into {self.folder} is finished; resume it to go on")
+        episode = OpenEpisode(self, task)
+        self._open.append(episode)
+        return episode
+
+    def add_episode(
+        self, task: str, frames: Iterable[Mapping[str, ArrayLike]], constants: Mapping[str, ArrayLike] | None = None
+    ) -> int:
+        """Record a whole episode, see `OpenEpisode`; returns its number."""
+        episode = self.open_episode(task)
+        try:
+            for frame in frames:
+                episode.add(frame)
+            return episode.save(constants)
+        finally:
+            episode.discard()
+
+    def finish(self) -> None:
+        """Discard what is still open and let others write; does nothing the second time."""
+        for episode in list(self._open):
+            episode.discard()
+        if self._lock >= 0:
+            shutil.rmtree(self.folder / OPEN, ignore_errors=True)
+            self._release_lock()
+
+    def __enter__(self) -> "LeRobotWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn a failure of the file system into one line for the user."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"cannot write the dataset {self.folder} ({reason}); the {self.num_episodes} episodes in it are whole, "
+                "free space and resume it"
+            ) from None
+
+    def commit(
+        self,
+        task: str,
+        length: int,
+        columns: Mapping[str, np.ndarray],
+        pictures: Mapping[str, Statistics],
+        videos: Mapping[str, Path],
+    ) -> int:
+        """Put a finished episode in its place; called by `OpenEpisode.save`."""
+        episode = self.num_episodes
+        tasks = self._tasks if task in self._tasks else [*self._tasks, task]
+        counted = np.arange(length)[:, None]
+        columns = {
+            **columns,
+            "timestamp": (counted / self.fps).astype(np.float32),
+            "frame_index": counted,
+            "episode_index": np.full_like(counted, episode),
+            "index": self.num_frames + counted,
+            "task_index": np.full_like(counted, tasks.index(task)),
+        }
+        statistics = {
+            name: pictures[name] if name in pictures else column_statistics(columns[name]) for name in self.features
+        }
+        row = self._row(episode, task, length)
+        with self.writing():
+            for name, video in videos.items():
+                path = self.folder / layout.file_path(layout.VIDEO, self._numbers[name], name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                flush_to_disk(video)
+                os.replace(video, path)
+            table = layout.frames_table(self.features, columns)
+            layout.write_table(self.folder / layout.file_path(layout.DATA, self._numbers["data"]), table)
+            if tasks is not self._tasks:
+                layout.write_table(self.folder / layout.TASKS, layout.tasks_table(tasks))
+            row_path = self.folder / layout.file_path(layout.EPISODES, self._numbers["episodes"])
+            layout.write_table(row_path, layout.episode_table(row, statistics))
+        self._count(length, tasks, statistics)
+        self._write_totals()
+        return episode
+
+    def forget(self, episode: OpenEpisode) -> None:
+        """Called by an episode that is saved or discarded."""
+        if episode in self._open:
+            self._open.remove(episode)
+
+    def _cameras(self) -> list[str]:
+        return [name for name, feature in self.features.items() if feature.dtype == "video"]
+
+    def _row(self, episode: int, task: str, length: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"episode_index": episode, "tasks": [task], "length": length}
+        row |= {"dataset_from_index": self.num_frames, "dataset_to_index": self.num_frames + length}
+        places = {"data": "data", "episodes": "meta/episodes"}
+        places |= {camera: f"videos/{camera}" for camera in self._cameras()}
+        for name, prefix in places.items():
+            chunk, file = divmod(self._numbers[name], layout.FILES_PER_CHUNK)
+            row |= {f"{prefix}/chunk_index": chunk, f"{prefix}/file_index": file}
+        for camera in self._cameras():
+            row |= {f"videos/{camera}/from_timestamp": 0.0, f"videos/{camera}/to_timestamp": length / self.fps}
+        return row
+
+    def _count(self, length: int, tasks: list[str], statistics: dict[str, Statistics]) -> None:
+        self.num_episodes += 1
+        self.num_frames += length
+        self._tasks = tasks
+        self._statistics = merge([self._statistics, statistics]) if self._statistics else statistics
+        self._numbers = {name: number + 1 for name, number in self._numbers.items()}
+
+    def _write_totals(self) -> None:
+        totals = (self.num_episodes, self.num_frames, len(self._tasks))
+        with self.writing():
+            if self._statistics:
+                layout.write_statistics(self.folder, self._statistics)
+            write_json(self.folder / layout.INFO, layout.info_json(self.features, self.fps, self.robot_type, *totals))
+
+    def _take_over(self, episodes: tuple[EpisodeRow, ...], tasks: list[str], total: int) -> None:
+        """Continue after these episodes, and mend what a killed recording left behind."""
+        for episode in episodes:
+            for path in (episode.data, *(video for video, _ in episode.videos.values())):
+                if not (self.folder / path).is_file():
+                    raise UserError(f"{self.folder / path} of episode {episode.index} is absent; restore that file")
+        self.num_episodes = len(episodes)
+        self.num_frames = sum(episode.length for episode in episodes)
+        self._tasks = tasks
+        self._numbers = {
+            name: max((episode.numbers[name] for episode in episodes), default=-1) + 1 for name in self._numbers
+        }
+        if episodes:
+            with_statistics = [episode.statistics for episode in episodes]
+            if any(set(part) != set(self.features) for part in with_statistics):
+                raise UserError(f"{self.folder}: episodes lack statistics, so it cannot be resumed; record elsewhere")
+            self._statistics = reduce(lambda merged, part: merge([merged, part]), with_statistics)
+        if (self.folder / OPEN).exists():
+            shutil.rmtree(self.folder / OPEN, ignore_errors=True)
+            self.repaired.append("removed episodes that were not saved")
+        for path in self._orphans():
+            path.unlink()
+            self.repaired.append(f"removed {path.relative_to(self.folder)}, which belongs to no episode")
+        if total != self.num_episodes:
+            self.repaired.append(f"counted {self.num_episodes} episodes where info.json said {total}")
+        self._write_totals()
+
+    def _orphans(self) -> list[Path]:
+        """Files that were put in place for an episode that has no row."""
+        found = list(self.folder.glob("**/.*.partial"))
+        for name, number in self._numbers.items():
+            template = {"data": layout.DATA, "episodes": layout.EPISODES}.get(name, layout.VIDEO)
+            path = self.folder / layout.file_path(template, number, name)
+            found += [path] if path.exists() else []
+        return found
+
+    def _take_lock(self) -> None:
+        with self.writing():
+            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            self._lock = -1
+            raise UserError(f"another process is recording into {self.folder}; wait or choose another folder") from None
+
+    def _release_lock(self) -> None:
+        (self.folder / LOCK).unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = -1
+
+
+def _check_settings(features: Mapping[str, Feature], fps: int) -> None:
+    require(fps >= 1, f"fps is {fps}; it must be at least 1")
+    taken = sorted(set(features) & set(FRAME_FEATURES))
+    require(not taken, f"features {taken} are filled in by the dataset itself; name yours otherwise")
+    for name, feature in features.items():
+        require("/" not in name and name != "", f"feature {name!r} must have a name without '/'")
+        fits = len(feature.shape) == (3 if feature.dtype == "video" else 1)
+        require(fits and min(feature.shape) >= 1, f"feature {name} cannot have shape {feature.shape}")
+
+
+def _checked(where: str, name: str, feature: Feature, value: ArrayLike) -> np.ndarray:
+    """A value of a frame in the type of its feature."""
+    array = np.asarray(value)
+    if feature.shape == (1,) and array.shape == ():
+        array = array.reshape(1)
+    kinds = {"video": "u", "float32": "fiu", "int64": "iu", "bool": "b"}[feature.dtype]
+    if array.shape != feature.shape or array.dtype.kind not in kinds or (kinds == "u" and array.dtype != np.uint8):
+        raise ArgumentError(f"{where}: {name} is {array.dtype} {array.shape}, the dataset has {feature}")
+    if feature.dtype == "video":
+        return array
+    array = array.astype(feature.dtype)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{where}: {name} is not finite; end the episode before it")
+    return array
