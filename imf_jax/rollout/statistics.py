@@ -11,6 +11,12 @@ from imf_jax.rollout.episode import STATUSES, EpisodeRecord
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
+RESAMPLES = 2000
+"""Bootstrap samples of an interval."""
+
+ENOUGH_EPISODES = 50
+"""With fewer, even 100 % success leaves an interval of more than 7 percentage points."""
+
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a success rate: the rates p that a two-sided score test does not reject.
@@ -34,14 +40,39 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return low, high
 
 
-def summarize(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean, extremes and quantiles (p05 ... p95) of a sample; None if it is empty."""
+def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of a mean, B. Efron (1979): of means of samples drawn anew, with replacement.
+
+    The draws are always the same, so that the interval is a function of the values.
+
+    Returns:
+        both bounds; None for fewer than two values, which say nothing about how they vary.
+    """
+    if len(values) < 2:
+        return None
+    # Sorted first: the interval must not depend on the order in which episodes ended.
+    sample = np.sort(np.asarray(values, np.float64))
+    rng = np.random.default_rng(0)
+    means = [sample[rng.integers(len(sample), size=len(sample))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def summarize(values: Sequence[float]) -> dict[str, Any] | None:
+    """Size `n`, mean with its bootstrap interval `mean_ci95`, extremes and quantiles (p05 ... p95) of a sample.
+
+    Returns:
+        None if the sample is empty; `mean_ci95` is None for a single value.
+    """
     if not values:
         return None
     sample = np.asarray(values, np.float64)
     quantiles = np.quantile(sample, QUANTILES)
+    interval = bootstrap_interval(values)
     return {
+        "n": len(sample),
         "mean": float(sample.mean()),
+        "mean_ci95": None if interval is None else list(interval),
         "min": float(sample.min()),
         "max": float(sample.max()),
         **{f"p{round(100 * q):02d}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
@@ -56,14 +87,48 @@ def _percent(successes: int, trials: int) -> dict[str, Any]:
     }
 
 
-def episode_statistics(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
+def stage_statistics(records: Sequence[EpisodeRecord], stages: Sequence[str]) -> list[dict[str, Any]]:
+    """How many episodes reached each stage of a task: those with a step whose reward was at least the stage's number.
+
+    Episodes that ended in an error count with what they reached before.
+
+    Args:
+        records: the episodes.
+        stages: names of the stages 1, 2, ...
+
+    Returns:
+        per stage `stage` (its number), `name`, `n_episodes`, `n_reached`, `pc_reached` [%] (None without episodes) and
+        its Wilson interval `pc_reached_ci95` [%].
+    """
+    rows = []
+    for number, name in enumerate(stages, start=1):
+        reached = sum(record.max_reward >= number for record in records)
+        low, high = wilson_interval(reached, len(records))
+        rows.append(
+            {
+                "stage": number,
+                "name": name,
+                "n_episodes": len(records),
+                "n_reached": reached,
+                "pc_reached": 100 * reached / len(records) if records else None,
+                "pc_reached_ci95": [100 * low, 100 * high],
+            }
+        )
+    return rows
+
+
+def episode_statistics(records: Sequence[EpisodeRecord], stages: Sequence[str] = ()) -> dict[str, Any]:
     """The figures of `metrics.json` that follow from the records.
+
+    Args:
+        records: the episodes.
+        stages: names of the task's stages, if it has any.
 
     Returns:
         `n_episodes`, `n_success`, `n_failure`, `n_timeout`, `n_error`; `pc_success` [%] of all episodes, errors
         counting as not successful, with its Wilson interval `pc_success_ci95` [%]; the same of the episodes
         without error under `completed`; `return`, `max_reward` and `steps` summarised over those as well;
-        `steps_to_success` over the successful ones; `max_ik_error` [m] over all.
+        `steps_to_success` over the successful ones; `max_ik_error` [m] over all; `stages`, see `stage_statistics`.
     """
     counts = {status: sum(record.status == status for record in records) for status in STATUSES}
     completed = [record for record in records if record.status != "error"]
@@ -77,6 +142,7 @@ def episode_statistics(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
         "steps": summarize([record.steps for record in completed]),
         "steps_to_success": summarize([record.steps for record in records if record.status == "success"]),
         "max_ik_error": max((record.max_ik_error for record in records), default=0.0),
+        "stages": stage_statistics(records, stages),
     }
 
 
@@ -90,3 +156,14 @@ def success_line(metrics: dict[str, Any]) -> str:
         f"(95 % interval {low:.1f}-{high:.1f} %)"
     )
     return line + (f", {metrics['n_error']} ended in an error" if metrics["n_error"] else "")
+
+
+def ranking_warning(episodes: int) -> str | None:
+    """Why a success rate over so few episodes must not be used to choose between checkpoints; None if it may be."""
+    if episodes >= ENOUGH_EPISODES:
+        return None
+    low, high = wilson_interval((episodes + 1) // 2, episodes)
+    return (
+        f"{episodes} episode{'' if episodes == 1 else 's'} cannot rank checkpoints: a rate near one half is known to "
+        f"{100 * low:.0f}-{100 * high:.0f} % only; evaluate at least {ENOUGH_EPISODES}"
+    )

@@ -1,11 +1,21 @@
 """Rates with intervals, and summaries."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.statistics import episode_statistics, success_line, summarize, wilson_interval
+from imf_jax.rollout.statistics import (
+    bootstrap_interval,
+    episode_statistics,
+    ranking_warning,
+    stage_statistics,
+    success_line,
+    summarize,
+    wilson_interval,
+)
 
 
 def record(episode: int, status: str, return_: float = 1.0, steps: int = 100) -> EpisodeRecord:
@@ -28,10 +38,44 @@ def test_wilson_without_trials_says_nothing() -> None:
 
 def test_summary() -> None:
     values = summarize(list(range(101)))
+    low, high = values.pop("mean_ci95")
+    assert low < 50 < high
     assert values == {
-        "mean": 50, "min": 0, "max": 100, "p05": 5, "p25": 25, "p50": 50, "p75": 75, "p95": 95,
+        "n": 101, "mean": 50, "min": 0, "max": 100, "p05": 5, "p25": 25, "p50": 50, "p75": 75, "p95": 95,
     }  # fmt: skip
     assert summarize([]) is None
+
+
+def test_bootstrap_matches_scipy() -> None:
+    values = np.random.default_rng(1).exponential(size=200)
+    reference = bootstrap((values,), np.mean, n_resamples=5000, method="percentile", rng=2).confidence_interval
+    assert bootstrap_interval(values) == pytest.approx((reference.low, reference.high), abs=0.02)
+    assert bootstrap_interval(values) == bootstrap_interval(values[::-1]), "the order of episodes has no influence"
+
+
+def test_bootstrap_of_samples_that_do_not_vary() -> None:
+    assert bootstrap_interval([]) is None
+    assert bootstrap_interval([3.0]) is None
+    assert bootstrap_interval([3.0] * 7) == (3.0, 3.0)
+    assert summarize([3.0])["mean_ci95"] is None
+
+
+def test_stages_are_counted_as_reached() -> None:
+    records = [replace(record(i, "timeout"), max_reward=reward) for i, reward in enumerate([0.0, 1.0, 2.0, 2.0, 3.0])]
+    rows = stage_statistics(records, ("touch", "lift", "hold", "release"))
+    assert [(row["stage"], row["name"], row["n_reached"]) for row in rows] == [
+        (1, "touch", 4), (2, "lift", 3), (3, "hold", 1), (4, "release", 0),
+    ]  # fmt: skip
+    assert rows[1]["pc_reached"] == pytest.approx(60)
+    assert rows[1]["pc_reached_ci95"] == [100 * bound for bound in wilson_interval(3, 5)]
+    assert stage_statistics([], ("touch",))[0]["pc_reached"] is None
+    assert episode_statistics(records, ("touch",))["stages"] == rows[:1]
+
+
+@pytest.mark.parametrize(("episodes", "start"), [(1, "1 episode cannot"), (49, "49 episodes cannot"), (50, None)])
+def test_few_episodes_are_warned_of(episodes: int, start: str | None) -> None:
+    line = ranking_warning(episodes)
+    assert line is None if start is None else line.startswith(start)
 
 
 def test_errors_are_shown_apart() -> None:

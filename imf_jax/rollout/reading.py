@@ -1,0 +1,80 @@
+"""An evaluation as its folder tells it. Damaged or missing parts are reported, not raised."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imf_jax.errors import UserError
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.writers import MANIFEST, METRICS, RECORDS, read_json, read_records
+from imf_jax.sim.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What could be read.
+
+    Attributes:
+        folder: the evaluation folder.
+        manifest: content of `manifest.json`; empty if it could not be read.
+        metrics: content of `metrics.json`; empty if it could not be read, as after a kill.
+        records: the episodes, in order of their index, each once.
+        problems: one line for each thing that could not be read.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    metrics: dict[str, Any]
+    records: tuple[EpisodeRecord, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """How the evaluated policy is called."""
+        return str(self.manifest.get("policy", self.folder.resolve().name))
+
+    @property
+    def task(self) -> str | None:
+        """Name of the task, as far as it is known."""
+        name = self.manifest.get("task")
+        return name if isinstance(name, str) else None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the task's stages; none if this version does not know the task."""
+        return TASKS[self.task]().stages if self.task in TASKS else ()
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read an evaluation folder.
+
+    Raises:
+        UserError: it holds neither a manifest nor records, so that it is no evaluation.
+    """
+    problems: list[str] = []
+    if not (folder / MANIFEST).exists() and not (folder / RECORDS).exists():
+        raise UserError(f"{folder / MANIFEST} is not there; give the folder of an evaluation")
+    manifest = _read(folder / MANIFEST, problems)
+    metrics = _read(folder / METRICS, problems)
+    records: dict[int, EpisodeRecord] = {}
+    try:
+        found, damaged = read_records(folder)
+    except (UserError, OSError) as error:
+        found, damaged = [], [str(error)]
+    problems += damaged
+    for record in found:
+        if record.episode in records:
+            problems.append(
+                f"{folder / RECORDS}: episode {record.episode} is there more than once; the last one counts"
+            )
+        records[record.episode] = record
+    return Evaluation(folder, manifest, metrics, tuple(records.values()), tuple(problems))
+
+
+def _read(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except UserError as error:
+        # Whoever reads the report has given the right folder.
+        problems.append(str(error).removesuffix("; give the folder of an evaluation"))
+        return {}
