@@ -2,10 +2,12 @@
 PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# LeRobot needs Python 3.12 or newer.
+LEROBOT_PYTHON ?= $(PYTHON)
 DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parity clean
+.PHONY: help install demo test lint format parity lerobot-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,5 +49,20 @@ parity: .venv-parity/.installed ## numerical proof of the weight converters agai
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-parity.txt -e '.[parity]'
 	@touch $@
 
+lerobot-check: install ## LeRobot itself opens the datasets written here (6 GB, Python 3.12; skipped where it cannot be installed)
+	@$(MAKE) --no-print-directory .venv-lerobot/.installed || { \
+	  echo "skipped: lerobot could not be installed, see above; name a Python 3.12: make lerobot-check LEROBOT_PYTHON=python3.12"; exit 0; }; \
+	if [ -e .venv-lerobot/.installed ]; then \
+	  datasets=$$(mktemp -d) && trap 'rm -rf "$$datasets"' EXIT && \
+	  $(BIN)/python tests/lerobot/write_datasets.py "$$datasets" && \
+	  HF_HUB_OFFLINE=1 LEROBOT_DATASETS="$$datasets" .venv-lerobot/bin/python -m pytest tests/lerobot \
+	    -o addopts=-q -o filterwarnings=default --confcutdir=tests/lerobot -rs; \
+	fi
+
+.venv-lerobot/.installed: constraints-lerobot.txt
+	$(LEROBOT_PYTHON) -m venv .venv-lerobot
+	.venv-lerobot/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lerobot.txt 'lerobot[dataset]' pytest
+	@touch $@
+
 clean: ## remove the environments and caches of this folder (not your demos and runs)
-	rm -rf .venv .venv-parity .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-parity .venv-lerobot .pytest_cache .mypy_cache .ruff_cache build *.egg-info
