@@ -1,6 +1,7 @@
 """What every script shares: errors as one line, exit codes, quiet libraries, compiled code kept between runs."""
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -27,6 +28,8 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     Args:
         main: the script; returns an exit code, None for success.
     """
+    # Warp allocates outside JAX's memory pool: JAX must not take most of a GPU for itself at the start.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         keep_compiled_code()
         silence_libraries()

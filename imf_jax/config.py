@@ -26,6 +26,8 @@ IMAGE_SIZE = 256
 
 
 RendererName = Literal["warp", "opengl"]
+BackendName = Literal["auto", "warp", "mjx", "native"]
+DeviceCount = int | Literal["all"]
 """What makes camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
 
 
@@ -356,6 +358,24 @@ class CollectConfig:
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """Several processes, on one host or many, that share one evaluation and its --out folder.
+
+    Start the same command in every process, with another --cluster.process-id each. JAX's variables
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID stand in for flags that are not given.
+    """
+
+    # HOST:PORT at which process 0 can be reached.
+    coordinator: str | None = None
+    # How many processes there are.
+    num_processes: int | None = None
+    # Which one this is, from 0.
+    process_id: int | None = None
+    # How long to wait for the others at the start [s].
+    timeout_s: int = 300
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """One evaluation in batched rollouts, of a checkpoint or of the scripted expert."""
 
@@ -367,8 +387,14 @@ class EvalConfig:
     task: str | None = None
     # Scenes to evaluate: episodes 0, 1, ... of the seed.
     episodes: int = 50
-    # Scenes simulated at once; has no influence on any result.
+    # Scenes simulated at once; no influence on results of --backend native, by rounding only on the others.
     num_envs: int = 50
+    # What simulates: warp (CUDA, slow on CPUs), mjx (any XLA device), native (CPU cores); auto: warp on CUDA or native.
+    backend: BackendName = "auto"
+    # Devices that share the scenes of warp and mjx: a number, or all.
+    devices: DeviceCount = 1
+    # Several processes that share the episodes.
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     # Seed of scenes and planning noise; validation and demonstrations use other ranges.
     seed: int = 0
     # Scenes planned in one call; a divisor of num_envs wastes no time. Changes results by rounding only.

@@ -1,6 +1,7 @@
 """Evaluate a policy in batched rollouts. Example: python scripts/eval.py --checkpoint runs/transfer --save-images"""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,16 +28,21 @@ class Candidate(NamedTuple):
 
 def main() -> int:
     config = tyro.cli(EvalConfig, description=__doc__)
-    if config.out is not None:
+    if config.out is not None and not in_cluster(config):
         require_empty(config.out)
     reference = read_reference(config.reference)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
+    from imf_jax.rollout.cluster import join_cluster
     from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
-    from imf_jax.sim.backends.native import NativeBackend
+    from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
+    cluster = join_cluster(config.cluster)
+    backend_name = resolve_backend(config.backend)
+    devices = resolve_devices(backend_name, config.devices, config.num_envs)
     candidate = load_expert(config) if config.expert else load_checkpoint(config)
     out = config.out or Path("evals") / f"{candidate.folder}_seed{config.seed}"
-    require_empty(out)
+    if cluster.count == 1:
+        require_empty(out)
     settings = EvaluationSettings(
         episodes=config.episodes,
         num_envs=config.num_envs,
@@ -45,19 +51,39 @@ def main() -> int:
         num_images=config.episodes if config.save_images else 0,
         camera=config.camera,
     )
+    backend = make_backend(backend_name, candidate.task, image_size=candidate.image_size, renderer=config.renderer)
+    say_setup(backend_name, devices, cluster)
     with stop_on_interrupt() as should_stop:
         summary = evaluate(
             candidate.planner,
-            NativeBackend(candidate.task, image_size=candidate.image_size, renderer=config.renderer),
+            backend,
             settings,
             out,
             policy=candidate.label,
             provenance={**candidate.provenance, "config": to_dict(config), "reference": reference},
-            show_progress=True,
+            show_progress=cluster.index == 0,
             should_stop=should_stop,
+            on_note=lambda line: console.print(line, style="dim"),
+            devices=devices if backend.compiled else (),
+            cluster=cluster,
         )
-    say_result(summary, reference)
+    if cluster.index == 0:
+        say_result(summary, reference)
     return summary.exit_code
+
+
+def in_cluster(config: EvalConfig) -> bool:
+    """Is this one of several processes? Then others may have begun to write."""
+    from imf_jax.rollout.cluster import read_cluster
+
+    return read_cluster(config.cluster) is not None
+
+
+def say_setup(backend: str, devices: Sequence[Any], cluster: Any) -> None:
+    """What simulates, and where."""
+    kind = f"{len(devices)} x {devices[0].device_kind}" if len(devices) > 1 else devices[0].device_kind
+    processes = f", process {cluster.index} of {cluster.count}" if cluster.count > 1 else ""
+    console.print(f"backend {backend} on {kind}{processes}", style="dim", markup=False)
 
 
 def load_checkpoint(config: EvalConfig) -> Candidate:
@@ -115,6 +141,12 @@ def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
         console.print(f"{reference['label']}: {success_line(reference)}", markup=False)
     if metrics["interrupted"]:
         console.print(f"interrupted after {metrics['n_episodes']} of {metrics['n_requested']} episodes", style="yellow")
+    if metrics["overflow_steps"]:
+        console.print(
+            f"in {metrics['overflow_steps']} control steps a scene had more contacts or constraints than its buffers "
+            "hold; its physics was not exact there",
+            style="yellow",
+        )
     for line in metrics["capture_errors"]:
         console.print(f"could not be written: {line}", style="yellow", markup=False)
     captures = f"; captures {metrics['capture_s']:.1f} s" if metrics["capture_s"] >= 0.1 else ""

@@ -18,10 +18,10 @@ import numpy as np
 
 from imf_jax.config import ACTION_DIM, STATE_DIM, CollectConfig, to_dict
 from imf_jax.data.episodes import Episode, collected_episodes, write_episodes
-from imf_jax.data.pictures import free_main_memory
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import UserError
 from imf_jax.files import write_json
+from imf_jax.memory import free_main_memory
 from imf_jax.rollout.episode import disturbance_keys, scene_keys, split_seed
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.backends.native import NativeBackend

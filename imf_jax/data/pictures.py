@@ -12,6 +12,7 @@ import numpy as np
 
 from imf_jax.data.episodes import IMAGES, list_episodes
 from imf_jax.errors import UserError
+from imf_jax.memory import free_device_memory, free_main_memory
 
 MEMORY_SHARE = 0.8
 """Share of the free memory that pictures may take; the rest is for training."""
@@ -140,29 +141,6 @@ def require_memory(folder: PictureFolder) -> None:
                 f"{len(folder.cameras)} cameras x {folder.image_size}x{folder.image_size}), but {place} has "
                 f"{free / 1e9:.1f} GB free; use fewer demonstrations or cameras, or collect at a smaller --image-size"
             )
-
-
-def free_device_memory() -> int | None:
-    """Memory that JAX can still allocate on the default device [bytes]; None where it does not tell, as on a CPU."""
-    statistics = jax.devices()[0].memory_stats()
-    if not statistics or "bytes_limit" not in statistics:
-        return None
-    return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-
-
-def free_main_memory() -> int | None:
-    """Memory that this process can still have, a limit of its control group included [bytes]; None if unknown."""
-    free = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            used = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
-            free.append(int(limit) - int(used["anon"]) - int(used["shmem"]))
-    except (OSError, ValueError, KeyError):
-        pass  # not a Linux that tells
-    return min(free, default=None)
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:

@@ -1,16 +1,22 @@
 """One evaluation from start to report: roll out, record, summarise, write. Testing and validation both end here."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import mujoco
 
 from imf_jax.config import RendererName, require
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
+from imf_jax.rollout.capacity import capture_bytes, require_fit
+from imf_jax.rollout.capture import QUEUE_BYTES
+from imf_jax.rollout.cluster import PROCESSES, Cluster, move_artifacts, process_folder
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord, Split, split_seed
+from imf_jax.rollout.ledger import RolloutResult
 from imf_jax.rollout.manifest import build_manifest
 from imf_jax.rollout.planner import Planner
 from imf_jax.rollout.progress import progress_bar
@@ -19,7 +25,15 @@ from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photographer
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.report import write_report
 from imf_jax.rollout.statistics import episode_statistics, success_line
-from imf_jax.rollout.writers import EvaluationFolder
+from imf_jax.rollout.writers import (
+    EPISODES,
+    METRICS,
+    EvaluationFolder,
+    read_json,
+    read_records,
+    require_empty,
+    write_merged,
+)
 from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.tasks.base import Task
 
@@ -31,11 +45,17 @@ class PicturedBackend(Backend, Protocol):
         task: the task of its scenes.
         model: the compiled scene.
         renderer: what makes the pictures that policies see.
+        compiled: it is part of a compiled loop, see `imf_jax.sim.backends.device.DeviceBackend`.
     """
 
     task: Task
     model: mujoco.MjModel
     renderer: RendererName
+    compiled: bool
+
+    def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
+        """About how much memory [bytes] one more scene needs, with the pictures that a planner sees."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,7 @@ class EvaluationSettings:
 
     Attributes:
         episodes: scenes to evaluate: 0, 1, ... of the seed.
-        num_envs: scenes simulated at once.
+        num_envs: scenes simulated at once, on all devices of a process together.
         split: what the scenes serve; splits never share one.
         seed: the user's seed.
         save_trajectory: write `trajectory.npz` of every episode.
@@ -110,6 +130,9 @@ def evaluate(
     replace: bool = False,
     show_progress: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
+    on_note: Callable[[str], None] = lambda line: None,
+    devices: Sequence[Any] = (),
+    cluster: Cluster | None = None,
 ) -> Summary:
     """Roll out all episodes and write manifest, records, captures, metrics and report to `out`.
 
@@ -126,21 +149,33 @@ def evaluate(
         replace: an evaluation already in `out` is the caller's, and overwritten.
         show_progress: show a progress bar.
         should_stop: asked before every plan; True ends the evaluation early.
+        on_note: receives lines for the user before the start: the memory bound of the captures.
+        devices: devices that share the scenes of a compiled backend; the first one if none are given.
+        cluster: the processes that share the episodes; all of them call this function with the same arguments.
 
     Raises:
-        ArgumentError: a seed outside its range, an unknown camera, or a renderer that would render nothing.
-        UserError: `out` holds something already, or cannot be written.
+        ArgumentError: a seed outside its range, an unknown camera, a renderer that would render nothing, or more
+            scenes at once than fit in memory.
+        UserError: `out` holds something already, or cannot be written; another process of the cluster failed.
     """
+    cluster = cluster or Cluster()
     require(
         backend.renderer == "warp" or bool(planner.cameras),
         f"--renderer {backend.renderer} would do nothing: this policy sees no pictures",
+    )
+    require(
+        cluster.count <= settings.episodes,
+        f"{settings.episodes} episodes cannot be shared by {cluster.count} processes; start fewer processes",
     )
     require_camera(settings.camera, backend)
     for camera in planner.cameras:
         require_camera(camera, backend)
     cameras = dict.fromkeys([*planner.cameras, *([settings.camera] if settings.num_images else [])])
     seed = split_seed(settings.split, settings.seed)
-    recorders = make_recorders(backend, settings, out)
+    devices = tuple(devices) or ((jax.local_devices()[0],) if backend.compiled else ())
+    episodes = cluster.share(range(settings.episodes))
+    num_envs = min(settings.num_envs, -(-len(episodes) // max(1, len(devices))) * max(1, len(devices)))
+    require_fit(backend, planner, num_envs, devices)
     manifest = build_manifest(
         policy=policy,
         task=backend.task.name,
@@ -150,47 +185,102 @@ def evaluate(
         control_hz=1 / backend.control_dt,
         cameras=list(cameras),
         renderer=backend.renderer if planner.cameras else None,
+        devices=max(1, len(devices)),
+        processes=cluster.count,
         **(provenance or {}),
     )
+    if cluster.count > 1 and cluster.index == 0:
+        require_empty(out, replace=replace)
+    cluster.wait("start")  # process 0 has looked at the folder before anybody writes to it
     records: list[EpisodeRecord] = []
+    folder = cluster.folder(out)
+    recorders = make_recorders(backend, settings, folder)
+    if recorders:
+        bound = capture_bytes(recorders, num_envs, backend.task.max_steps, QUEUE_BYTES)
+        on_note(
+            f"captures take at most {bound / 2**20:,.0f} MiB of memory: a full queue and {num_envs} running episodes"
+        )
     with (
-        EvaluationFolder(out, manifest, replace=replace) as folder,
-        progress_bar(settings.episodes, shown=show_progress) as progress,
+        EvaluationFolder(folder, manifest, replace=replace) as files,
+        progress_bar(len(episodes), shown=show_progress) as progress,
     ):
 
         def keep(record: EpisodeRecord) -> None:
             records.append(record)
-            folder.add(record)
+            files.add(record)
 
-        result = Rollout(
+        result = make_rollout(
             backend,
             planner,
-            range(settings.episodes),
+            episodes,
+            devices=devices,
             seed=seed,
             max_steps=backend.task.max_steps,
-            num_envs=settings.num_envs,
+            num_envs=num_envs,
             on_record=keep,
             recorders=recorders,
             on_progress=progress,
             should_stop=should_stop,
         ).run()
-        records.sort(key=lambda record: record.episode)
-        metrics = {
-            **episode_statistics(records),
-            "n_requested": settings.episodes,
-            "interrupted": result.interrupted,
-            "warmup_s": result.warmup_s,
-            "wall_s": result.wall_s,
-            "capture_s": result.capture_s,
-            "control_steps": result.control_steps,
-            "control_steps_per_s": result.control_steps / result.wall_s,
-            "frames_rendered": result.frames_rendered,
-            "overflow_steps": result.overflow_steps,
-            "capture_errors": result.capture_errors,
-        }
-        folder.finish(metrics)
+        metrics = figures(records, result, len(episodes))
+        files.finish(metrics)
+    if cluster.count > 1:
+        return _merge(out, cluster, manifest, settings.episodes)
     write_report(out)
-    return Summary(out, metrics, tuple(records))
+    return Summary(out, metrics, tuple(sorted(records, key=lambda record: record.episode)))
+
+
+def make_rollout(
+    backend: PicturedBackend, planner: Planner, episodes: Sequence[int], *, devices: Sequence[Any], **options: Any
+) -> Any:
+    """The loop that suits the backend; see `Rollout` for the options."""
+    if not backend.compiled:
+        return Rollout(backend, planner, episodes, **options)
+    from imf_jax.rollout.compiled import CompiledRollout  # it imports MJX, which the host loop does without
+
+    return CompiledRollout(backend, planner, episodes, devices=devices, **options)  # type: ignore[arg-type]
+
+
+def figures(records: Sequence[EpisodeRecord], result: RolloutResult, requested: int) -> dict[str, Any]:
+    """Content of `metrics.json`."""
+    return {
+        **episode_statistics(records),
+        "n_requested": requested,
+        "interrupted": result.interrupted,
+        "warmup_s": result.warmup_s,
+        "wall_s": result.wall_s,
+        "capture_s": result.capture_s,
+        "control_steps": result.control_steps,
+        "control_steps_per_s": result.control_steps / result.wall_s if result.wall_s else 0.0,
+        "frames_rendered": result.frames_rendered,
+        "overflow_steps": result.overflow_steps,
+        "capture_errors": result.capture_errors,
+    }
+
+
+def _merge(out: Path, cluster: Cluster, manifest: dict[str, Any], requested: int) -> Summary:
+    """Wait for all processes; process 0 makes one evaluation of their shares, the others read it."""
+    cluster.wait("shares are written")
+    if cluster.index == 0:
+        folders = [process_folder(out, index) for index in range(cluster.count)]
+        records = sorted((r for folder in folders for r in read_records(folder)[0]), key=lambda r: r.episode)
+        shares = [read_json(folder / METRICS) for folder in folders]
+        total = RolloutResult(
+            **{name: max(share[name] for share in shares) for name in ("warmup_s", "wall_s", "capture_s")},
+            **{
+                name: sum(share[name] for share in shares)
+                for name in ("control_steps", "frames_rendered", "overflow_steps")
+            },
+            interrupted=any(share["interrupted"] for share in shares),
+            capture_errors=[line for share in shares for line in share["capture_errors"]],
+        )
+        for folder in folders:
+            move_artifacts(folder / EPISODES, out / EPISODES)
+        write_merged(out, manifest, records, figures(records, total, requested))
+        shutil.rmtree(out / PROCESSES)
+        write_report(out)
+    cluster.wait("shares are merged")
+    return Summary(out, read_json(out / METRICS), tuple(read_records(out)[0]))
 
 
 def require_camera(name: str, backend: Backend) -> None:

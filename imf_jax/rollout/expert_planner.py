@@ -1,5 +1,7 @@
 """The scripted expert in the closed loop, as the reference that a policy is read beside."""
 
+from dataclasses import dataclass
+
 import jax
 import numpy as np
 
@@ -7,6 +9,38 @@ from imf_jax.rollout.planner import Observations
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.blocks import in_blocks
 from imf_jax.sim.expert import ExpertState, get_expert
+
+
+@dataclass(frozen=True)
+class ExpertProgram:
+    """The scripted expert of a task as a `PlanProgram`: one control step per plan, its memory is an `ExpertState`."""
+
+    task: str
+    obs_horizon: int = 1
+    num_action_steps: int = 1
+    cameras: tuple[str, ...] = ()
+
+    def start(self, output: StepOutput) -> ExpertState:
+        """See `PlanProgram`."""
+        return get_expert(self.task).start(output)
+
+    def plan(
+        self,
+        weights: tuple[()],
+        memory: ExpertState,
+        observations: dict[str, jax.Array],
+        output: StepOutput,
+        seed: jax.Array,
+        episodes: jax.Array,
+        replans: jax.Array,
+    ) -> tuple[jax.Array, ExpertState]:
+        """See `PlanProgram`."""
+        memory, action = get_expert(self.task).act(memory, output)
+        return action[:, None], memory
+
+    def bytes_per_scene(self) -> int:
+        """See `PlanProgram`."""
+        return 4096
 
 
 class ExpertPlanner:
@@ -26,6 +60,7 @@ class ExpertPlanner:
 
     def __init__(self, task: str) -> None:
         expert = get_expert(task)
+        self.program, self.weights = ExpertProgram(task), ()
         self._start = jax.jit(expert.start)
         self._act = jax.jit(expert.act)
         self._episodes: list[int] = []

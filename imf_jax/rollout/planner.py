@@ -1,12 +1,14 @@
 """What the closed loop asks for actions: a policy, or any other function of the observations."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from flax import nnx
 
+from imf_jax.config import HeadConfig
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.episode import noise_keys
 from imf_jax.rollout.schedule import planning_batches
@@ -15,6 +17,57 @@ from imf_jax.sim.backends.base import StepOutput
 Observations = dict[str, np.ndarray]
 """`state` float32 (A, obs_horizon, 16) and `env_state` float32 (A, obs_horizon, E), oldest first; for a planner with
 cameras also `images` uint8 (A, obs_horizon, C, H, W, 3)."""
+
+
+class PlanProgram(Protocol):
+    """A planner as pure functions of B scenes, for loops that are compiled as a whole.
+
+    Hashable; equal programs share compiled code, and what differs between checkpoints comes in as `weights`.
+
+    Attributes:
+        obs_horizon, num_action_steps, cameras: see `Planner`.
+    """
+
+    @property
+    def obs_horizon(self) -> int: ...
+    @property
+    def num_action_steps(self) -> int: ...
+    @property
+    def cameras(self) -> tuple[str, ...]: ...
+
+    def start(self, output: StepOutput) -> Any:
+        """What the planner remembers of scenes that have just begun: a pytree of leaves (B, ...), or empty."""
+        ...
+
+    def plan(
+        self,
+        weights: Any,
+        memory: Any,
+        observations: dict[str, jax.Array],
+        output: StepOutput,
+        seed: jax.Array,
+        episodes: jax.Array,
+        replans: jax.Array,
+    ) -> tuple[jax.Array, Any]:
+        """Actions (B, num_action_steps, 16) and the next memory; arguments as of `Planner.plan`, seed uint32."""
+        ...
+
+    def bytes_per_scene(self) -> int:
+        """About how much memory [bytes] the plan of one more scene needs."""
+        ...
+
+
+@runtime_checkable
+class CompiledPlanner(Protocol):
+    """A planner that can also be part of a compiled loop.
+
+    Attributes:
+        program: its pure functions.
+        weights: their first argument.
+    """
+
+    program: PlanProgram
+    weights: Any
 
 
 class Planner(Protocol):
@@ -50,31 +103,75 @@ class Planner(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class PolicyProgram:
+    """The plan of an IMF-AttnRes policy: noise, normalisation, vision encoder, network, the executed actions.
+
+    Attributes:
+        graph: the structure of the policy; its weights are the other half of `nnx.split`.
+        head: sizes of the head.
+        cameras: names of the cameras whose pictures it reads.
+        image_tokens: about how many values [float32] the vision encoder holds at once for one scene.
+    """
+
+    graph: nnx.GraphDef[Policy]
+    head: HeadConfig
+    cameras: tuple[str, ...]
+    image_tokens: int
+
+    @property
+    def obs_horizon(self) -> int:
+        """See `PlanProgram`."""
+        return self.head.obs_horizon
+
+    @property
+    def num_action_steps(self) -> int:
+        """See `PlanProgram`."""
+        return self.head.num_action_steps
+
+    def start(self, output: StepOutput) -> tuple[()]:
+        """A policy sees all that it needs and remembers nothing."""
+        return ()
+
+    def plan(
+        self,
+        weights: nnx.State,
+        memory: tuple[()],
+        observations: dict[str, jax.Array],
+        output: StepOutput | None,
+        seed: jax.Array,
+        episodes: jax.Array,
+        replans: jax.Array,
+    ) -> tuple[jax.Array, tuple[()]]:
+        """See `PlanProgram`."""
+        policy = nnx.merge(self.graph, weights)
+        keys = noise_keys(seed, episodes, replans)
+        shape = self.head.pred_horizon, self.head.action_dim
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        reads = {name: observations[name] for name in policy.reads}
+        return policy.executed_slice(policy.plan(reads, noise)), memory
+
+    def bytes_per_scene(self) -> int:
+        """See `PlanProgram`: the sources of the residual attention, and the widest layer."""
+        tokens = 2 + self.head.obs_horizon * 3 + self.head.pred_horizon
+        return 4 * (tokens * self.head.n_emb * (2 * self.head.n_layer + 1 + 12) + self.image_tokens)
+
+
 @partial(jax.jit, static_argnums=0)
 def plan_rows(
-    graph: nnx.GraphDef[Policy],
+    program: PolicyProgram,
     weights: nnx.State,
     observations: dict[str, jax.Array],
     seed: jax.Array,
     episodes: jax.Array,
     replans: jax.Array,
 ) -> jax.Array:
-    """Executed actions (B, num_action_steps, 16) of a policy split into `graph` and `weights`.
+    """Executed actions (B, num_action_steps, 16) of a policy; see `PolicyProgram.plan`.
 
     Compiled once per policy structure and batch size: planners of the same policy at different training steps share
     the compiled code.
-
-    Args:
-        observations: what the policy reads of `Observations`, with B rows.
-        seed: uint32 scalar, seed of the planning noise.
-        episodes: uint32 (B,).
-        replans: uint32 (B,).
     """
-    policy = nnx.merge(graph, weights)
-    head = policy.config.head
-    keys = noise_keys(seed, episodes, replans)
-    noise = jax.vmap(lambda key: jax.random.normal(key, (head.pred_horizon, head.action_dim)))(keys)
-    return policy.executed_slice(policy.plan(observations, noise))
+    return program.plan(weights, (), observations, None, seed, episodes, replans)[0]
 
 
 class PolicyPlanner:
@@ -90,6 +187,7 @@ class PolicyPlanner:
 
     Attributes:
         image_size: height and width of the pictures it reads [pixels].
+        program, weights: see `CompiledPlanner`.
     """
 
     def __init__(self, policy: Policy, plan_batch: int) -> None:
@@ -100,7 +198,10 @@ class PolicyPlanner:
         self.cameras = policy.config.encoder.cameras
         self.image_size = policy.config.encoder.image_size
         self._reads = policy.reads
-        self._graph, self._weights = nnx.split(policy)
+        graph, self.weights = nnx.split(policy)
+        pixels = len(self.cameras) * self.image_size**2 if self.cameras else 0
+        # A vision transformer holds some ten values per pixel of its picture, a convolutional network some more.
+        self.program = PolicyProgram(graph, head, self.cameras, 20 * head.obs_horizon * pixels)
 
     def plan(
         self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
@@ -114,8 +215,8 @@ class PolicyPlanner:
             rows = {name: observations[name][source] for name in self._reads}
             dispatched.append(
                 plan_rows(
-                    self._graph,
-                    self._weights,
+                    self.program,
+                    self.weights,
                     rows,
                     np.uint32(seed),
                     episodes[source].astype(np.uint32),

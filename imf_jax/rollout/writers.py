@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -93,6 +93,20 @@ class EvaluationFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._records.close()
+
+
+def write_merged(
+    path: Path, manifest: dict[str, Any], records: Sequence[EpisodeRecord], metrics: dict[str, Any]
+) -> None:
+    """Write an evaluation that is complete: manifest, records, metrics.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with _said(path):
+        write_json(path / MANIFEST, manifest)
+        write_bytes(path / RECORDS, "".join(record.to_json() + "\n" for record in records).encode())
+        write_json(path / METRICS, metrics)
 
 
 def require_empty(path: Path, *, replace: bool = False) -> None:

@@ -22,6 +22,8 @@ class PointBackend:
     """
 
     name = "native"
+    compiled = False
+    image_size = 32
     cameras = ("front", "top")
     control_dt = 0.02
     task = SimpleNamespace(name="point", max_steps=MAX_STEPS)
@@ -48,6 +50,9 @@ class PointBackend:
         """A picture whose colour says where the end effector is."""
         colour = (255 * np.clip(qpos[:, None, None, None, :3], 0, 1)).astype(np.uint8)
         return np.broadcast_to(colour, (len(colour), len(cameras), 32, 32, 3)).copy()
+
+    def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
+        return 1000
 
     def _read(self, physics: np.ndarray, finite: np.ndarray) -> StepOutput:
         position, target = physics[:, :3], physics[:, 3:]

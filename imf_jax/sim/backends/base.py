@@ -65,11 +65,13 @@ class Backend(Protocol):
 
     Attributes:
         name: "native", "mjx" or "warp".
+        compiled: it can be part of a compiled program, see `imf_jax.sim.backends.device`.
         cameras: names of the cameras of the scene.
         control_dt: seconds per control step [s].
     """
 
     name: str
+    compiled: bool
     cameras: tuple[str, ...]
     control_dt: float
 

@@ -50,6 +50,7 @@ class DeviceBackend(ABC):
     """
 
     name: str
+    compiled = True
     cameras = CAMERAS
     control_dt = PHYSICS_DT * SUBSTEPS
 
@@ -80,8 +81,8 @@ class DeviceBackend(ABC):
         """bool (B,): did a buffer of a scene overflow? `data`: of B scenes."""
 
     @abstractmethod
-    def pictures(self, state: SimState, cameras: tuple[str, ...]) -> jax.Array:
-        """Fresh pictures of scenes inside a program: uint8 (B, n_cameras, H, W, 3)."""
+    def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
+        """Pictures of scenes at `qpos` (B, nq) inside a program: uint8 (B, n_cameras, H, W, 3)."""
 
     @abstractmethod
     def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:

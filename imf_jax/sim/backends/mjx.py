@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from mujoco import mjx
 
-from imf_jax.sim.backends.base import SimState
 from imf_jax.sim.backends.device import DeviceBackend
 
 
@@ -28,9 +27,8 @@ class MjxBackend(DeviceBackend):
     def _overflow(self, data: mjx.Data) -> jax.Array:
         return jnp.zeros(data.qpos.shape[0], bool)
 
-    def pictures(self, state: SimState, cameras: tuple[str, ...]) -> jax.Array:
+    def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
         """See `DeviceBackend`."""
-        qpos = state.physics.qpos
         shape = (qpos.shape[0], len(cameras), self.image_size, self.image_size, 3)
 
         def on_host(qpos: np.ndarray) -> np.ndarray:

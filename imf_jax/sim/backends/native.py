@@ -40,6 +40,7 @@ class NativeBackend:
     """Batched scenes of one task on C MuJoCo threads; see `imf_jax.sim.backends.base.Backend`."""
 
     name = "native"
+    compiled = False
     cameras: tuple[str, ...] = CAMERAS
     control_dt = PHYSICS_DT * SUBSTEPS
 
@@ -65,7 +66,7 @@ class NativeBackend:
         mujoco.set_mju_user_warning(lambda message: None)
         self._parts = TaskScene(task, visual, image_size, renderer)
         self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
-        self.renderer = renderer
+        self.renderer, self.image_size = renderer, image_size
         self._threads = threads
         self._targets = jax.jit(self._parts.targets)
         self._sample = jax.jit(jax.vmap(lambda key: self._parts.sample(jax.random.wrap_key_data(key))))
@@ -127,6 +128,11 @@ class NativeBackend:
 
     def render(self, qpos: Array, cameras: tuple[str, ...]) -> np.ndarray:
         return self._parts.renderer(cameras).render(np.asarray(qpos))
+
+    def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
+        """About how much memory [bytes] one more scene needs: its state, before and after, and its pictures."""
+        state = 8 * mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return 16 * state + 2 * len(cameras) * 3 * self.image_size**2
 
     def _simulations(self, count: int) -> mujoco.batch.Batch:
         """The thread pool's simulations, at least `count` of them; what they hold between calls is meaningless."""

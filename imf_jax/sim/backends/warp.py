@@ -8,7 +8,6 @@ import mujoco
 import numpy as np
 from mujoco import mjx
 
-from imf_jax.sim.backends.base import SimState
 from imf_jax.sim.backends.device import DeviceBackend
 from imf_jax.sim.rendering.warp_renderer import tracer_settings
 from imf_jax.sim.rendering.warp_runtime import start_warp
@@ -50,9 +49,8 @@ class WarpBackend(DeviceBackend):
     def _overflow(self, data: mjx.Data) -> jax.Array:
         return (data._impl.overflow & _lost_bits()) != 0
 
-    def pictures(self, state: SimState, cameras: tuple[str, ...]) -> jax.Array:
+    def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
         """See `DeviceBackend`."""
-        qpos = state.physics.qpos
         context = self._context(qpos.shape[0], cameras).pytree()
         data = self._place(self._mjx_model, qpos)
         data = _place_cameras_and_lights(self.model, data)

@@ -1,0 +1,28 @@
+"""How much memory there still is, to refuse in one line what could not fit."""
+
+from pathlib import Path
+
+import jax
+
+
+def free_device_memory() -> int | None:
+    """Memory that JAX can still allocate on the default device [bytes]; None where it does not tell, as on a CPU."""
+    statistics = jax.devices()[0].memory_stats()
+    if not statistics or "bytes_limit" not in statistics:
+        return None
+    return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+
+
+def free_main_memory() -> int | None:
+    """Memory that this process can still have, a limit of its control group included [bytes]; None if unknown."""
+    free = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            used = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+            free.append(int(limit) - int(used["anon"]) - int(used["shmem"]))
+    except (OSError, ValueError, KeyError):
+        pass  # not a Linux that tells
+    return min(free, default=None)

@@ -1,0 +1,104 @@
+"""Which backend and which devices: names of the command line become objects, or one line that says what is missing."""
+
+import importlib.util
+from typing import Any
+
+import jax
+
+from imf_jax.config import BackendName, DeviceCount, RendererName, require
+from imf_jax.errors import ArgumentError, UserError
+
+COMPILED = ("mjx", "warp")
+"""Backends that are part of a compiled program, and whose scenes several devices can share."""
+
+
+def local_devices() -> list[Any]:
+    """The devices of this process.
+
+    Raises:
+        UserError: JAX cannot use the platform that it was told to use.
+    """
+    try:
+        return jax.local_devices()
+    except RuntimeError as error:
+        raise UserError(
+            f"JAX found no usable device ({error}); unset JAX_PLATFORMS, or install the extra for your accelerator"
+        ) from None
+
+
+def resolve_backend(name: BackendName) -> str:
+    """The backend that `name` means here: "auto" is "warp" on CUDA and "native" elsewhere.
+
+    Raises:
+        UserError: the backend cannot run here.
+    """
+    if name == "auto":
+        return "warp" if local_devices()[0].platform in ("gpu", "cuda") and _warp_sees_cuda() else "native"
+    if name == "warp":
+        if importlib.util.find_spec("warp") is None:
+            raise UserError("--backend warp needs NVIDIA Warp; install it: pip install 'mujoco-mjx[warp]==3.17.*'")
+        if local_devices()[0].platform in ("gpu", "cuda") and not _warp_sees_cuda():
+            raise UserError(
+                "--backend warp: JAX runs on CUDA but Warp finds no CUDA device; update the NVIDIA driver (R580 or newer)"
+            )
+    return name
+
+
+def _warp_sees_cuda() -> bool:
+    from imf_jax.sim.rendering.warp_runtime import start_warp
+
+    return bool(start_warp().is_cuda_available())
+
+
+def resolve_devices(backend: str, count: DeviceCount, num_envs: int) -> list[Any]:
+    """The devices that share the scenes of a compiled backend in equal parts.
+
+    Args:
+        backend: a name made by `resolve_backend`.
+        count: how many, or "all".
+        num_envs: scenes simulated at once.
+
+    Raises:
+        ArgumentError: there are not that many, they do not divide the scenes, or the backend uses none.
+    """
+    there = local_devices()
+    if backend not in COMPILED:
+        require(
+            count in (1, "all"),
+            f"--devices {count} would do nothing: the {backend} backend runs on all CPU cores; choose --backend mjx or warp",
+        )
+        return there[:1]
+    wanted = len(there) if count == "all" else count
+    require(
+        1 <= wanted <= len(there),
+        f"--devices {wanted} is more than there are: {len(there)} ({there[0].device_kind})",
+    )
+    require(
+        num_envs % wanted == 0,
+        f"{num_envs} scenes cannot be shared by {wanted} devices; let --num-envs be a multiple of --devices, "
+        f"for example {-(-num_envs // wanted) * wanted}",
+    )
+    return there[:wanted]
+
+
+def make_backend(name: str, task: str, *, image_size: int, renderer: RendererName) -> Any:
+    """The backend `name` (made by `resolve_backend`) for a task; see the classes.
+
+    Raises:
+        ArgumentError: a renderer that the backend cannot use.
+    """
+    if name == "native":
+        from imf_jax.sim.backends.native import NativeBackend
+
+        return NativeBackend(task, image_size=image_size, renderer=renderer)
+    if name == "mjx":
+        from imf_jax.sim.backends.mjx import MjxBackend
+
+        return MjxBackend(task, image_size=image_size, renderer=renderer)
+    if renderer != "warp":
+        raise ArgumentError(
+            f"--renderer {renderer} cannot be part of --backend warp; leave it out, or take another backend"
+        )
+    from imf_jax.sim.backends.warp import WarpBackend
+
+    return WarpBackend(task, image_size=image_size)
