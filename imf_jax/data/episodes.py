@@ -6,7 +6,7 @@
 |---|---|---|
 | `action` | float32 (T, 16) | the command to imitate, see `imf_jax.sim.control` |
 | `observations/qpos` | float32 (T, 16) | robot state before it: per arm 7 joint angles [rad], gripper opening [m] |
-| `observations/env_state` | float32 (T, E) | object poses before the command |
+| `observations/env_state` | float32 (T, E) | object poses before the command; E = 0 where nobody recorded them |
 | `observations/images/<camera>` | uint8 (T, H, W, 3) | optional pictures before the command |
 | `noise` | float32 (T, 16) | what was added to `action` when it was executed; the state drifts, the label corrects |
 | `reward` | float32 (T,) | reward after the command |
@@ -46,7 +46,7 @@ WIDTHS: dict[str, tuple[int | None, ...]] = {
     "noise": (ACTION_DIM,),
     "reward": (),
 }
-"""Dataset -> its shape after the time axis; None allows any size of at least 1."""
+"""Dataset -> its shape after the time axis; None allows any size, and 0 where there is no scene state."""
 
 _NAME = re.compile(r"episode_(\d{6,})\.hdf5")
 _TEMPORARY = ".writing_"
@@ -271,8 +271,9 @@ def _check(path: Path, key: str, array: np.ndarray | h5py.Dataset, steps: int) -
     else:
         expected, kind = (steps, *WIDTHS[key]), "f"
     fits = len(array.shape) == len(expected) and all(
-        size == (want or max(size, 1)) for size, want in zip(array.shape, expected, strict=True)
+        want is None or size == want for size, want in zip(array.shape, expected, strict=True)
     )
+    fits = fits and (kind == "f" or 0 not in array.shape)
     if not fits or array.dtype.kind != kind:
         wanted = ", ".join("any" if size is None else str(size) for size in expected)
         what = "uint8" if kind == "u" else "float32"
