@@ -149,6 +149,7 @@ def import_episodes(
         env_state_dim = width
         entry.episode, entry.steps = number, len(episode)
         entry.cameras = {name: images.shape[1:3] for name, images in episode.images.items()}
+    on_file(len(numbered), len(numbered))
     if report.imported:
         write_statistics(target)
     settings_json = {**asdict(settings), "source": str(source)}

@@ -42,7 +42,7 @@ class DatasetStatistics:
     arrays: dict[str, dict[str, Any]]
 
 
-class _Accumulator:
+class Accumulator:
     """Merges mean and sum of squared deviations of blocks (Chan, Golub and LeVeque, 1979), in float64."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ def compute_statistics(episodes: Iterable[Episode]) -> DatasetStatistics:
     Raises:
         UserError: there are none, or they belong to different tasks or have scene states of different widths.
     """
-    accumulators = {key: _Accumulator() for key in KEYS}
+    accumulators = {key: Accumulator() for key in KEYS}
     num_episodes, task, width = 0, "", 0
     for episode in episodes:
         if num_episodes == 0:

@@ -69,6 +69,7 @@ def export_demonstrations(
                 if writer is None and isinstance(error, ArgumentError):
                     raise  # the first demonstration tells whether the arguments fit
                 refused.append(str(error))
+        on_episode(len(paths), len(paths))
         if writer is None:
             raise UserError(f"{source} holds no demonstration that can be exported; the first: {refused[0]}")
         return ExportSummary(writer.num_episodes, writer.num_frames, tuple(refused))

@@ -224,7 +224,10 @@ class LeRobotWriter:
             UserError: the disk is nearly full or cannot be written.
         """
         _check_settings(features, fps)
-        require(not is_dataset(folder), f"{folder} already holds a dataset; resume it or choose another folder")
+        require(
+            not is_dataset(folder),
+            f"{folder} already holds a dataset; choose another folder, or resume the recording in it",
+        )
         require(not folder.exists() or folder.is_dir(), f"{folder} is a file; choose a folder for the dataset")
         taken = folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
         require(not taken, f"{folder} is not empty; choose another folder for the dataset")

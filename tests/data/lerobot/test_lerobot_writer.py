@@ -227,7 +227,7 @@ def test_a_full_disk_leaves_the_dataset_as_it_was(tmp_path, features, make_frame
 
 def test_creating_over_a_dataset_is_refused(tmp_path, features, make_frames, constants):
     folder = record(tmp_path / "rollout_a", features, make_frames, constants, [3])
-    with pytest.raises(ArgumentError, match="already holds a dataset; resume it"):
+    with pytest.raises(ArgumentError, match="already holds a dataset; choose another folder"):
         LeRobotWriter.create(folder, features, 50)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("x")

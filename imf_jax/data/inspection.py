@@ -1,0 +1,186 @@
+"""What is in a folder of demonstrations or in a LeRobot dataset, and what is wrong with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+
+from imf_jax.data.episodes import IMAGES, list_episodes, read_episode
+from imf_jax.data.statistics import KEYS, Accumulator, check_statistics, compute_statistics, require_alike
+from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError
+
+Kind = Literal["HDF5 demonstrations", "LeRobot dataset"]
+
+
+@dataclass
+class EpisodeSummary:
+    """One episode.
+
+    Attributes:
+        name: of its file, or its number.
+        task: what is done in it.
+        steps: control steps; 0 if it cannot be read.
+        success: whether it succeeded; None if it does not say.
+        cameras: height and width of its pictures [pixels].
+        problems: what is wrong with it, one line each.
+    """
+
+    name: str
+    task: str = ""
+    steps: int = 0
+    success: bool | None = None
+    cameras: dict[str, tuple[int, int]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Inspection:
+    """A folder.
+
+    Attributes:
+        kind: what it holds.
+        folder: where it is.
+        hz: control steps per second; None if no episode can be read.
+        num_bytes: size of all its files [bytes].
+        episodes: in their order.
+        ranges: array -> `min`, `max`, `mean`, `std`, one number per channel in its own unit, and `count`; over the
+            episodes without problems.
+        problems: of the folder as a whole, one line each.
+    """
+
+    kind: Kind
+    folder: Path
+    hz: float | None
+    num_bytes: int
+    episodes: list[EpisodeSummary]
+    ranges: dict[str, dict[str, Any]]
+    problems: list[str]
+
+    @property
+    def sound(self) -> list[EpisodeSummary]:
+        """Episodes without problems."""
+        return [episode for episode in self.episodes if not episode.problems]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if nothing is wrong, 1 if no episode can be used, otherwise 3."""
+        if not self.sound:
+            return EXIT_FAILED
+        return EXIT_OK if len(self.sound) == len(self.episodes) and not self.problems else EXIT_SOME_ERRORED
+
+
+def holds_lerobot(folder: Path) -> bool:
+    """Whether a folder is a LeRobot dataset; needs no library to tell."""
+    return (folder / "meta" / "info.json").is_file()
+
+
+def inspect_folder(folder: Path) -> Inspection:
+    """Read everything but the pictures of a folder, and check it.
+
+    Raises:
+        UserError: it holds neither demonstrations nor a LeRobot dataset, or its form is damaged.
+    """
+    return _inspect_lerobot(folder) if holds_lerobot(folder) else _inspect_hdf5(folder)
+
+
+def _inspect_hdf5(folder: Path) -> Inspection:
+    hz, alike, ranges = None, None, {key: Accumulator() for key in KEYS}
+    summaries = []
+    for path in list_episodes(folder):
+        summary = EpisodeSummary(path.name)
+        summaries.append(summary)
+        try:
+            episode = read_episode(path)
+            summary.task, summary.steps, summary.success = episode.task, len(episode), episode.success
+            alike = alike or (episode.task, episode.env_state.shape[1])
+            require_alike(episode, *alike)
+        except UserError as error:
+            summary.problems.append(str(error))
+            continue
+        hz = hz or episode.control_hz
+        if episode.control_hz != hz:
+            summary.problems.append(f"{path}: control_hz is {episode.control_hz}, but {hz} in the first episode")
+        summary.problems += _check_pictures(path, summary)
+        if not summary.problems:
+            for key, accumulator in ranges.items():
+                accumulator.add(getattr(episode, key))
+    _check_cameras(summaries)
+    problems = []
+    try:
+        if summaries and not any(summary.problems for summary in summaries):
+            check_statistics(folder, compute_statistics(read_episode(path) for path in list_episodes(folder)))
+    except UserError as error:
+        problems.append(str(error))
+    found = {key: accumulator.result() for key, accumulator in ranges.items() if accumulator.count}
+    return Inspection("HDF5 demonstrations", folder, hz, _size(folder), summaries, found, problems)
+
+
+def _check_pictures(path: Path, summary: EpisodeSummary) -> list[str]:
+    """Sizes of the pictures of a file; they are not read but for the first and last of each camera."""
+    problems = []
+    try:
+        with h5py.File(path, "r") as file:
+            for camera, data in file.get(IMAGES, {}).items():
+                if data.dtype != "uint8" or data.ndim != 4 or len(data) != summary.steps or data.shape[3] != 3:
+                    wanted = f"expected uint8 ({summary.steps}, H, W, 3)"
+                    problems.append(f"{path}: pictures of {camera!r} are {data.dtype} {data.shape}, {wanted}")
+                    continue
+                summary.cameras[camera] = data.shape[1:3]
+                for step in (0, -1):
+                    data[step]
+    except (OSError, AttributeError) as error:
+        problems.append(f"{path}: pictures cannot be read ({error})")
+    return problems
+
+
+def _check_cameras(summaries: list[EpisodeSummary]) -> None:
+    sound = [summary for summary in summaries if not summary.problems]
+    for summary in sound[1:]:
+        if summary.cameras != sound[0].cameras:
+            summary.problems.append(f"{summary.name}: has other cameras or sizes of pictures than {sound[0].name}")
+
+
+def _inspect_lerobot(folder: Path) -> Inspection:
+    from imf_jax.data.lerobot.reader import open_dataset
+
+    dataset = open_dataset(folder)
+    ranges: dict[str, Accumulator] = {}
+    summaries = []
+    for episode in dataset.episodes:
+        summary = EpisodeSummary(f"episode {episode.index}", ", ".join(episode.tasks), episode.length)
+        summary.cameras = {_short(name): dataset.features[name].shape[:2] for name in dataset.cameras}  # type: ignore[misc]
+        summary.problems = dataset.problems(episode)
+        summaries.append(summary)
+        if summary.problems:
+            continue
+        columns = dataset.columns(episode)
+        for name in ("success", "next.success"):
+            if name in columns and summary.success is None:
+                summary.success = bool(columns[name].any())
+        for name, values in columns.items():
+            if values.dtype.kind == "f" and name != "timestamp":
+                ranges.setdefault(name, Accumulator()).add(values)
+    problems = []
+    if dataset.total_episodes != len(dataset.episodes):
+        problems.append(
+            f"info.json counts {dataset.total_episodes} episodes, there are {len(dataset.episodes)}; "
+            "a recording was cut off, resuming it counts them again"
+        )
+    if not dataset.episodes:
+        problems.append("the dataset has no episode")
+    found = {name: accumulator.result() for name, accumulator in ranges.items()}
+    return Inspection("LeRobot dataset", folder, float(dataset.fps), _size(folder), summaries, found, problems)
+
+
+def _short(feature: str) -> str:
+    return feature.removeprefix("observation.images.")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in _files(folder))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
