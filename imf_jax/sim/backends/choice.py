@@ -39,7 +39,7 @@ def resolve_backend(name: BackendName) -> str:
             raise UserError("--backend warp needs NVIDIA Warp; install it: pip install 'mujoco-mjx[warp]==3.17.*'")
         if local_devices()[0].platform in ("gpu", "cuda") and not _warp_sees_cuda():
             raise UserError(
-                "--backend warp: JAX runs on CUDA but Warp finds no CUDA device; update the NVIDIA driver to R580 or newer"
+                "--backend warp: JAX runs on CUDA but Warp finds no such device; update the NVIDIA driver to R580"
             )
     return name
 
@@ -65,7 +65,7 @@ def resolve_devices(backend: str, count: DeviceCount, num_envs: int) -> list[Any
     if backend not in COMPILED:
         require(
             count in (1, "all"),
-            f"--devices {count} would do nothing: the {backend} backend uses all CPU cores; choose --backend mjx or warp",
+            f"--devices {count} would do nothing: --backend {backend} uses all CPU cores; choose --backend mjx or warp",
         )
         return there[:1]
     wanted = len(there) if count == "all" else count

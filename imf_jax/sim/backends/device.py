@@ -67,6 +67,7 @@ class DeviceBackend(ABC):
         self._controls = jax.jit(self._parts.controls)
         self._simulate = jax.jit(self._simulate_scenes)
         self._conclude = jax.jit(self._conclude_step)
+        self._place = jax.jit(self._place_scenes)
 
     @abstractmethod
     def _load(self) -> mjx.Model:
@@ -173,7 +174,7 @@ class DeviceBackend(ABC):
             placed = jax.vmap(mjx.kinematics, (None, 0))(model, data)
         return MjxPhysics(data.qpos, data.qvel, data.qacc_warmstart, self._hands(placed), data.sensordata, overflow)
 
-    def _place(self, model: mjx.Model, qpos: jax.Array) -> mjx.Data:
+    def _place_scenes(self, model: mjx.Model, qpos: jax.Array) -> mjx.Data:
         """Scenes at `qpos` (B, nq), with the poses of all bodies."""
         blank = self._blank(qpos.shape[0])
         with jax.default_matmul_precision("highest"):

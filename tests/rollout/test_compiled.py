@@ -1,0 +1,312 @@
+"""The compiled loop on an analytic backend against the loop of the host, and on Warp against C MuJoCo."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imf_jax.errors import ArgumentError
+from imf_jax.rollout.compiled import CompiledRollout, LoopProgram
+from imf_jax.rollout.engine import Rollout
+from imf_jax.rollout.episode import EpisodeRecord, noise_keys, scene_keys
+from imf_jax.rollout.expert_planner import ExpertPlanner
+from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
+from imf_jax.sim.backends.base import SimState, StepOutput
+
+MAX_STEPS = 38
+SIZE = 4
+
+
+class ProgramBackend:
+    """The left end effector goes where it is sent; it succeeds within 5 cm of its target; x > 10 m diverges."""
+
+    name, compiled, image_size = "mjx", True, SIZE
+    cameras = ("front", "top")
+    control_dt = 0.02
+    renderer = "warp"
+    task = SimpleNamespace(name="point", max_steps=MAX_STEPS)
+
+    def reset(self, keys: jax.Array) -> tuple[SimState, StepOutput]:
+        typed = keys if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(jnp.asarray(keys))
+        target = jax.vmap(lambda key: jax.random.uniform(key, (3,), jnp.float32, 0.2, 1.0))(typed)
+        count = len(target)
+        physics = jnp.concatenate([jnp.zeros_like(target), target], axis=1)
+        state = SimState(physics, jnp.zeros((count, 14), jnp.float32), {}, jnp.zeros(count, jnp.int32))
+        return state, self._read(physics, jnp.ones(count, bool))
+
+    def step(self, state: SimState, action: jax.Array) -> tuple[SimState, StepOutput]:
+        finite = action[:, 0] < 10
+        position = jnp.where(finite[:, None], action[:, :3], state.physics[:, :3])
+        physics = jnp.concatenate([position, state.physics[:, 3:]], axis=1)
+        return state._replace(physics=physics, step=state.step + 1), self._read(physics, finite)
+
+    def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
+        colour = (255 * jnp.clip(qpos[:, None, None, None, :3], 0, 1)).astype(jnp.uint8)
+        return jnp.broadcast_to(colour, (len(qpos), len(cameras), SIZE, SIZE, 3))
+
+    def render(self, qpos: np.ndarray, cameras: tuple[str, ...]) -> np.ndarray:
+        return np.asarray(self.pictures(jnp.asarray(qpos), cameras))
+
+    def _read(self, physics: jax.Array, finite: jax.Array) -> StepOutput:
+        position, target = physics[:, :3], physics[:, 3:]
+        distance = jnp.linalg.norm(position - target, axis=1)
+        count = len(physics)
+        return StepOutput(
+            state=jnp.pad(position, ((0, 0), (0, 13))),
+            env_state=target,
+            end_effector=jnp.zeros((count, 2, 7)).at[:, 0, :3].set(position).at[:, :, 3].set(1),
+            reward=jnp.exp(-distance),
+            stage=jnp.zeros(count, jnp.int32),
+            success=distance < 0.05,
+            failure=position[:, 0] > 5,
+            finite=finite,
+            ik_error=jnp.stack([0.1 * distance, 0 * distance], axis=1),
+            qpos=physics,
+            overflow=(position[:, 1] > 0.3),
+        )
+
+
+@dataclass(frozen=True)
+class Straight:
+    """Goes towards the target at a speed that depends on the episode, with noise of its keys; one episode is faulty.
+
+    With cameras it goes where the pictures say that it is; `memory` counts its plans.
+    """
+
+    fault: float = 0.0
+    cameras: tuple[str, ...] = ()
+    obs_horizon: int = 2
+    num_action_steps: int = 4
+
+    def start(self, output: StepOutput) -> jax.Array:
+        return jnp.zeros(output.state.shape[0], jnp.int32)
+
+    def plan(
+        self, weights: Any, memory: Any, observations: Any, output: Any, seed: Any, episodes: Any, replans: Any
+    ) -> tuple[jax.Array, Any]:
+        here, target = observations["state"][:, -1, :3], observations["env_state"][:, -1]
+        if self.cameras:
+            here = observations["images"][:, -1, 1, 2, 1].astype(jnp.float32) / 255
+        speed = jnp.where(episodes % 7 == 5, 0.0, 0.03 + 0.01 * (episodes % 5))
+        keys = noise_keys(seed, episodes, replans)
+        noise = weights * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+        share = jnp.minimum(1.0, speed[:, None] * jnp.arange(1, 5) / jnp.linalg.norm(target - here, axis=1)[:, None])
+        way = here[:, None] + share[..., None] * (target - here)[:, None] + noise[:, None]
+        broken = (episodes == 4) & (memory == 2) & (self.fault != 0)
+        actions = jnp.pad(way, ((0, 0), (0, 0), (0, 13)))
+        return actions.at[:, 1, 0].set(jnp.where(broken, self.fault, actions[:, 1, 0])), memory + 1
+
+    def bytes_per_scene(self) -> int:
+        return 1000
+
+
+def planner(**settings: Any) -> Any:
+    return SimpleNamespace(program=Straight(**settings), weights=jnp.float32(1e-3))
+
+
+class HostPlanner:
+    """The same program for the loop of the host."""
+
+    rows = 4
+
+    def __init__(self, program: Straight) -> None:
+        self.program, self.memory = program, {}
+        self.obs_horizon, self.num_action_steps, self.cameras = 2, 4, program.cameras
+
+    def plan(self, observations: Any, output: Any, seed: int, episodes: np.ndarray, replans: np.ndarray) -> np.ndarray:
+        # The memory of this planner is the number of the plan.
+        actions, _ = self.program.plan(
+            jnp.float32(1e-3), replans, observations, output, np.uint32(seed), episodes.astype(np.uint32), replans
+        )
+        return np.asarray(actions)
+
+
+def run(
+    episodes: Any = range(10), *, num_envs: int = 4, call_steps: int = 8, **options: Any
+) -> dict[int, EpisodeRecord]:
+    records: list[EpisodeRecord] = []
+    settings = {k: options.pop(k) for k in ("fault", "cameras") if k in options}
+    rollout = CompiledRollout(
+        ProgramBackend(), planner(**settings), list(episodes), seed=0, max_steps=MAX_STEPS, num_envs=num_envs,
+        on_record=records.append, call_steps=call_steps, **options,
+    )  # fmt: skip
+    result = rollout.run()
+    assert result.control_steps == sum(record.steps for record in records)
+    assert result.overflow_steps == sum(record.overflow_steps for record in records) > 0
+    assert not result.capture_errors
+    return {record.episode: record for record in sorted(records, key=lambda record: record.episode)}
+
+
+def what_happened(records: dict[int, EpisodeRecord]) -> dict[int, EpisodeRecord]:
+    return {e: replace(r, env_slot=0, start_step=0, end_step=0, artifacts={}) for e, r in records.items()}
+
+
+def assert_equal(found: dict[int, EpisodeRecord], expected: dict[int, EpisodeRecord]) -> None:
+    assert found.keys() == expected.keys()
+    for one, other in zip(what_happened(found).values(), what_happened(expected).values(), strict=True):
+        floats = ("return_", "max_reward", "max_ik_error")
+        for name in floats:
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-5)
+        blank = dict.fromkeys(floats, 0.0)
+        assert replace(one, **blank) == replace(other, **blank)
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[int, EpisodeRecord]:
+    return run()
+
+
+def host_run(**settings: Any) -> dict[int, EpisodeRecord]:
+    records: list[EpisodeRecord] = []
+    Rollout(
+        ProgramBackend(), HostPlanner(Straight(**settings)), range(10), seed=0, max_steps=MAX_STEPS, num_envs=4,
+        on_record=records.append,
+    ).run()  # fmt: skip
+    return {record.episode: record for record in sorted(records, key=lambda record: record.episode)}
+
+
+@pytest.mark.parametrize("settings", [{}, {"cameras": ("front", "top")}, {"fault": 99.0}, {"fault": 6.0}])
+def test_the_records_are_those_of_the_host_loop(settings: dict[str, Any]) -> None:
+    found = run(**settings)
+    assert_equal(found, host_run(**settings))
+    assert {record.status for record in found.values()} >= {"success", "timeout"}
+    assert {record.steps % 4 for record in found.values() if record.status == "success"} != {0}
+    if settings.get("fault") == 99.0:
+        assert (found[4].status, found[4].error) == ("error", "the physics is not finite after step 9")
+    if settings.get("fault") == 6.0:
+        assert (found[4].status, found[4].steps) == ("failure", 10)
+
+
+def test_a_plan_that_is_not_finite_ends_its_scene_alone(reference: dict[int, EpisodeRecord]) -> None:
+    found = run(fault=np.nan)
+    assert (found[4].status, found[4].steps, found[4].replans) == ("error", 8, 2)
+    assert found[4].error == "plan 2 is not finite"
+    others = {episode: record for episode, record in found.items() if episode != 4}
+    assert_equal(others, {episode: record for episode, record in reference.items() if episode != 4})
+
+
+@pytest.mark.parametrize("options", [{"num_envs": 1}, {"num_envs": 3}, {"num_envs": 12}, {"call_steps": 100}])
+def test_results_do_not_depend_on_the_cut_into_waves_and_calls(
+    reference: dict[int, EpisodeRecord], options: dict[str, int]
+) -> None:
+    assert what_happened(run(**options)) == what_happened(reference)
+
+
+def test_results_do_not_depend_on_order_and_repeat(reference: dict[int, EpisodeRecord]) -> None:
+    assert what_happened(run([3, 9, 0, 6, 1, 8, 2, 7, 5, 4])) == what_happened(reference)
+    assert run() == reference
+
+
+def test_captures_see_exactly_the_episode_and_change_nothing(
+    reference: dict[int, EpisodeRecord], tmp_path: Path
+) -> None:
+    found = run(recorders=[TrajectoryRecorder(tmp_path)])
+    assert what_happened(found) == what_happened(reference)
+    for record in found.values():
+        with np.load(tmp_path / record.artifacts["trajectory"]) as file:
+            assert len(file["reward"]) == record.steps
+            np.testing.assert_array_equal(file["executed_left_link7_pos"], file["raw_action"][:, :3])
+            assert file["reward"].sum() == pytest.approx(record.return_, rel=1e-5)
+
+
+def test_one_compilation_serves_all_waves_and_weights() -> None:
+    loop = LoopProgram(
+        ProgramBackend(), Straight(), max_steps=MAX_STEPS, replans=2, traced=False, devices=jax.devices()[:1]
+    )
+    for wave_number in range(3):
+        episodes = np.arange(4, dtype=np.uint32) + 4 * wave_number
+        keys = np.asarray(jax.random.key_data(scene_keys(0, episodes)))
+        wave = loop.begin(keys, np.ones(4, bool))
+        for _ in range(3):
+            wave, _ = loop.advance(jnp.float32(wave_number), np.uint32(0), episodes, wave)
+    assert (loop.begin._cache_size(), loop.advance._cache_size()) == (1, 1)
+
+
+def test_nothing_crosses_to_the_host_inside_the_program() -> None:
+    loop = LoopProgram(
+        ProgramBackend(), Straight(cameras=("front",)), max_steps=9, replans=2, traced=True, devices=jax.devices()[:1]
+    )
+    episodes = np.arange(4, dtype=np.uint32)
+    wave = jax.eval_shape(loop.begin, jax.ShapeDtypeStruct((4, 2), np.uint32), jax.ShapeDtypeStruct((4,), bool))
+    program = str(jax.make_jaxpr(loop.advance)(jnp.float32(0), np.uint32(0), episodes, wave))
+    assert "scan" in program
+    assert "callback" not in program
+
+
+def test_interrupted_waves_keep_what_is_finished() -> None:
+    records: list[EpisodeRecord] = []
+    asked = iter([False] * 4 + [True] * 99)
+    result = CompiledRollout(
+        ProgramBackend(), planner(), range(10), seed=0, max_steps=MAX_STEPS, num_envs=4, call_steps=8,
+        on_record=records.append, should_stop=lambda: next(asked),
+    ).run()  # fmt: skip
+    assert result.interrupted
+    assert 0 < len(records) < 10
+
+
+SHARDED = """
+import json, sys
+sys.path.insert(0, "tests/rollout")
+import jax
+from imf_jax.cli import keep_compiled_code
+keep_compiled_code()
+from test_compiled import run, what_happened
+assert len(jax.devices()) == 8
+found = {count: what_happened(run(num_envs=envs, devices=jax.devices()[:count])) for count, envs in ((8, 16), (1, 2))}
+print(json.dumps({count: [r.to_json() for r in records.values()] for count, records in found.items()}))
+"""
+
+
+def test_eight_devices_give_the_same_records_as_one(reference: dict[int, EpisodeRecord]) -> None:
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["8"] == found["1"]
+    assert found["8"] == [record.to_json() for record in what_happened(reference).values()]
+
+
+def test_devices_must_divide_the_scenes() -> None:
+    with pytest.raises(ArgumentError, match="3 scenes cannot be shared by 2 devices"):
+        run(num_envs=3, devices=[jax.devices()[0]] * 2)
+
+
+@pytest.fixture(scope="module")
+def warp_run(transfer_backend: Any) -> Callable[..., dict[int, EpisodeRecord]]:
+    from imf_jax.sim.backends.warp import WarpBackend
+
+    backend = WarpBackend("transfer", image_size=32)
+
+    def roll(episodes: Any, expert: Any, num_envs: int, max_steps: int, **options: Any) -> dict[int, EpisodeRecord]:
+        records: list[EpisodeRecord] = []
+        CompiledRollout(
+            backend, expert, list(episodes), seed=0, max_steps=max_steps, num_envs=num_envs,
+            on_record=records.append, **options,
+        ).run()  # fmt: skip
+        return {record.episode: record for record in records}
+
+    return roll
+
+
+def test_the_expert_hands_over_on_warp_as_on_native(warp_run: Any, transfer_backend: Any) -> None:
+    """The same scenes, and nearly the same step at which each is done."""
+    expected: list[EpisodeRecord] = []
+    Rollout(
+        transfer_backend, ExpertPlanner("transfer"), range(6), seed=0, max_steps=250, num_envs=6,
+        on_record=expected.append,
+    ).run()  # fmt: skip
+    found = warp_run(range(6), ExpertPlanner("transfer"), 6, 250)
+    for record in expected:
+        assert found[record.episode].status == record.status == "success"
+        assert abs(found[record.episode].steps - record.steps) <= 5
+        assert found[record.episode].overflow_steps == 0
