@@ -14,14 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
+from imf_jax.models.policy import Policy
 from imf_jax.rollout.compiled import CompiledRollout, LoopProgram
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord, noise_keys, scene_keys
 from imf_jax.rollout.expert_planner import ExpertPlanner
+from imf_jax.rollout.planner import PolicyPlanner, PolicyProgram
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
+from imf_jax.rollout.statistics import wilson_interval
 from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.backends.choice import make_backend
 
 MAX_STEPS = 38
 SIZE = 4
@@ -310,3 +316,54 @@ def test_the_expert_hands_over_on_warp_as_on_native(warp_run: Any, transfer_back
         assert found[record.episode].status == record.status == "success"
         assert abs(found[record.episode].steps - record.steps) <= 5
         assert found[record.episode].overflow_steps == 0
+
+
+class Wander(PolicyProgram):
+    """An untrained policy around a posture in reach."""
+
+    def plan(self, *arguments: Any) -> tuple[jax.Array, Any]:
+        centre = jnp.array([0.46, 0.2, 0.25, 1, 0, 0, 0, 0.05, 0.46, -0.25, 0.2, 1, 0, 0, 0, 0.05], jnp.float32)
+        actions, memory = super().plan(*arguments)
+        return centre + 0.08 * jnp.tanh(actions), memory
+
+
+def test_the_first_plan_on_warp_is_that_on_native(warp_run: Any, transfer_backend: Any, tmp_path: Path) -> None:
+    """Scenes and keys are equal on every backend, so the first actions are too; and a second run gives the same."""
+    head = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
+    host = PolicyPlanner(Policy(PolicyConfig(head=head), 7, rngs=nnx.Rngs(0)), plan_batch=4)
+    host.program = Wander(**vars(host.program))
+
+    def actions(name: str, roll: Callable[..., Any]) -> list[np.ndarray]:
+        roll(recorders=[TrajectoryRecorder(tmp_path / name)])
+        return [np.load(path)["raw_action"] for path in sorted((tmp_path / name).rglob("*.npz"))]
+
+    def on_native(**options: Any) -> None:
+        Rollout(
+            transfer_backend, host, range(5), seed=0, max_steps=8, num_envs=5, on_record=lambda record: None, **options
+        ).run()
+
+    def on_warp(**options: Any) -> None:
+        warp_run(range(5), host, 3, 8, **options)
+
+    expected, found, again = actions("native", on_native), actions("warp", on_warp), actions("again", on_warp)
+    assert len(expected) == len(found) == 5
+    for ours, theirs, repeated in zip(found, expected, again, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        np.testing.assert_array_equal(ours, repeated)
+    assert np.ptp(np.stack(expected), axis=0).max() > 0.01
+
+
+@pytest.mark.skipif("IMF_LONG_TESTS" not in os.environ, reason="minutes; set IMF_LONG_TESTS to run it")
+@pytest.mark.parametrize("name", ["mjx", "warp"])
+def test_the_expert_succeeds_as_often_on_every_backend(name: str, transfer_backend: Any) -> None:
+    def successes(rollout: type, backend: Any) -> int:
+        records: list[EpisodeRecord] = []
+        rollout(
+            backend, ExpertPlanner("transfer"), range(64), seed=0, max_steps=250, num_envs=64, on_record=records.append
+        ).run()
+        return sum(record.status == "success" for record in records)
+
+    here = successes(Rollout, transfer_backend)
+    there = successes(CompiledRollout, make_backend(name, "transfer", image_size=32, renderer="warp"))
+    low, high = wilson_interval(here, 64)
+    assert low <= there / 64 <= high

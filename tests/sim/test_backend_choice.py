@@ -1,0 +1,105 @@
+"""Names of backends and devices: what is not there is refused in one line before anything compiles."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import pytest
+
+from imf_jax.errors import ArgumentError, UserError
+from imf_jax.rollout.capacity import capture_bytes, require_fit
+from imf_jax.sim.backends import choice
+from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
+
+
+def devices(monkeypatch: pytest.MonkeyPatch, platform: str, count: int, *, warp_cuda: bool = True) -> None:
+    there = [SimpleNamespace(platform=platform, device_kind=platform.upper(), id=i) for i in range(count)]
+    monkeypatch.setattr(choice.jax, "local_devices", lambda: there)
+    monkeypatch.setattr(choice, "_warp_sees_cuda", lambda: warp_cuda)
+
+
+def test_auto_is_native_on_a_cpu_and_warp_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices(monkeypatch, "cpu", 1)
+    assert resolve_backend("auto") == "native"
+    devices(monkeypatch, "gpu", 1)
+    assert resolve_backend("auto") == "warp"
+    devices(monkeypatch, "gpu", 1, warp_cuda=False)
+    assert resolve_backend("auto") == "native"
+    assert [resolve_backend(name) for name in ("mjx", "native")] == ["mjx", "native"]
+    with pytest.raises(UserError, match="update the NVIDIA driver"):
+        resolve_backend("warp")
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'mujoco-mjx\[warp\]"):
+        resolve_backend("warp")
+
+
+def test_a_platform_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(choice.jax, "local_devices", broken)
+    with pytest.raises(UserError, match="unset JAX_PLATFORMS"):
+        resolve_backend("auto")
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices(monkeypatch, "gpu", 4)
+    assert [device.id for device in resolve_devices("warp", "all", 8)] == [0, 1, 2, 3]
+    assert len(resolve_devices("mjx", 2, 8)) == 2
+    for count, scenes, message in (
+        (8, 8, "--devices 8 is more than there are: 4"),
+        (0, 8, "--devices 0 is more than there are"),
+        (3, 8, "8 scenes cannot be shared by 3 devices; .* for example 9"),
+        ("all", 6, "6 scenes cannot be shared by 4 devices"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            resolve_devices("warp", count, scenes)
+    with pytest.raises(ArgumentError, match="--devices 2 would do nothing"):
+        resolve_devices("native", 2, 8)
+
+
+def test_warp_cannot_render_with_opengl() -> None:
+    with pytest.raises(ArgumentError, match="--renderer opengl cannot be part of --backend warp"):
+        make_backend("warp", "transfer", image_size=32, renderer="opengl")
+
+
+def seeing(cameras: tuple[str, ...] = ("top", "front")) -> Any:
+    return SimpleNamespace(cameras=cameras, obs_horizon=2)
+
+
+@pytest.mark.parametrize("free_gb", [1, 8])
+def test_what_does_not_fit_is_refused_with_the_largest_that_does(
+    monkeypatch: pytest.MonkeyPatch, transfer_backend: Any, free_gb: int
+) -> None:
+    monkeypatch.setattr("imf_jax.rollout.capacity.free_main_memory", lambda: free_gb * 10**9)
+    with pytest.raises(ArgumentError, match="10000000 scenes at once need about") as caught:
+        require_fit(transfer_backend, seeing(), 10_000_000)
+    largest = int(str(caught.value).rsplit(" ", 1)[1])
+    require_fit(transfer_backend, seeing(), largest)
+    with pytest.raises(ArgumentError):
+        require_fit(transfer_backend, seeing(), largest + 1)
+    # At least the pictures of two moments of two cameras, and no more than a hundred times as much.
+    pictures = 2 * 2 * 3 * transfer_backend.image_size**2
+    assert free_gb * 10**9 / (100 * pictures) < largest < free_gb * 10**9 / pictures
+
+
+def test_devices_share_what_must_fit(monkeypatch: pytest.MonkeyPatch, transfer_backend: Any) -> None:
+    monkeypatch.setattr("imf_jax.rollout.capacity.free_device_memory", lambda: 10**9)
+    there = [SimpleNamespace(platform="gpu")] * 4
+
+    def largest(count: int) -> int:
+        with pytest.raises(ArgumentError) as caught:
+            require_fit(transfer_backend, seeing(), 10**9, there[:count])
+        return int(str(caught.value).rsplit(" ", 1)[1])
+
+    assert largest(4) == 4 * largest(1)
+
+
+def test_nothing_is_captured_nothing_is_held() -> None:
+    assert capture_bytes([], 64, 700, 2**28) == 0
+    recorder = SimpleNamespace(bytes_per_episode=lambda steps: 10 * steps)
+    assert capture_bytes([recorder], 4, 700, 1000) == 1000 + 4 * 7000
+    assert jax.local_devices()
