@@ -80,6 +80,14 @@ def test_windows_for_training_have_the_right_times(name, expected):
     assert np.abs(pictures - expected["observation.images.front"][19:21] / 255).max() < PICTURE_TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["rollout_uncounted", "rollout_orphan"])
+def test_what_was_saved_before_a_kill_opens(name, expected):
+    dataset = opened(name)
+    assert (len(dataset), dataset.num_episodes) == (21, 2)
+    actions = np.stack([dataset[index]["action"] for index in range(21)])
+    np.testing.assert_array_equal(actions, expected["action"][:21])
+
+
 def test_episodes_can_be_selected(expected):
     dataset = opened("rollout_resumed", episodes=[2])
     assert len(dataset) == 15

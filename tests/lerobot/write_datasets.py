@@ -3,6 +3,7 @@
 Run by `make lerobot-check` in the project's own environment: python tests/lerobot/write_datasets.py FOLDER
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,13 @@ def main() -> None:
         with start(folder / "rollout_resumed", features, 50) as writer:
             constants = {"success": demonstration.success, "seed": 5, "scene": number}
             writer.add_episode(demonstration.task, frames(demonstration), constants)
+        if number == 1:
+            two_episodes = (folder / "rollout_resumed/meta/info.json").read_text()
     LeRobotWriter.resume(folder / "rollout_resumed", features, 50).open_episode("transfer").add(frames(episodes[0])[0])
+    for name in ("rollout_uncounted", "rollout_orphan"):  # as two kills while the third episode was saved leave them
+        shutil.copytree(folder / "rollout_resumed", folder / name)
+        (folder / name / "meta/info.json").write_text(two_episodes)
+    (folder / "rollout_orphan/meta/episodes/chunk-000/file-002.parquet").unlink()
     expected = {
         "action": np.concatenate([e.action for e in episodes]),
         "observation.state": np.concatenate([e.qpos for e in episodes]),

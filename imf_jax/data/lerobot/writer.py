@@ -8,11 +8,14 @@
 An episode grows in a folder of its own, `.open/`. Saving it moves its files into place, each under a new name, and then
 writes its row in `meta/episodes/`: with that row it exists. Totals and statistics are written last; if the process
 dies before, readers see the episodes that were counted, and `resume` counts the others.
+
+Episodes are independent of each other: each may be fed and saved by a thread of its own, which encodes in parallel.
 """
 
 import fcntl
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -206,6 +209,7 @@ class LeRobotWriter:
         self._open: list[OpenEpisode] = []
         self._numbers = dict.fromkeys(["data", "episodes", *self._cameras()], 0)
         self._lock = -1
+        self._saving = threading.Lock()
 
     @classmethod
     def create(
@@ -335,6 +339,17 @@ class LeRobotWriter:
         videos: Mapping[str, Path],
     ) -> int:
         """Put a finished episode in its place; called by `OpenEpisode.save`."""
+        with self._saving:
+            return self._commit(task, length, columns, pictures, videos)
+
+    def _commit(
+        self,
+        task: str,
+        length: int,
+        columns: Mapping[str, np.ndarray],
+        pictures: Mapping[str, Statistics],
+        videos: Mapping[str, Path],
+    ) -> int:
         episode = self.num_episodes
         tasks = self._tasks if task in self._tasks else [*self._tasks, task]
         counted = np.arange(length)[:, None]

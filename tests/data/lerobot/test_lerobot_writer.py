@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -128,6 +129,20 @@ def test_episodes_of_many_scenes_grow_side_by_side(tmp_path, features, make_fram
     dataset = open_dataset(tmp_path / "rollout_a")
     seeds = [round(next(dataset.pictures(e, "observation.images.front")).mean()) for e in dataset.episodes]
     assert seeds == [2, 1]
+
+
+def test_threads_may_feed_and_save_episodes_at_once(tmp_path, features, make_frames, constants):
+    with LeRobotWriter.create(tmp_path / "rollout_a", features, 50) as writer, ThreadPoolExecutor(4) as pool:
+        numbers = list(pool.map(lambda n: writer.add_episode("transfer", make_frames(4 + n, n), constants), range(8)))
+    assert sorted(numbers) == list(range(8))
+    dataset = open_dataset(tmp_path / "rollout_a")
+    for seed, number in enumerate(numbers):
+        episode = dataset.episodes[number]
+        assert dataset.problems(episode) == []
+        expected = [frame["action"] for frame in make_frames(4 + seed, seed)]
+        np.testing.assert_array_equal(dataset.columns(episode)["action"], expected)
+    indices = np.concatenate([dataset.columns(episode)["index"][:, 0] for episode in dataset.episodes])
+    np.testing.assert_array_equal(indices, np.arange(dataset.num_frames))
 
 
 def test_a_second_task_gets_the_next_number(tmp_path, features, make_frames, constants):
