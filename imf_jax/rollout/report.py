@@ -1,15 +1,22 @@
-"""`report.html`: one evaluation on one page that opens offline, with the pictures inside."""
+"""`report.html`: one evaluation on one page that opens offline. Whatever can be read is shown, the rest is said."""
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.statistics import success_line
-from imf_jax.rollout.writers import MANIFEST, METRICS, REPORT, read_json, read_records, write_bytes
+from imf_jax.errors import UserError
+from imf_jax.rollout.charts import shade
+from imf_jax.rollout.comparison import Comparison, conclusion
+from imf_jax.rollout.episode import STATUSES
+from imf_jax.rollout.reading import Evaluation, read_evaluation
+from imf_jax.rollout.report_parts import EpisodeRow, episode_rows, path_plots, timing_rows, training_charts
+from imf_jax.rollout.statistics import episode_statistics, ranking_warning, success_line
+from imf_jax.rollout.writers import REPORT, write_bytes
+
+MAX_PROBLEMS = 30
+"""Problems listed on a page; a folder whose files were moved away has one for each."""
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("imf_jax.rollout"),
@@ -27,58 +34,193 @@ def write_report(folder: Path) -> Path:
         path of the page.
 
     Raises:
-        UserError: the folder holds no finished evaluation.
+        UserError: the folder holds no evaluation, or the page cannot be written.
     """
-    manifest, metrics = read_json(folder / MANIFEST), read_json(folder / METRICS)
-    records, problems = read_records(folder)
+    evaluation = read_evaluation(folder)
+    problems = list(evaluation.problems)
+    rows = episode_rows(evaluation, problems)
+    plots, num_drawn = path_plots(rows)
     page = _TEMPLATES.get_template("report.html.j2").render(
-        title=_title(manifest),
-        subtitle=_subtitle(manifest),
-        metrics=metrics,
-        headline=success_line(metrics),
-        rates=_rates(manifest, metrics),
-        records=records,
-        pictures=_pictures(folder, records),
-        problems=problems + metrics.get("capture_errors", []),
-        configuration=json.dumps(manifest, indent=2),
+        **_headline(evaluation),
+        reference=_reference(evaluation.manifest),
+        facts=_facts(evaluation.metrics),
+        rows=rows,
+        remarks=any(record.error for record in evaluation.records),
+        num_thumbnails=sum(row.thumbnail is not None for row in rows),
+        statuses=[(status, sum(row.record.status == status for row in rows)) for status in STATUSES],
+        stage_legend=_stage_legend(evaluation, rows),
+        plots=plots,
+        num_drawn=num_drawn,
+        timing=timing_rows(folder, problems),
+        charts=training_charts(evaluation, problems),
+        problems=_shortened(problems + _strings(evaluation.metrics.get("capture_errors"))),
+        configuration=json.dumps(evaluation.manifest, indent=2),
     )
-    path = folder / REPORT
-    write_bytes(path, page.encode())
+    return _write(folder / REPORT, page)
+
+
+def write_comparison(comparison: Comparison, path: Path) -> Path:
+    """Make the page of a comparison, replacing an older one; returns its path.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    page = _TEMPLATES.get_template("comparison.html.j2").render(
+        title=f"Comparison of {len(comparison.evaluations)} evaluations: {comparison.evaluations[0].task}",
+        comparison=comparison,
+        pairs=[(pair, conclusion(comparison, pair)) for pair in comparison.pairs],
+        rates=[
+            rate
+            for label, figures in zip(comparison.labels, comparison.statistics, strict=True)
+            for rate in _both_readings(label, figures)
+        ],
+        discordant=_discordant(comparison),
+        settings=_settings_that_differ(comparison),
+        problems=_shortened(list(comparison.warnings)),
+    )
+    return _write(path, page)
+
+
+def _write(path: Path, page: str) -> Path:
+    try:
+        write_bytes(path, page.encode())
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from None
     return path
 
 
-def _title(manifest: dict[str, Any]) -> str:
-    return f"{manifest.get('task', 'evaluation')}: {manifest.get('policy', 'policy')}"
+def _headline(evaluation: Evaluation) -> dict[str, Any]:
+    """Title and success, recomputed from the records: they are the truth, whatever else is missing."""
+    figures = episode_statistics(evaluation.records, evaluation.stages)
+    interrupted = evaluation.metrics.get("interrupted", not evaluation.metrics)
+    return {
+        "title": f"{evaluation.task or 'evaluation'}: {evaluation.label}",
+        "subtitle": _subtitle(evaluation.manifest),
+        "figures": figures,
+        "headline": success_line(figures),
+        "rates": _both_readings(evaluation.label, figures) if evaluation.records else [],
+        "unfinished": f"{len(evaluation.records)} of {_requested(evaluation)} episodes" if interrupted else None,
+        "warning": ranking_warning(len(evaluation.records)) if evaluation.records else None,
+    }
+
+
+def _both_readings(label: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Success of all episodes; if some ended in an error, also of those that did not."""
+    rates = [_rate(label, figures)]
+    if figures["n_error"]:
+        completed = {**figures["completed"], "n_success": figures["n_success"]}
+        rates.append(_rate(f"without its {figures['n_error']} that ended in an error", completed))
+    return rates
+
+
+def _rate(label: str, figures: dict[str, Any]) -> dict[str, Any]:
+    low, high = figures["pc_success_ci95"]
+    return {
+        "label": label,
+        "n": figures["n_episodes"],
+        "k": figures["n_success"],
+        "percent": figures["pc_success"],
+        "low": low,
+        "high": high,
+    }
+
+
+def _reference(manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """The evaluation that this one is read beside, if its figures are there."""
+    reference = _object(manifest.get("reference"))
+    try:
+        rate = _rate(str(reference["label"]), reference)
+        numbers = [rate[name] + 0.0 for name in ("n", "k", "percent", "low", "high")]
+    except (TypeError, KeyError, ValueError):
+        return None
+    return rate if numbers[0] else None
 
 
 def _subtitle(manifest: dict[str, Any]) -> str:
     """When, on what, on which scenes: as much as the manifest knows."""
-    seeds, device = manifest.get("seeds", {}), manifest.get("device", {})
+    seeds, device, versions = (_object(manifest.get(name)) for name in ("seeds", "device", "versions"))
     parts = (
         manifest.get("created"),
         f"{manifest['backend']} backend" if "backend" in manifest else None,
-        f"{seeds['split']} scenes of seed {seeds['seed']}" if seeds else None,
-        f"policy on {device['kind']}" if device else None,
-        f"imf_jax {manifest.get('versions', {}).get('imf_jax', '')}",
+        f"{seeds['split']} scenes of seed {seeds['seed']}" if {"split", "seed"} <= seeds.keys() else None,
+        f"policy on {device['kind']}" if "kind" in device else None,
+        f"imf_jax {versions['imf_jax']}" if "imf_jax" in versions else None,
     )
-    return " · ".join(part for part in parts if part)
+    return " · ".join(str(part) for part in parts if part)
 
 
-def _rates(manifest: dict[str, Any], metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the success chart: this evaluation, and the reference it is read beside if there is one."""
-    rows = [{"label": manifest.get("policy", "policy"), **metrics}]
-    reference = manifest.get("reference")
-    if reference:
-        rows.append(reference)
-    return [row for row in rows if row["n_episodes"]]
+def _requested(evaluation: Evaluation) -> str:
+    episodes = _object(evaluation.manifest.get("seeds")).get("episodes")
+    if isinstance(episodes, list) and len(episodes) == 2 and all(isinstance(number, int) for number in episodes):
+        return str(episodes[1] - episodes[0] + 1)
+    return str(evaluation.metrics.get("n_requested", "an unknown number of"))
 
 
-def _pictures(folder: Path, records: list[EpisodeRecord]) -> list[dict[str, Any]]:
-    """Every episode's picture as a data URI; a file that was moved away is left out."""
-    pictures = []
-    for record in records:
-        name = record.artifacts.get("path_image")
-        if name and (folder / name).is_file():
-            content = base64.b64encode((folder / name).read_bytes()).decode()
-            pictures.append({"record": record, "path": name, "uri": f"data:image/png;base64,{content}"})
-    return pictures
+def _facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the run took, as far as `metrics.json` knows."""
+    wanted = (
+        ("control_steps_per_s", "control steps per second", "{:,.0f}"),
+        ("wall_s", "closed loop", "{:.1f} s"),
+        ("capture_s", "waiting for captures", "{:.1f} s"),
+        ("warmup_s", "start-up, compilation", "{:.1f} s"),
+    )
+    return [
+        (label, form.format(metrics[name]))
+        for name, label, form in wanted
+        if isinstance(metrics.get(name), (int, float))
+    ]
+
+
+def _stage_legend(evaluation: Evaluation, rows: list[EpisodeRow]) -> list[tuple[int, str]]:
+    """Shade and name of every stage, if any episode shows its stages."""
+    if not any(row.strip for row in rows):
+        return []
+    names = ("no stage", *evaluation.stages)
+    return [(shade(number, len(evaluation.stages)), name.replace("_", " ")) for number, name in enumerate(names)]
+
+
+def _discordant(comparison: Comparison) -> list[dict[str, Any]]:
+    """Episodes in which not all evaluations came to the same: number, and every record."""
+    tables = [{record.episode: record for record in evaluation.records} for evaluation in comparison.evaluations]
+    return [
+        {"episode": episode, "records": [table[episode] for table in tables]}
+        for episode in tables[0]
+        if len({table[episode].status == "success" for table in tables}) > 1
+    ]
+
+
+def _settings_that_differ(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Entries of the manifests that are not the same in all, without what differs anyway."""
+    flat = [dict(_flatten(evaluation.manifest)) for evaluation in comparison.evaluations]
+    names = sorted(set().union(*flat))
+    skipped = ("created", "config.out", "reference")
+    return [
+        (name, [values.get(name, "–") for values in flat])
+        for name in names
+        if not name.startswith(skipped) and len({values.get(name) for values in flat}) > 1
+    ]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows += _flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
+    return rows
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    more = len(problems) - MAX_PROBLEMS
+    return problems if more <= 0 else [*problems[:MAX_PROBLEMS], f"and {more} more of this kind"]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _strings(value: Any) -> list[str]:
+    return [str(line) for line in value] if isinstance(value, list) else []

@@ -1,21 +1,17 @@
 """An evaluation from start to report: files, figures, exit codes, and what is kept when it stops early."""
 
 import json
-import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.rollout import evaluate as module
 from imf_jax.rollout.evaluate import EvaluationSettings, Summary, evaluate
-from imf_jax.rollout.recorders.base import EpisodeBuffer, OnlyEpisodes, episode_folder
-from imf_jax.rollout.report import write_report
-from imf_jax.rollout.statistics import episode_statistics, wilson_interval
-from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records, write_bytes
+from imf_jax.rollout.recorders.base import EpisodeBuffer, episode_folder
+from imf_jax.rollout.statistics import wilson_interval
+from imf_jax.rollout.writers import read_json, read_records, write_bytes
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001f61738"
@@ -137,73 +133,3 @@ def test_unknown_camera_is_refused_before_anything_is_written(transfer_backend: 
     with pytest.raises(ArgumentError, match=r"camera 'back' is not in the scene; choose from: .*front"):
         evaluate(None, transfer_backend, settings, tmp_path / "run", policy="none")
     assert not (tmp_path / "run").exists()
-
-
-class Links(HTMLParser):
-    """Collects what a page loads or links to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "rect", "br", "link"):
-            self.open.append(tag)
-        self.found += [value or "" for name, value in attributes if name in ("src", "href", "data", "action")]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in ("rect",):
-            assert self.open.pop() == tag
-
-
-def test_report(run: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        module, "make_recorders", lambda backend, settings, out: [OnlyEpisodes(PixelRecorder(out), range(3))]
-    )
-    reference = {
-        "label": "scripted expert", "n_episodes": 200, "n_success": 199, "n_error": 0, "pc_success": 99.5,
-        "pc_success_ci95": [97.2, 99.9],
-    }  # fmt: skip
-    summary = run(provenance={"reference": reference, "config": {"note": "</script><b>"}})
-    assert [path.parent.name for path in summary.images] == ["ep_000000", "ep_000001", "ep_000002"]
-    page = (summary.folder / "report.html").read_text()
-    assert summary.headline in page
-    assert "199/200" in page
-    assert "scripted expert" in page
-    assert "straight &lt;planner&gt;" in page
-    assert "<b>&#34;" not in page
-    assert "&lt;/script&gt;" in page
-    links = Links()
-    links.feed(page)
-    assert not links.open, "every element is closed"
-    pictures = [link for link in links.found if link.startswith("data:image/png;base64,")]
-    assert len(pictures) == 3
-    others = set(links.found) - set(pictures)
-    assert others == {f"episodes/ep_{episode:06d}/trajectory.png" for episode in range(3)}
-    assert not re.search(r"https?://|url\(|@import|<script", page), "the page must open offline"
-    for record in summary.records:
-        assert re.search(rf"<td>{record.episode}</td>.*{record.status}.*<td>{record.steps}</td>", page, re.DOTALL)
-
-
-def test_report_of_an_evaluation_that_tells_little(tmp_path: Path) -> None:
-    """Such as a validation during training."""
-    manifest, metrics = {"policy": "IMF-AttnRes", "task": "transfer"}, episode_statistics([])
-    with EvaluationFolder(tmp_path, manifest) as folder:
-        folder.finish(metrics)
-    page = write_report(tmp_path).read_text()
-    assert "transfer: IMF-AttnRes" in page
-    assert "no episode was finished" in page
-
-
-def test_report_can_be_made_again_and_survives_missing_pictures(run: Callable[..., Summary]) -> None:
-    summary = run()
-    page = (summary.folder / "report.html").read_bytes()
-    (summary.folder / "report.html").unlink()
-    assert write_report(summary.folder).read_bytes() == page
-    with (summary.folder / "episodes.jsonl").open("a") as file:
-        file.write("half a li")
-    assert "episodes.jsonl:11" in write_report(summary.folder).read_text()
-    (summary.folder / "metrics.json").unlink()
-    with pytest.raises(UserError, match=r"metrics\.json is not there"):
-        write_report(summary.folder)

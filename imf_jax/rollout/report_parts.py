@@ -1,0 +1,213 @@
+"""What a report takes from the files beside the records. A missing or damaged file costs its part, never the page."""
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from imf_jax.rollout.charts import Series, line_chart, path_bounds, path_plot, range_bar, stage_strip
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.reading import Evaluation
+from imf_jax.training.trackers import FILE as TRAINING_METRICS
+from imf_jax.training.trackers import read_metrics
+
+TIMING = "timing.json"
+TIMING_STAGES = ("obs_read_ms", "preprocess_ms", "inference_ms", "env_step_ms", "loop_total_ms")
+TIMING_FIGURES = ("count", "mean", "std", "min", "max", "p50", "p95")
+
+THUMBNAIL_SIZE = 256
+"""Largest side of a picture inside the page [pixels]."""
+
+MAX_THUMBNAILS = 60
+"""Pictures inside the page, at most; a page of hundreds of episodes must stay light."""
+
+MAX_PATHS = 200
+"""Episodes drawn in the path plots, at most."""
+
+LOG_RATIO = 20.0
+"""A loss that falls by more than this factor is drawn on a logarithmic axis."""
+
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, Image.DecompressionBombError)
+"""What reading a damaged picture or archive raises."""
+
+
+class Link(NamedTuple):
+    """A file beside the page: its name for the reader, and its address (None if the file is not there)."""
+
+    text: str
+    address: str | None
+
+
+@dataclass
+class EpisodeRow:
+    """One line of the table of episodes."""
+
+    record: EpisodeRecord
+    links: list[Link] = field(default_factory=list)
+    picture: Link | None = None
+    thumbnail: str | None = None
+    reward: np.ndarray | None = None
+    paths: tuple[np.ndarray, np.ndarray] | None = None
+    strip: Markup | None = None
+
+
+def episode_rows(evaluation: Evaluation, problems: list[str]) -> list[EpisodeRow]:
+    """The lines of the table, with what could be read for each; appends to `problems` what could not."""
+    rows = [_row(evaluation.folder, record, problems) for record in evaluation.records]
+    # Those that did not succeed are looked at first.
+    pictured = sorted((row for row in rows if row.picture), key=lambda row: row.record.status == "success")
+    for row in pictured[:MAX_THUMBNAILS]:
+        _embed(evaluation.folder / row.record.artifacts["path_image"], row, problems)
+    longest = max((len(row.reward) for row in rows if row.reward is not None), default=0)
+    for row in rows:
+        if row.reward is not None:
+            row.strip = stage_strip(row.reward, longest, evaluation.stages)
+    return rows
+
+
+def path_plots(rows: Sequence[EpisodeRow]) -> tuple[list[tuple[str, Markup]], int]:
+    """Top views of all paths, those of successes and of the rest apart, and how many episodes they show."""
+    drawn = [row for row in rows if row.paths is not None][:MAX_PATHS]
+    if not drawn:
+        return [], 0
+    bounds = path_bounds([row.paths for row in drawn if row.paths])
+    plots = []
+    for name, success in (("successful", True), ("not successful", False)):
+        paths = [row.paths for row in drawn if row.paths and (row.record.status == "success") == success]
+        if not paths:
+            continue
+        title = f"{len(paths)} {name}"
+        plots.append((title, path_plot(paths, bounds, f"Top view of the paths of {title} episodes")))
+    return plots, len(drawn)
+
+
+def timing_rows(folder: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The stages of `timing.json`: `name`, its figures [ms], and a `bar`; none if there is no such file."""
+    if not (folder / TIMING).exists():
+        return []
+    try:
+        values = json.loads((folder / TIMING).read_text(encoding="utf-8"))
+        figures = {
+            name: {key: float(values[name][key]) for key in TIMING_FIGURES} for name in TIMING_STAGES if name in values
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problems.append(f"{TIMING} cannot be read ({type(error).__name__}: {error}); there is no timing chart")
+        return []
+    # One straggler must not squeeze everything else into a corner.
+    usual = 1.5 * max((stage["p95"] for stage in figures.values()), default=0.0)
+    largest = min(usual, max((stage["max"] for stage in figures.values()), default=0.0))
+    return [
+        {"name": name, **stage, "bar": range_bar(stage, largest, f"{name}: median {stage['p50']:.3g} ms")}
+        for name, stage in figures.items()
+    ]
+
+
+def training_charts(evaluation: Evaluation, problems: list[str]) -> list[tuple[str, Markup]]:
+    """Curves of the training run that made the checkpoint, if it still is where it was."""
+    run = _run_folder(evaluation)
+    try:
+        lines = read_metrics(run) if run else []
+    except (OSError, ValueError) as error:
+        problems.append(
+            f"{run}/{TRAINING_METRICS} cannot be read ({type(error).__name__}); there are no training curves"
+        )
+        lines = []
+    step = _checkpoint(evaluation).get("step")
+    mark = float(step) if isinstance(step, (int, float)) else None
+    loss, success = _curve(lines, "loss"), _curve(lines, "validation/success", marked=True, scale=100)
+    rate = _curve(lines, "learning_rate")
+    positive = loss.y[loss.y > 0]
+    log = len(positive) > 0 and positive.max() / positive.min() > LOG_RATIO
+    axis = "training step"
+    charts = [
+        (
+            "loss" + (" (logarithmic)" if log else ""),
+            line_chart([loss], title="loss", x_label=axis, log=log, mark=mark),
+        ),
+        (
+            "success in validation [%]",
+            line_chart([success], title="success in validation", x_label=axis, y_range=(0, 100), mark=mark),
+        ),
+        ("learning rate", line_chart([rate], title="learning rate", x_label=axis, mark=mark)),
+    ]
+    return [(title, chart) for title, chart in charts if chart]
+
+
+def _row(folder: Path, record: EpisodeRecord, problems: list[str]) -> EpisodeRow:
+    row = EpisodeRow(record)
+    for kind, name in record.artifacts.items():
+        where = f"episode {record.episode}: {kind} {name}"
+        if not _inside(name):
+            problems.append(f"{where} lies outside of the evaluation folder and is left out")
+            continue
+        there = (folder / name).is_file()
+        if not there:
+            problems.append(f"{where} is missing")
+        link = Link(kind.replace("_", " "), quote(name) if there else None)
+        if kind == "path_image":
+            row.picture = link if there else None
+        row.links.append(link)
+        if kind == "trajectory" and there:
+            try:
+                row.reward, row.paths = _trajectory(folder / name)
+            except UNREADABLE as error:
+                problems.append(f"{where} cannot be read ({type(error).__name__})")
+    return row
+
+
+def _inside(name: str) -> bool:
+    """A relative path that does not leave its folder, and no address with a scheme."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
+
+
+def _trajectory(path: Path) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    # Opened here, because numpy leaves damaged archives open.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        reward = np.asarray(arrays["reward"], np.float64).reshape(-1)
+        left, right = (
+            np.asarray(arrays[f"executed_{side}_link7_pos"], np.float64).reshape(-1, 3) for side in ("left", "right")
+        )
+    return reward, (left, right)
+
+
+def _embed(path: Path, row: EpisodeRow, problems: list[str]) -> None:
+    try:
+        with Image.open(path) as picture:
+            small = picture.convert("RGB")
+        small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
+    except UNREADABLE as error:
+        problems.append(f"episode {row.record.episode}: {path.name} cannot be read ({type(error).__name__})")
+        row.picture = None
+        return
+    content = io.BytesIO()
+    small.save(content, format="JPEG", quality=82)
+    row.thumbnail = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _checkpoint(evaluation: Evaluation) -> dict[str, Any]:
+    checkpoint = evaluation.manifest.get("checkpoint")
+    return checkpoint if isinstance(checkpoint, dict) else {}
+
+
+def _run_folder(evaluation: Evaluation) -> Path | None:
+    """The run whose checkpoint was evaluated, <run>/checkpoints/<step>, or of which this is a validation."""
+    path = _checkpoint(evaluation).get("path")
+    # Of a validation the folder is <run>/validation/step_<n>.
+    run = (Path(path) if isinstance(path, str) else evaluation.folder.resolve()).parent.parent
+    return run if (run / TRAINING_METRICS).is_file() else None
+
+
+def _curve(lines: Sequence[dict[str, Any]], name: str, *, marked: bool = False, scale: float = 1.0) -> Series:
+    points = [(line["step"], scale * line[name]) for line in lines if isinstance(line.get(name), (int, float))]
+    x, y = np.array(points, np.float64).reshape(-1, 2).T
+    return Series(name, x, y, marked)
