@@ -8,8 +8,9 @@ import tyro
 
 from imf_jax.cli import run_main
 from imf_jax.config import TrainConfig
-from imf_jax.errors import EXIT_OK, ArgumentError
+from imf_jax.errors import EXIT_FAILED, EXIT_OK, ArgumentError
 from imf_jax.presets import load_preset, preset_description, preset_path, preset_paths
+from imf_jax.training.tracker_guard import left_behind
 
 USAGE = "python scripts/train.py PRESET [flags]"
 
@@ -51,16 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.training.loop import train
 
-    code = train(config)
-    if config.tracker:
-        leave_hanging_trackers(code)
-    return code
+    return train(config)
 
 
 def leave_hanging_trackers(code: int) -> None:
     """End the process at once if a tracker hangs: everything is written, and its library might hang at exit as well."""
-    from imf_jax.training.tracker_guard import left_behind
-
     if left_behind():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -68,4 +64,8 @@ def leave_hanging_trackers(code: int) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    try:
+        run_main(main)
+    except SystemExit as stopped:
+        leave_hanging_trackers(stopped.code if isinstance(stopped.code, int) else EXIT_FAILED)
+        raise

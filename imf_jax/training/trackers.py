@@ -160,11 +160,13 @@ class Trackers:
         for guest in self._guests:
             guest.call("summary", self._summary)
             guest.close()
-        for guest in self._guests:
-            guest.wait(deadline)
-        reports = {guest.name: guest.report() for guest in self._guests}
-        self._local.summary({**self._summary, "trackers": reports})
-        self._local.finish()
+        try:
+            for guest in self._guests:
+                guest.wait(deadline)
+        finally:  # also when Ctrl-C ends the waiting
+            reports = {guest.name: guest.report() for guest in self._guests}
+            self._local.summary({**self._summary, "trackers": reports})
+            self._local.finish()
 
     def __enter__(self) -> "Trackers":
         return self

@@ -1,6 +1,7 @@
 """metrics.jsonl and summary.json are always written; trackers are real where they can be, and must not matter."""
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from imf_jax.config import TrainConfig
-from imf_jax.errors import EXIT_OK, ArgumentError, UserError
+from imf_jax.errors import EXIT_BAD_ARGUMENTS, EXIT_OK, ArgumentError, UserError
 from imf_jax.training import loop, tracker_backends
 from imf_jax.training.tracker_backends import BACKENDS, make_trackers
 from imf_jax.training.tracker_guard import MAX_FAILURES, GuardedTracker, left_behind
@@ -235,6 +236,31 @@ def test_a_hanging_tracker_is_left_behind(follow, method):
     ]
     assert name in left_behind()
     release.set()
+
+
+def test_the_process_ends_although_a_library_hangs_at_exit():
+    """As SwanLab's does, which finishes the run once more."""
+    program = """
+import atexit, runpy, sys, threading, time
+from imf_jax.training.tracker_guard import GuardedTracker
+
+class Hanging:
+    def start(self):
+        atexit.register(threading.Event().wait)
+        threading.Event().wait()
+
+guest = GuardedTracker("hanging", Hanging(), print)
+guest.call("start")
+guest.close()
+guest.wait(time.monotonic() + 0.2)
+sys.argv = ["train.py", "no-such-preset"]
+runpy.run_path("scripts/train.py", run_name="__main__")
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == EXIT_BAD_ARGUMENTS
+    assert "no-such-preset" in done.stderr
+    assert "is given up" in done.stdout
 
 
 def test_a_slow_tracker_delays_nothing():
