@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from imf_jax.config import ACTION_DIM, STATE_DIM, require
-from imf_jax.data.episodes import IMAGES, Episode, write_episode
+from imf_jax.data.episodes import IMAGES, READ_ERRORS, Episode, write_episode
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, ArgumentError, UserError
 from imf_jax.files import write_json
@@ -188,7 +188,7 @@ def read_act_episode(path: Path, number: int, settings: ImportSettings, notes: l
             )
     except Refused:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+    except READ_ERRORS as error:
         raise Refused(f"cannot be read ({' '.join(str(error).split())})") from error
     for arm, channels in QUATERNIONS.items():
         off = np.abs(np.linalg.norm(action[:, channels], axis=1) - 1) > 0.01

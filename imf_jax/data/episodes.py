@@ -39,6 +39,9 @@ UNITS = {
 
 IMAGES = "observations/images"
 
+READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+"""What h5py raises over a damaged file, or one that holds something else than expected."""
+
 WIDTHS: dict[str, tuple[int | None, ...]] = {
     "action": (ACTION_DIM,),
     "observations/qpos": (STATE_DIM,),
@@ -218,7 +221,7 @@ def read_episode(path: Path, *, images: bool = False) -> Episode:
             for camera in file[IMAGES] if images and IMAGES in file else ():
                 episode.images[camera] = _pictures(path, file, f"{IMAGES}/{camera}", steps)
             return episode
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except READ_ERRORS as error:
         raise _bad(path, f"cannot be read as a demonstration ({error})") from error
 
 

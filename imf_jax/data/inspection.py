@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import h5py
 
-from imf_jax.data.episodes import IMAGES, list_episodes, read_episode
+from imf_jax.data.episodes import IMAGES, READ_ERRORS, list_episodes, read_episode
 from imf_jax.data.statistics import KEYS, Accumulator, check_statistics, compute_statistics, require_alike
 from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError
 
@@ -130,7 +130,7 @@ def _check_pictures(path: Path, summary: EpisodeSummary) -> list[str]:
                 summary.cameras[camera] = data.shape[1:3]
                 for step in (0, -1):
                     data[step]
-    except (OSError, AttributeError) as error:
+    except READ_ERRORS as error:
         problems.append(f"{path}: pictures cannot be read ({error})")
     return problems
 

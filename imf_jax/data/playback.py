@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from imf_jax.config import require
-from imf_jax.data.episodes import IMAGES, list_episodes, read_episode
+from imf_jax.data.episodes import IMAGES, READ_ERRORS, list_episodes, read_episode
 from imf_jax.data.inspection import holds_lerobot
 from imf_jax.errors import ArgumentError, UserError
 
@@ -134,11 +134,14 @@ def _open_hdf5(folder: Path, place: int) -> PlayableEpisode:
                 data = file[f"{IMAGES}/{camera}"]
                 for step in steps:
                     yield data[step]
-        except (OSError, KeyError, ValueError) as error:
+        except READ_ERRORS as error:
             raise UserError(f"{path}: pictures of {camera!r} cannot be read ({error}); remove the file") from error
 
-    with h5py.File(path, "r") as file:
-        cameras = tuple(file.get(IMAGES, {}))
+    try:
+        with h5py.File(path, "r") as file:
+            cameras = tuple(file.get(IMAGES, {}))
+    except READ_ERRORS as error:
+        raise UserError(f"{path}: pictures cannot be read ({error}); remove the file") from error
     title = f"{path.name}, {episode.task}, {'success' if episode.success else 'failure'}"
     return PlayableEpisode(title, len(episode), episode.control_hz, cameras, pictures)
 

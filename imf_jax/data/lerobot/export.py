@@ -1,6 +1,7 @@
 """Export demonstrations (HDF5, one file per episode) as a LeRobot dataset, one picture in memory at a time."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import h5py
 
 from imf_jax.config import require
 from imf_jax.data.episodes import IMAGES as HDF5_IMAGES
-from imf_jax.data.episodes import Episode, list_episodes, read_episode
+from imf_jax.data.episodes import READ_ERRORS, Episode, list_episodes, read_episode
 from imf_jax.data.lerobot import features as names
 from imf_jax.data.lerobot.features import Feature, robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
@@ -124,15 +125,17 @@ def _frames(path: Path, episode: Episode, features: dict[str, Feature]) -> Itera
                 frame[names.ENV_STATE] = episode.env_state[step]
             try:
                 frame |= {name: data[step] for name, data in pictures.items()}
-            except OSError as error:
+            except READ_ERRORS as error:
                 raise UnusableDemonstration(
                     f"{path}: pictures of step {step} cannot be read ({error}); remove the file"
                 ) from error
             yield frame
 
 
-def _opened(path: Path) -> h5py.File:
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except READ_ERRORS as error:
         raise UnusableDemonstration(f"{path}: cannot be read as a demonstration ({error}); remove the file") from error

@@ -1,13 +1,14 @@
 """Videos of camera pictures: encoded as the frames come, read back as arrays."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from imf_jax.errors import UserError
@@ -24,6 +25,10 @@ OPTIONS = {
     # No frame waits in the encoder, so hundreds of open videos take little memory and know their size.
     "tune": "zerolatency",
 }
+
+
+DAMAGE = (av.FFmpegError, OSError, ValueError, AttributeError, ArithmeticError, MemoryError)
+"""What PyAV raises over a damaged file: a stream of an unknown kind lacks attributes, a bad header claims any size."""
 
 
 class VideoEncoder:
@@ -47,7 +52,7 @@ class VideoEncoder:
         try:
             self._container = av.open(str(path), "w", format="mp4")
             stream = self._container.add_stream(CODEC, rate=fps, options=OPTIONS)
-        except (OSError, ValueError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:
             raise _unwritable(path, error) from None
         assert isinstance(stream, VideoStream)
         self._stream = stream
@@ -67,14 +72,14 @@ class VideoEncoder:
         self._encode(None)
         try:
             self._container.close()
-        except OSError as error:
+        except (av.FFmpegError, OSError) as error:
             raise _unwritable(self.path, error) from None
 
     def abort(self) -> None:
         """Let go of an unfinished file, which the caller removes."""
         try:
             self._container.close()
-        except (OSError, ValueError):
+        except (av.FFmpegError, OSError, ValueError):
             return  # nobody wants this file any more
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
@@ -82,7 +87,7 @@ class VideoEncoder:
             for packet in self._stream.encode(frame):
                 self.num_bytes += packet.size
                 self._container.mux(packet)
-        except OSError as error:
+        except (av.FFmpegError, OSError) as error:
             raise _unwritable(self.path, error) from None
 
 
@@ -125,41 +130,31 @@ def read_frames(path: Path, start: float, count: int, fps: float) -> Iterator[tu
     found = 0
     with _reading(path) as container:
         stream = container.streams.video[0]
-        assert stream.time_base is not None
+        if not stream.time_base:
+            raise ValueError("it has no clock")
         container.seek(max(0, int(start / stream.time_base)), stream=stream)
-        try:
-            for frame in container.decode(stream):
-                time = float((frame.pts or 0) * stream.time_base)
-                if time < start - 0.5 / fps:
-                    continue  # the seek goes back to a key frame
-                if found == count:
-                    break
-                yield time, frame.to_ndarray(format="rgb24")
-                found += 1
-        except av.FFmpegError as error:
-            raise _unreadable(path, error) from None
+        for frame in container.decode(stream):
+            time = float((frame.pts or 0) * stream.time_base)
+            if time < start - 0.5 / fps:
+                continue  # the seek goes back to a key frame
+            if found == count:
+                break
+            yield time, frame.to_ndarray(format="rgb24")
+            found += 1
     if found < count:
         raise UserError(f"{path}: has {found} of {count} frames from {start:.3f} s on; record that episode again")
 
 
-class _reading:
-    """An opened video with at least one picture stream."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:
-        try:
-            self.container = av.open(str(self.path))
-        except (OSError, ValueError) as error:
-            raise _unreadable(self.path, error) from None
-        if not self.container.streams.video:
-            self.container.close()
-            raise UserError(f"{self.path}: holds no pictures; record that episode again")
-        return self.container
-
-    def __exit__(self, *_: object) -> None:
-        self.container.close()
+@contextmanager
+def _reading(path: Path) -> Iterator[InputContainer]:
+    """An opened video with at least one stream of pictures; whatever is wrong with it becomes one line."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError("it holds no pictures")
+            yield container
+    except DAMAGE as error:
+        raise _unreadable(path, error) from None
 
 
 def _unwritable(path: Path, error: Exception) -> UserError:
