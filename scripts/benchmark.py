@@ -2,15 +2,18 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import rich.table
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from imf_jax.cli import run_main
-from imf_jax.config import IMAGE_SIZE, require
+from imf_jax.config import IMAGE_SIZE, BackendName, RendererName, require
 from imf_jax.files import write_json
+
+if TYPE_CHECKING:
+    from imf_jax.benchmark.tables import Table
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -32,10 +35,11 @@ class PolicyBenchmark:
     # File that receives the figures as JSON.
     json: Path | None = None
 
-    def run(self) -> tuple[str, list[dict[str, Any]]]:
+    def run(self) -> "list[Table]":
         import jax
 
         from imf_jax.benchmark.policy import measure
+        from imf_jax.benchmark.tables import Table
 
         jax.config.update("jax_enable_compilation_cache", False)  # or compilation would be timed only once
         require(
@@ -54,7 +58,7 @@ class PolicyBenchmark:
                 peer=self.peer,
             )
             rows += [asdict(timing) for timing in timings]
-        return "IMF-AttnRes head; ratio = time of a side / time of imf_jax in the same round", rows
+        return [Table("IMF-AttnRes head; ratio = time of a side / time of imf_jax in the same round", rows)]
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,13 @@ class LewmBenchmark:
     # File that receives the figures as JSON.
     json: Path | None = None
 
-    def run(self) -> tuple[str, list[dict[str, Any]]]:
+    def run(self) -> "list[Table]":
         from imf_jax.benchmark.lewm import measure
+        from imf_jax.benchmark.tables import Table
 
         require(min(self.rounds, self.batch) >= 1, "rounds and batch must be positive")
         speed = measure(batch=self.batch, rounds=self.rounds, peer=self.peer)
-        return "LEWM embeddings per second; ratio above 1: this port is faster", [asdict(speed)]
+        return [Table("LEWM embeddings per second; ratio above 1: this port is faster", [asdict(speed)])]
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,9 @@ class FeaturesBenchmark:
     # File that receives the figures as JSON.
     json: Path | None = None
 
-    def run(self) -> tuple[str, list[dict[str, Any]]]:
+    def run(self) -> "list[Table]":
         from imf_jax.benchmark.features import measure
+        from imf_jax.benchmark.tables import Table
 
         require(min(self.rounds, self.batch, self.image_size) >= 1, "rounds, batch and image size must be positive")
         rows = []
@@ -112,13 +118,93 @@ class FeaturesBenchmark:
                 image_size=self.image_size,
             )
             rows.append(asdict(speed))
-        return "training step with cached features; ratio = time with the encoder in the step / time without", rows
+        title = "training step with cached features; ratio = time with the encoder in the step / time without"
+        return [Table(title, rows)]
+
+
+@dataclass(frozen=True)
+class RolloutsBenchmark:
+    """Closed loop against the sum of its parts and against one scene at a time; scaling; promised figures of a GPU.
+
+    The policies are untrained, or one is a checkpoint. About 4 minutes on two CPU cores.
+    """
+
+    # What simulates, see scripts/eval.py.
+    backend: BackendName = "auto"
+    # Sizes of the heads of policies without cameras, each "width/layers".
+    sizes: tuple[str, ...] = ("128/4",)
+    # Also measure a policy that sees three cameras through the LEWM encoder (layout grid).
+    cameras: bool = True
+    # Size of its head; by default 384/12 on a GPU and 128/4 on a CPU.
+    camera_size: str | None = None
+    # Measure the policy of this checkpoint or run folder instead of untrained ones.
+    checkpoint: Path | None = None
+    # Scenes at once; by default 64 (with cameras 16) on a CPU and 1024 (with cameras 256) on a GPU.
+    batch: int | None = None
+    # Control steps of an episode; by default 200, and 24 with cameras on a CPU.
+    steps: int | None = None
+    # Rounds in which the sides take turns; also waves per batch size.
+    repeats: int = 3
+    # Largest batch size whose speed is measured.
+    max_batch: int = 4096
+    # Time for all batch sizes together, and for the evaluation of 1,000 episodes on a GPU [s].
+    max_seconds: float = 90.0
+    # What makes the pictures.
+    renderer: RendererName = "warp"
+    # File that receives the figures as JSON.
+    json: Path | None = None
+    # Folder that receives rollouts.json, rollouts.md and the plot scaling.svg (needs the extra `plots`).
+    out: Path | None = None
+
+    def run(self) -> "list[Table]":
+        for name in ("batch", "steps", "repeats", "max_batch"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        require(self.max_seconds > 0, f"--max-seconds is {self.max_seconds}; it must be positive")
+        require(
+            self.checkpoint is not None or bool(self.sizes) or self.cameras,
+            "nothing is left to measure: name --sizes, or leave out --no-cameras",
+        )
+        require(
+            self.checkpoint is None or not self.camera_size,
+            "--camera-size would do nothing beside --checkpoint; leave out one of them",
+        )
+        sizes = [parse_size(size) for size in self.sizes]
+        camera_size = parse_size(self.camera_size) if self.camera_size else None
+        from imf_jax.benchmark import suite
+        from imf_jax.benchmark.tables import require_matplotlib, scaling_plot
+        from imf_jax.rollout.writers import write_bytes
+        from imf_jax.sim.backends.choice import resolve_backend
+
+        if self.out is not None:
+            require_matplotlib()
+        backend = resolve_backend(self.backend)
+        if self.checkpoint is not None:
+            candidates = [suite.trained_candidate(self.checkpoint)]
+        else:
+            seeing = (camera_size or suite.usual_camera_size()) if self.cameras else None
+            candidates = suite.untrained_candidates(sizes, seeing)
+        figures = suite.measure_rollouts(
+            candidates,
+            backend,
+            batch=self.batch,
+            steps=self.steps,
+            repeats=self.repeats,
+            max_batch=self.max_batch,
+            max_seconds=self.max_seconds,
+            renderer=self.renderer,
+            say=lambda line: console.print(line, style="dim", markup=False),
+        )
+        if self.out is not None:
+            write_bytes(self.out / "scaling.svg", scaling_plot(figures.scaling))
+        return figures.tables()
 
 
 Benchmark = (
     Annotated[PolicyBenchmark, tyro.conf.subcommand("policy")]
     | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
     | Annotated[FeaturesBenchmark, tyro.conf.subcommand("features")]
+    | Annotated[RolloutsBenchmark, tyro.conf.subcommand("rollouts")]
 )
 
 
@@ -130,33 +216,31 @@ def parse_size(size: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    benchmark: PolicyBenchmark | LewmBenchmark | FeaturesBenchmark = tyro.cli(Benchmark, description=__doc__)  # type: ignore[arg-type]
-    title, rows = benchmark.run()
-    table = Table(*rows[0], title=f"{title}; {machine()}")
-    for row in rows:
-        table.add_row(*(format_cell(value) for value in row.values()))
-    console.print(table)
+    benchmark: Any = tyro.cli(Benchmark, description=__doc__)  # type: ignore[arg-type]
     if benchmark.json is not None:
-        write_json(benchmark.json, {"title": title, "machine": machine(), "rows": rows})
+        require(benchmark.json.parent.is_dir(), f"--json {benchmark.json}: make the folder first")
+    tables = benchmark.run()
+    from imf_jax.benchmark.tables import machine, markdown
+    from imf_jax.rollout.writers import write_bytes
+
+    for measured in tables:
+        names, *rows = measured.cells()
+        table = rich.table.Table(*names, title=f"{measured.title}; {machine()}")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    content = {
+        "machine": machine(),
+        "tables": [{"title": measured.title, "rows": measured.rows} for measured in tables],
+    }
+    out = getattr(benchmark, "out", None)
+    if out is not None:
+        write_json(out / "rollouts.json", content)
+        write_bytes(out / "rollouts.md", markdown(tables).encode())
+        console.print(f"figures and plot in {out}", markup=False)
+    if benchmark.json is not None:
+        write_json(benchmark.json, content)
         console.print(f"figures in {benchmark.json}", markup=False)
-
-
-def machine() -> str:
-    """Device, threads and JAX version, in a few words."""
-    import jax
-
-    from imf_jax.benchmark.policy import cpu_threads
-
-    return f"{jax.devices()[0].device_kind}, {cpu_threads()} CPU threads, jax {jax.__version__}"
-
-
-def format_cell(value: Any) -> str:
-    """Numbers to three digits; nothing for what was not measured."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return str(value)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,231 @@
+"""The parts of a closed loop one at a time: what physics, rendering and planning cost on their own.
+
+Each part repeats exactly what it did in one recorded wave of the loop: the same actions from the same scenes, the
+frames that plans read and no others, plans of the same batch. The sum of the parts bounds what any loop around them
+can reach on a machine that does one after the other.
+
+- physics: control steps of the backend, that is inverse kinematics, servo commands, physics steps and the reading of
+  the scene with the task's verdict; no reset.
+- rendering: all cameras, at the start and at the newest `obs_horizon` moments before every other plan.
+- planning: noise, normalisation, vision encoder, network, with inputs that are ready.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imf_jax.config import require
+from imf_jax.rollout.episode import EpisodeRecord, scene_keys
+from imf_jax.rollout.evaluate import make_rollout
+from imf_jax.rollout.planner import PolicyPlanner, plan_rows
+from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
+from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.backends.device import DeviceBackend
+
+SEED = 0
+
+
+class Work(NamedTuple):
+    """What one wave of B scenes did in R plans of K control steps.
+
+    Attributes:
+        actions: float32 (R, B, K, 16) commanded actions.
+        frames: float32 (B, nq) generalised positions at the start, then R - 1 times (B, To, nq) (or (B, K, nq) if K is
+            smaller) of the moments that the next plan reads; empty without cameras.
+        observations: what each of the R plans reads, without pictures.
+    """
+
+    actions: np.ndarray
+    frames: tuple[np.ndarray, ...]
+    observations: tuple[dict[str, np.ndarray], ...]
+
+
+class Notes:
+    """A capture that keeps everything in memory; see `imf_jax.rollout.recorders.base.Recorder`."""
+
+    name = "benchmark"
+
+    def __init__(self) -> None:
+        self.start: ResetBatch | None = None
+        self.chunks: list[StepBatch] = []
+
+    def setup(self, qpos: np.ndarray) -> None:
+        """Nothing to compile."""
+
+    def bytes_per_episode(self, max_steps: int) -> int:
+        """Some hundred numbers per step."""
+        return 1000 * max_steps
+
+    def on_reset(self, reset: ResetBatch) -> None:
+        """Keep the start."""
+        self.start = reset
+
+    def on_steps(self, steps: StepBatch) -> None:
+        """Keep a chunk, in order of the episodes."""
+        order = np.argsort(steps.episodes)
+        self.chunks.append(jax.tree.map(lambda leaf: leaf[order], steps))
+
+    def finish(self, record: EpisodeRecord) -> dict[str, str]:
+        """Nothing is written."""
+        return {}
+
+    def discard(self, episode: int) -> None:
+        """A wave of which something is missing is found out by the number of its rows."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def record_work(backend: Any, planner: PolicyPlanner, *, batch: int, steps: int) -> Work:
+    """Roll out one wave of episodes 0 .. batch - 1 and note what was done.
+
+    Args:
+        backend: the simulator.
+        planner: what plans.
+        batch: scenes B.
+        steps: control steps of an episode, a multiple of the actions per plan.
+    """
+    notes = Notes()
+    records: list[EpisodeRecord] = []
+    make_rollout(
+        backend,
+        planner,
+        range(batch),
+        devices=jax.local_devices()[:1],
+        seed=SEED,
+        max_steps=steps,
+        num_envs=batch,
+        on_record=records.append,
+        recorders=[notes],
+    ).run()
+    require_full_length(records, steps)
+    assert notes.start is not None
+    chunks, horizon = notes.chunks, planner.obs_horizon
+    first = notes.start.output
+    seen = {
+        name: [np.repeat(getattr(first, name)[:, None], horizon, axis=1)]
+        + [getattr(chunk.output, name) for chunk in chunks]
+        for name in ("state", "env_state")
+    }
+    past = {name: np.concatenate(parts, axis=1) for name, parts in seen.items()}
+    length = planner.num_action_steps
+    observations = tuple(
+        {name: values[:, plan * length : plan * length + horizon] for name, values in past.items()}
+        for plan in range(len(chunks))
+    )
+    frames: tuple[np.ndarray, ...] = ()
+    if planner.cameras:
+        later = (np.asarray(chunk.output.qpos[:, -horizon:]) for chunk in chunks[:-1])
+        frames = (np.asarray(first.qpos), *later)
+    return Work(np.stack([chunk.actions for chunk in chunks]), frames, observations)
+
+
+def require_full_length(records: list[EpisodeRecord], steps: int) -> None:
+    """Refuse to compare waves in which an episode ended early: the sides would not do the same work.
+
+    Raises:
+        ArgumentError: names the episode.
+    """
+    for record in records:
+        require(
+            record.steps == steps,
+            f"episode {record.episode} ended as {record.status} after {record.steps} of {steps} control steps, so the "
+            "sides would not do the same work; choose fewer --steps",
+        )
+
+
+def bare_physics(backend: Any, work: Work) -> Callable[[], Any]:
+    """The control steps of `work` on their own; the call returns when the last one is done."""
+    count = work.actions.shape[1]
+    keys = np.asarray(jax.random.key_data(scene_keys(SEED, range(count))))
+    if not backend.compiled:
+        start, _ = backend.reset(keys)
+
+        def simulate() -> SimState:
+            state = start
+            for actions in work.actions:
+                state, _ = backend.run_chunk(state, actions)
+            return state
+
+        return simulate
+    program = jax.jit(lambda state, output, actions: _compiled_steps(backend, state, output, actions))
+    state, output = jax.jit(backend.reset)(jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32"))
+    by_step = np.swapaxes(work.actions, 1, 2).reshape(-1, count, work.actions.shape[-1])
+    arguments = jax.device_put((state, output, by_step))
+    return lambda: jax.block_until_ready(program(*arguments))
+
+
+def _compiled_steps(
+    backend: DeviceBackend, state: SimState, output: StepOutput, actions: jax.Array
+) -> tuple[SimState, StepOutput]:
+    """Control steps under `actions` (steps, B, 16) as one scan; the output is returned so that it is computed."""
+
+    def step(carry: tuple[SimState, StepOutput], action: jax.Array) -> tuple[tuple[SimState, StepOutput], None]:
+        return backend.step(carry[0], action), None
+
+    return jax.lax.scan(step, (state, output), actions)[0]
+
+
+def bare_rendering(backend: Any, planner: PolicyPlanner, work: Work) -> Callable[[], Any]:
+    """The frames of `work` on their own; the call returns when the last one is there."""
+    cameras = planner.cameras
+    if not backend.compiled:
+
+        def render() -> list[np.ndarray]:
+            return [backend.render(qpos.reshape(-1, qpos.shape[-1]), cameras) for qpos in work.frames]
+
+        return render
+    first, *later = work.frames
+    moments = [first, *(qpos[:, moment] for qpos in later for moment in range(qpos.shape[1]))]
+
+    def trace(_: jax.Array, qpos: jax.Array) -> tuple[jax.Array, None]:
+        return backend.pictures(qpos, cameras), None
+
+    shape = first.shape[0], len(cameras), backend.image_size, backend.image_size, 3
+    program = jax.jit(lambda qpos: jax.lax.scan(trace, jnp.zeros(shape, jnp.uint8), qpos)[0])
+    stacked = jax.device_put(np.stack(moments))
+    return lambda: jax.block_until_ready(program(stacked))
+
+
+def bare_planning(backend: Any, planner: PolicyPlanner, work: Work) -> Callable[[], Any]:
+    """The plans of `work` on their own; the call returns when the last one is there.
+
+    Pictures are random: what a plan costs does not depend on them.
+    """
+    count = work.actions.shape[1]
+    rows = count if backend.compiled else planner.rows
+    blocks = [np.arange(first, first + rows) % count for first in range(0, count, rows)]
+    pictures = {}
+    if planner.cameras:
+        size = planner.image_size
+        shape = rows, planner.obs_horizon, len(planner.cameras), size, size, 3
+        pictures["images"] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    pictures = jax.device_put(pictures)
+    calls = [
+        jax.device_put(
+            (
+                {name: values[block] for name, values in observations.items()},
+                block.astype(np.uint32),
+                np.full(rows, plan, np.uint32),
+            )
+        )
+        for plan, observations in enumerate(work.observations)
+        for block in blocks
+    ]
+    # A GPU works off what is dispatched in order; a CPU could plan several at once, which no closed loop can.
+    one_by_one = jax.default_backend() == "cpu"
+
+    def plan() -> Any:
+        actions = None
+        for observations, episodes, replans in calls:
+            actions = plan_rows(
+                planner.program, planner.weights, observations | pictures, np.uint32(SEED), episodes, replans
+            )
+            if one_by_one:
+                actions.block_until_ready()
+        return jax.block_until_ready(actions)
+
+    return plan

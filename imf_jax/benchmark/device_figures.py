@@ -1,0 +1,162 @@
+"""The figures that this project promises for one GPU; without a CUDA device they are "not measured"."""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from imf_jax.benchmark.bare import SEED
+from imf_jax.benchmark.rollouts import Candidate, ScalingFigures
+from imf_jax.config import STATE_DIM, RendererName
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.evaluate import make_rollout
+from imf_jax.rollout.planner import Observations
+from imf_jax.sim.backends.choice import make_backend
+from imf_jax.sim.tasks import get_task
+
+NOT_MEASURED = "not measured"
+
+EVALUATED_EPISODES = 1000
+"""Episodes of the evaluation whose time is measured."""
+
+PLANS = 100
+"""Calls whose median is the time of a plan."""
+
+
+Measured = tuple[float | str, str]
+"""A figure, or "not measured", and a note on it."""
+
+
+@dataclass(frozen=True)
+class DeviceFigure:
+    """One promised figure.
+
+    Attributes:
+        what: what was measured.
+        figure: the figure, or "not measured".
+        unit: its unit.
+        target: what was promised.
+        note: under which circumstances, or why it was not measured.
+    """
+
+    what: str
+    figure: float | str
+    unit: str
+    target: str
+    note: str
+
+
+def on_cuda() -> bool:
+    """Is JAX's default device a CUDA GPU?"""
+    return jax.devices()[0].platform in ("gpu", "cuda")
+
+
+def measure_device(
+    candidates: Sequence[Candidate],
+    scaling: Sequence[ScalingFigures],
+    backend_name: str,
+    *,
+    max_seconds: float,
+    renderer: RendererName = "warp",
+) -> list[DeviceFigure]:
+    """The promised figures, measured where a CUDA GPU is.
+
+    Args:
+        candidates: the policies.
+        scaling: what `measure_scaling` found for them.
+        backend_name: the simulator.
+        max_seconds: an evaluation is not begun if it would take longer than this [s].
+        renderer: what makes the pictures.
+    """
+    figures = []
+    for candidate in candidates:
+        steps = get_task(candidate.task).max_steps
+
+        def rate(candidate: Candidate = candidate) -> Measured:
+            return best_rate(scaling, candidate)
+
+        def plan(candidate: Candidate = candidate) -> Measured:
+            return plan_time(candidate)
+
+        def evaluation(candidate: Candidate = candidate) -> Measured:
+            return evaluation_time(scaling, candidate, backend_name, max_seconds=max_seconds, renderer=renderer)
+
+        promises = [
+            ("closed loop", "control steps/s", ">= 20,000" if candidate.cameras else ">= 200,000", rate),
+            ("one plan, batch 1", "ms", "<= 1.5", plan),
+        ]
+        if candidate.cameras:
+            what = f"{EVALUATED_EPISODES:,} episodes of at most {steps} steps"
+            promises.append((what, "s", "<= 60", evaluation))
+        for what, unit, target, measure in promises:
+            figure, note = measure() if on_cuda() else (NOT_MEASURED, "no CUDA GPU here")
+            figures.append(DeviceFigure(f"{what}; {candidate.label}", figure, unit, target, note))
+    return figures
+
+
+def best_rate(scaling: Sequence[ScalingFigures], candidate: Candidate) -> Measured:
+    """Most control steps per second of a policy over all batch sizes, and the batch."""
+    rows = [row for row in scaling if row.policy == candidate.label and row.steps_per_s]
+    if not rows:
+        return NOT_MEASURED, "no batch size was measured"
+    best = max(rows, key=lambda row: row.steps_per_s or 0.0)
+    return best.steps_per_s or NOT_MEASURED, f"batch {best.batch}"
+
+
+def plan_time(candidate: Candidate) -> Measured:
+    """Median time of a plan for one scene, observations and actions in main memory [ms]."""
+    planner = candidate.plan_with(1)
+    horizon, random = planner.obs_horizon, np.random.default_rng(0)
+    observations: Observations = {
+        "state": random.normal(size=(1, horizon, STATE_DIM)).astype(np.float32),
+        "env_state": random.normal(size=(1, horizon, get_task(candidate.task).env_state_dim)).astype(np.float32),
+    }
+    if planner.cameras:
+        shape = 1, horizon, len(planner.cameras), planner.image_size, planner.image_size, 3
+        observations["images"] = random.integers(0, 256, shape, np.uint8)
+    seconds = []
+    for call in range(PLANS + 1):
+        start = time.perf_counter()
+        planner.plan(observations, None, SEED, np.zeros(1, np.int64), np.full(1, call))  # type: ignore[arg-type]
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(seconds[1:]), f"host to host, median of {PLANS}"
+
+
+def evaluation_time(
+    scaling: Sequence[ScalingFigures],
+    candidate: Candidate,
+    backend_name: str,
+    *,
+    max_seconds: float,
+    renderer: RendererName,
+) -> Measured:
+    """Time [s] of an evaluation from pixels after compilation, at the best batch size."""
+    best, found = best_rate(scaling, candidate)
+    if isinstance(best, str):
+        return NOT_MEASURED, found
+    steps = get_task(candidate.task).max_steps
+    expected = EVALUATED_EPISODES * steps / best
+    if expected > max_seconds:
+        return NOT_MEASURED, f"about {expected:.0f} s were needed; raise --max-seconds"
+    batch = max(row.batch for row in scaling if row.policy == candidate.label and row.steps_per_s == best)
+    waves = math.ceil(EVALUATED_EPISODES / batch)
+    num_envs = math.ceil(EVALUATED_EPISODES / waves)
+    planner = candidate.plan_with(min(num_envs, batch))
+    backend = make_backend(backend_name, candidate.task, image_size=planner.image_size, renderer=renderer)
+    records: list[EpisodeRecord] = []
+    result = make_rollout(
+        backend,
+        planner,
+        range(EVALUATED_EPISODES),
+        devices=jax.local_devices()[:1],
+        seed=SEED,
+        max_steps=steps,
+        num_envs=num_envs,
+        on_record=records.append,
+    ).run()
+    early = sum(record.steps < steps for record in records)
+    return result.wall_s, f"{num_envs} at once; start {result.warmup_s:.0f} s apart; {early} episodes ended early"

@@ -1,0 +1,323 @@
+"""Speed of the closed loop: its share of the sum of its parts, its ratio to one scene at a time, and how it scales.
+
+The sides share process, scenes, policy and actions, and take turns wave by wave: noise from elsewhere on the machine
+hits all of them alike. A wave is one batch of episodes of a fixed length.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from imf_jax.benchmark.bare import (
+    SEED,
+    bare_physics,
+    bare_planning,
+    bare_rendering,
+    record_work,
+    require_full_length,
+)
+from imf_jax.benchmark.sequential import SequentialSystem
+from imf_jax.config import RendererName, require
+from imf_jax.errors import ArgumentError
+from imf_jax.models.policy import Policy
+from imf_jax.rollout.capacity import require_fit
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.evaluate import make_rollout
+from imf_jax.rollout.ledger import RolloutProgress, RolloutResult
+from imf_jax.rollout.planner import PolicyPlanner
+from imf_jax.sim.backends.choice import make_backend
+
+PLAN_ROWS = 64
+"""Scenes planned in one call on the native backend, or fewer if there are fewer; compiled loops plan all at once."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy to roll out.
+
+    Attributes:
+        label: how tables call it.
+        policy: the policy.
+        planner: what plans with it in every loop.
+        task: name of the task.
+    """
+
+    label: str
+    policy: Policy
+    planner: type[PolicyPlanner]
+    task: str
+
+    @property
+    def cameras(self) -> int:
+        """Cameras that the policy sees through."""
+        return len(self.policy.config.encoder.cameras)
+
+    def plan_with(self, rows: int) -> PolicyPlanner:
+        """A planner of `rows` rows."""
+        return self.planner(self.policy, rows)
+
+
+@dataclass(frozen=True)
+class LoopFigures:
+    """The closed loop at one batch size; times per control step of one scene [us], medians over the rounds.
+
+    Attributes:
+        policy: label of the policy.
+        backend: the simulator.
+        batch: scenes at once.
+        steps: control steps of an episode.
+        physics_us, rendering_us, planning_us: the parts on their own; no rendering without cameras.
+        bound_us: their sum.
+        loop_us: the closed loop.
+        share: median over the rounds of sum / loop.
+        steps_per_s: control steps of the closed loop [1/s].
+        one_by_one_per_s: control steps of the baseline [1/s].
+        ratio: median over the rounds of closed loop / baseline, in control steps per second.
+        warmup_s: start of the closed loop, most of it compilation [s].
+    """
+
+    policy: str
+    backend: str
+    batch: int
+    steps: int
+    physics_us: float
+    rendering_us: float | None
+    planning_us: float
+    bound_us: float
+    loop_us: float
+    share: float
+    steps_per_s: float
+    one_by_one_per_s: float
+    ratio: float
+    warmup_s: float
+
+
+@dataclass(frozen=True)
+class ScalingFigures:
+    """The closed loop at one of many batch sizes.
+
+    Attributes:
+        policy, backend, batch, steps: see `LoopFigures`.
+        waves: waves timed.
+        steps_per_s: control steps, median over the waves [1/s]; None if it was not measured.
+        warmup_s: see `LoopFigures`.
+        note: why it was not measured.
+    """
+
+    policy: str
+    backend: str
+    batch: int
+    steps: int
+    waves: int
+    steps_per_s: float | None
+    warmup_s: float | None
+    note: str = ""
+
+
+class WaveClock:
+    """Times the waves of a rollout by its progress, and gives something else a turn after each.
+
+    Args:
+        batch: episodes of a wave; all of them end together.
+        between: what has its turn; its time is not counted.
+
+    Attributes:
+        seconds: time of each wave [s], the reset of its scenes included.
+    """
+
+    def __init__(self, batch: int, between: Callable[[], None]) -> None:
+        self.seconds: list[float] = []
+        self._batch, self._between = batch, between
+        self._since = 0.0
+
+    def __call__(self, progress: RolloutProgress) -> None:
+        """See `imf_jax.rollout.engine.Rollout`, `on_progress`."""
+        if progress.episodes < self._batch * (len(self.seconds) + 1):
+            return
+        start = time.perf_counter()
+        self.seconds.append(progress.loop_s - self._since)
+        self._between()
+        self._since = progress.loop_s + time.perf_counter() - start
+
+
+def run_waves(
+    backend: Any,
+    planner: PolicyPlanner,
+    *,
+    batch: int,
+    steps: int,
+    waves: int,
+    between: Callable[[], None] = lambda: None,
+) -> tuple[list[float], RolloutResult]:
+    """Run the closed loop over `waves` batches of episodes; the time of each [s].
+
+    Raises:
+        ArgumentError: an episode ended early.
+    """
+    records: list[EpisodeRecord] = []
+
+    def keep(record: EpisodeRecord) -> None:
+        records.append(record)
+        require_full_length(records[-1:], steps)
+
+    clock = WaveClock(batch, between)
+    result = make_rollout(
+        backend,
+        planner,
+        range(batch * waves),
+        devices=jax.local_devices()[:1],
+        seed=SEED,
+        max_steps=steps,
+        num_envs=batch,
+        on_record=keep,
+        on_progress=clock,
+    ).run()
+    return clock.seconds, result
+
+
+def measure_loop(
+    candidate: Candidate,
+    backend_name: str,
+    *,
+    batch: int,
+    steps: int,
+    repeats: int,
+    renderer: RendererName = "warp",
+) -> LoopFigures:
+    """Time the parts, the closed loop and the baseline in turns.
+
+    Args:
+        candidate: the policy.
+        backend_name: a name made by `imf_jax.sim.backends.choice.resolve_backend`.
+        batch: scenes at once.
+        steps: control steps of an episode, a multiple of the actions per plan.
+        repeats: rounds.
+        renderer: what makes the pictures.
+
+    Raises:
+        ArgumentError: `steps` does not suit, an episode ended early, or the batch does not fit in memory.
+    """
+    planner = candidate.plan_with(min(batch, PLAN_ROWS))
+    require_whole_plans(steps, planner)
+    backend = make_backend(backend_name, candidate.task, image_size=planner.image_size, renderer=renderer)
+    require_fit(backend, planner, batch, jax.local_devices()[:1] if backend.compiled else ())
+    work = record_work(backend, planner, batch=batch, steps=steps)
+    parts = {"physics": bare_physics(backend, work), "planning": bare_planning(backend, planner, work)}
+    if planner.cameras:
+        parts["rendering"] = bare_rendering(backend, planner, work)
+    baseline = SequentialSystem(candidate.task, candidate.plan_with(1), renderer=renderer)
+    for part in parts.values():
+        part()
+    baseline.run(0, planner.num_action_steps)
+    seconds: dict[str, list[float]] = {name: [] for name in (*parts, "baseline")}
+
+    def others() -> None:
+        for name, part in parts.items():
+            start = time.perf_counter()
+            part()
+            seconds[name].append(time.perf_counter() - start)
+        seconds["baseline"].append(baseline.run(0, steps)[0])
+
+    loop, result = run_waves(backend, planner, batch=batch, steps=steps, waves=repeats, between=others)
+    bound = [sum(times) for times in zip(*(seconds[name] for name in parts), strict=True)]
+    total = batch * steps
+
+    def per_step(times: list[float]) -> float:
+        return 1e6 * statistics.median(times) / total
+
+    return LoopFigures(
+        policy=candidate.label,
+        backend=backend_name,
+        batch=batch,
+        steps=steps,
+        physics_us=per_step(seconds["physics"]),
+        rendering_us=per_step(seconds["rendering"]) if "rendering" in parts else None,
+        planning_us=per_step(seconds["planning"]),
+        bound_us=per_step(bound),
+        loop_us=per_step(loop),
+        share=statistics.median(a / b for a, b in zip(bound, loop, strict=True)),
+        steps_per_s=total / statistics.median(loop),
+        one_by_one_per_s=steps / statistics.median(seconds["baseline"]),
+        ratio=statistics.median(batch * b / a for a, b in zip(loop, seconds["baseline"], strict=True)),
+        warmup_s=result.warmup_s,
+    )
+
+
+def require_whole_plans(steps: int, planner: PolicyPlanner) -> None:
+    """Refuse episodes that end within a plan: all sides must do the same.
+
+    Raises:
+        ArgumentError: names a length that works.
+    """
+    length = planner.num_action_steps
+    require(
+        steps >= 1 and steps % length == 0,
+        f"--steps {steps} must be a multiple of the {length} actions of a plan, "
+        f"for example {max(1, round(steps / length)) * length}",
+    )
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """1, 4, 16, ... and `largest`."""
+    sizes = [1]
+    while 4 * sizes[-1] < largest:
+        sizes.append(4 * sizes[-1])
+    return sizes if largest == 1 else [*sizes, largest]
+
+
+def measure_scaling(
+    candidate: Candidate,
+    backend_name: str,
+    *,
+    max_batch: int,
+    steps: int,
+    repeats: int,
+    max_seconds: float,
+    renderer: RendererName = "warp",
+) -> list[ScalingFigures]:
+    """Control steps per second at batch sizes 1, 4, 16, ... `max_batch`.
+
+    The last row says why it was not measured if it, and with it all larger sizes, does not fit in memory or would take
+    more than what is left of `max_seconds`, judged by the size before.
+
+    Args:
+        candidate, backend_name, steps, renderer: see `measure_loop`.
+        max_batch: the largest batch.
+        repeats: waves of each size, fewer where the time is short.
+        max_seconds: budget for all sizes [s].
+    """
+    require_whole_plans(steps, candidate.plan_with(1))
+    start = time.perf_counter()
+    rows: list[ScalingFigures] = []
+    note, last = "", 0.0
+    backend: Any = None
+    for batch in batch_sizes(max_batch):
+        left = max_seconds - (time.perf_counter() - start)
+        # At worst, a wave takes as much longer as there are more scenes; the start counts as it was.
+        wave = 0.0
+        if rows and rows[-1].steps_per_s:
+            wave = batch * steps / rows[-1].steps_per_s
+            if last + wave > left:
+                note = f"about {last + wave:.0f} s were needed and {max(left, 0):.0f} s left; raise --max-seconds"
+        if not note:
+            planner = candidate.plan_with(min(batch, PLAN_ROWS))
+            if backend is None or backend.compiled:
+                # What a compiled backend keeps for a batch size on the device goes with it.
+                backend = make_backend(backend_name, candidate.task, image_size=planner.image_size, renderer=renderer)
+            try:
+                require_fit(backend, planner, batch, jax.local_devices()[:1] if backend.compiled else ())
+            except ArgumentError as error:
+                note = str(error)
+        if note:
+            rows.append(ScalingFigures(candidate.label, backend_name, batch, steps, 0, None, None, note))
+            break
+        waves = max(1, min(repeats, int((left - last) / (4 * wave)))) if wave else repeats
+        seconds, result = run_waves(backend, planner, batch=batch, steps=steps, waves=waves)
+        last = result.warmup_s
+        rate = batch * steps / statistics.median(seconds)
+        rows.append(ScalingFigures(candidate.label, backend_name, batch, steps, waves, rate, last))
+    return rows

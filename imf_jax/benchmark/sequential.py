@@ -1,0 +1,84 @@
+"""The baseline: one scene at a time on plain C MuJoCo, as systems without batched simulation work.
+
+Every control step: a picture of every camera if the policy sees, inverse kinematics of one action, `mj_step` for each
+physics step, reading and verdict. Every `num_action_steps` control steps: one call of the policy with one row. Scene,
+inverse kinematics, servo commands, policy and renderer are those of the batched loop; only the order of the work and
+the batch size differ.
+"""
+
+import time
+from collections import deque
+
+import jax
+import mujoco
+import numpy as np
+
+from imf_jax.benchmark.bare import SEED
+from imf_jax.config import RendererName
+from imf_jax.rollout.episode import scene_keys
+from imf_jax.rollout.planner import PolicyPlanner
+from imf_jax.sim.backends.task_scene import TaskScene
+from imf_jax.sim.scene import MAX_OPENING, SUBSTEPS
+
+
+class SequentialSystem:
+    """One scene on C MuJoCo and one policy.
+
+    Args:
+        task: name of the task.
+        planner: what plans; it must plan one row at a time.
+        renderer: what makes the pictures.
+    """
+
+    def __init__(self, task: str, planner: PolicyPlanner, *, renderer: RendererName = "warp") -> None:
+        assert planner.rows == 1
+        self._planner = planner
+        self._parts = TaskScene(task, image_size=planner.image_size, renderer=renderer)
+        self._sample = jax.jit(self._parts.sample)
+        self._targets = jax.jit(self._parts.targets)
+        self._data = mujoco.MjData(self._parts.model)
+
+    def run(self, episode: int, steps: int) -> tuple[float, np.ndarray]:
+        """Run an episode for `steps` control steps; time [s] without the reset, and where it led, float64 (nq,)."""
+        parts, planner, data = self._parts, self._planner, self._data
+        joints = self._reset(episode)
+        progress = parts.task.start(1, np)
+        history: dict[str, deque[np.ndarray]] = {
+            name: deque(maxlen=planner.obs_horizon) for name in ("state", "env_state", "images")
+        }
+        actions = np.zeros((0, 1, 16), np.float32)
+        start = time.perf_counter()
+        for step in range(steps):
+            qpos = data.qpos.astype(np.float32)[None]
+            robot, reading = parts.read(qpos, data.sensordata[None])
+            progress, _ = parts.task.evaluate(progress, reading)
+            seen = {"state": np.asarray(robot), "env_state": np.asarray(parts.task.env_state(reading))}
+            if planner.cameras:
+                seen["images"] = parts.renderer(planner.cameras).render(qpos)
+            for name, value in seen.items():
+                history[name].extend([value] * (1 if history[name] else planner.obs_horizon))
+            if step % planner.num_action_steps == 0:
+                actions = self._plan(history, episode, step // planner.num_action_steps)
+            action = actions[step % planner.num_action_steps]
+            targets, openings, _ = self._targets(joints, action[None, None])
+            joints = np.asarray(targets)[:, 0]
+            data.ctrl[:] = parts.controls(joints, np.asarray(openings)[:, 0])[0]
+            for _ in range(SUBSTEPS):
+                mujoco.mj_step(parts.model, data)
+        return time.perf_counter() - start, data.qpos.copy()
+
+    def _reset(self, episode: int) -> np.ndarray:
+        """Put the scene where the episode begins; joint targets (1, 14)."""
+        parts, data = self._parts, self._data
+        joints, objects = (np.asarray(value)[None] for value in self._sample(scene_keys(SEED, [episode])[0]))
+        mujoco.mj_resetData(parts.model, data)
+        data.qpos[:] = parts.start_qpos(joints, objects)[0]
+        data.ctrl[:] = parts.controls(joints, np.full((1, 2), MAX_OPENING, np.float32))[0]
+        mujoco.mj_forward(parts.model, data)
+        return joints
+
+    def _plan(self, history: dict[str, deque[np.ndarray]], episode: int, replan: int) -> np.ndarray:
+        """The next actions (K, 16)."""
+        observations = {name: np.stack(values, axis=1) for name, values in history.items() if values}
+        unread = None  # a policy plans from its observations alone
+        return self._planner.plan(observations, unread, SEED, np.array([episode]), np.array([replan]))[0]  # type: ignore[arg-type]

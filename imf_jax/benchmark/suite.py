@@ -1,0 +1,147 @@
+"""The whole benchmark of the closed loop: which policies, at which sizes, in which order, and what is left behind."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from imf_jax.benchmark.device_figures import DeviceFigure, measure_device, on_cuda
+from imf_jax.benchmark.rollouts import Candidate, LoopFigures, ScalingFigures, measure_loop, measure_scaling
+from imf_jax.benchmark.tables import Table
+from imf_jax.benchmark.wandering import Wanderer, untrained_policy
+from imf_jax.config import IMAGE_SIZE, RendererName
+from imf_jax.rollout.planner import PolicyPlanner
+from imf_jax.sim.tasks import get_task
+from imf_jax.training.checkpoints import load_policy
+
+TASK = "transfer"
+
+
+class Usual(NamedTuple):
+    """Sizes unless the user asks for others: what is quick enough and still typical.
+
+    Attributes:
+        batch: scenes at once.
+        steps: control steps of an episode.
+        scaling_steps: the same where batch sizes are compared.
+    """
+
+    batch: int
+    steps: int
+    scaling_steps: int
+
+
+USUAL = {
+    # (on a CUDA GPU, with cameras)
+    (False, False): Usual(batch=64, steps=200, scaling_steps=80),
+    (False, True): Usual(batch=16, steps=24, scaling_steps=24),
+    (True, False): Usual(batch=1024, steps=200, scaling_steps=200),
+    (True, True): Usual(batch=256, steps=200, scaling_steps=200),
+}
+
+
+class RolloutFigures(NamedTuple):
+    """All that was measured."""
+
+    loops: list[LoopFigures]
+    scaling: list[ScalingFigures]
+    device: list[DeviceFigure]
+
+    def tables(self) -> list[Table]:
+        """The figures as tables."""
+        loops, scaling, device = ([asdict(row) for row in rows] for rows in self)
+        return [
+            Table(
+                "Closed loop; share = sum of its parts / loop; ratio = loop / one scene at a time", loops, upright=True
+            ),
+            Table("Closed loop over batch sizes", scaling),
+            Table("Promised for one GPU", device),
+        ]
+
+
+def untrained_candidates(
+    sizes: Sequence[tuple[int, int]], camera_size: tuple[int, int] | None, *, image_size: int = IMAGE_SIZE
+) -> list[Candidate]:
+    """Untrained policies of the transfer task.
+
+    Args:
+        sizes: width and layers of policies without cameras.
+        camera_size: width and layers of a policy that sees three cameras; None for no such policy.
+        image_size: height and width of its pictures [pixels].
+    """
+    env_state_dim = get_task(TASK).env_state_dim
+    found = []
+    for width, layers in sizes:
+        policy = untrained_policy(width, layers, env_state_dim)
+        found.append(Candidate(f"state, {width}/{layers}", policy, Wanderer, TASK))
+    if camera_size is not None:
+        width, layers = camera_size
+        policy = untrained_policy(width, layers, env_state_dim, cameras=True, image_size=image_size)
+        found.append(Candidate(f"three cameras, LEWM grid, {width}/{layers}", policy, Wanderer, TASK))
+    return found
+
+
+def usual_camera_size() -> tuple[int, int]:
+    """Width and layers of the head of the policy that sees, unless the user asks for others."""
+    return (384, 12) if on_cuda() else (128, 4)
+
+
+def trained_candidate(checkpoint: Path) -> Candidate:
+    """The policy of a checkpoint or run folder; see `load_policy` for what is refused."""
+    loaded = load_policy(checkpoint)
+    label = f"{loaded.path.resolve().parent.parent.name}, step {loaded.step}"
+    return Candidate(label, loaded.policy, PolicyPlanner, loaded.meta.task)
+
+
+def measure_rollouts(
+    candidates: Sequence[Candidate],
+    backend: str,
+    *,
+    batch: int | None,
+    steps: int | None,
+    repeats: int,
+    max_batch: int,
+    max_seconds: float,
+    renderer: RendererName = "warp",
+    say: Callable[[str], None] = lambda line: None,
+) -> RolloutFigures:
+    """Measure all policies.
+
+    Args:
+        candidates: the policies, at least one.
+        backend: a name made by `imf_jax.sim.backends.choice.resolve_backend`.
+        batch: scenes at once where the loop is compared with its parts and the baseline; by default `USUAL`.
+        steps: control steps of an episode; by default `USUAL`.
+        repeats: rounds.
+        max_batch: the largest batch size.
+        max_seconds: budget for all batch sizes together, and for the evaluation on a GPU [s].
+        renderer: what makes the pictures.
+        say: receives a line when something begins.
+    """
+    loops, scaling = [], []
+    for candidate in candidates:
+        usual = USUAL[on_cuda(), bool(candidate.cameras)]
+        pictures: RendererName = renderer if candidate.cameras else "warp"
+        say(f"{candidate.label}: closed loop, its parts, and one scene at a time")
+        loops.append(
+            measure_loop(
+                candidate,
+                backend,
+                batch=batch or usual.batch,
+                steps=steps or usual.steps,
+                repeats=repeats,
+                renderer=pictures,
+            )
+        )
+        say(f"{candidate.label}: batch sizes 1 to {max_batch}")
+        scaling += measure_scaling(
+            candidate,
+            backend,
+            max_batch=max_batch,
+            steps=steps or usual.scaling_steps,
+            repeats=repeats,
+            max_seconds=max_seconds / len(candidates),
+            renderer=pictures,
+        )
+    device = measure_device(candidates, scaling, backend, max_seconds=max_seconds, renderer=renderer)
+    return RolloutFigures(loops, scaling, device)

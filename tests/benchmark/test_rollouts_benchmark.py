@@ -1,0 +1,187 @@
+"""The benchmark of the closed loop: its sides do the same work, and its figures follow from the times taken."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from imf_jax.benchmark import device_figures, lewm
+from imf_jax.benchmark.bare import SEED, bare_physics, bare_planning, bare_rendering, record_work, require_full_length
+from imf_jax.benchmark.device_figures import NOT_MEASURED, measure_device
+from imf_jax.benchmark.rollouts import Candidate, WaveClock, batch_sizes, measure_loop, measure_scaling, run_waves
+from imf_jax.benchmark.sequential import SequentialSystem
+from imf_jax.benchmark.suite import RolloutFigures, measure_rollouts, untrained_candidates
+from imf_jax.benchmark.tables import markdown, require_matplotlib, scaling_plot
+from imf_jax.errors import ArgumentError, UserError
+from imf_jax.models.lewm import LewmSizes
+from imf_jax.models.vit import VitSizes
+from imf_jax.rollout import capacity
+from imf_jax.rollout.episode import EpisodeRecord, scene_keys
+from imf_jax.rollout.ledger import RolloutProgress
+from imf_jax.sim.backends.native import NativeBackend
+
+STEPS = 24
+TINY = LewmSizes(VitSizes(hidden=16, layers=1, heads=1, mlp=16, patch=14, image_size=224), 24, output=12)
+
+
+@pytest.fixture(scope="module")
+def state() -> Candidate:
+    return untrained_candidates([(32, 2)], None)[0]
+
+
+@pytest.fixture
+def seeing(monkeypatch: pytest.MonkeyPatch) -> Candidate:
+    monkeypatch.setattr(lewm, "SIZES", TINY)
+    return untrained_candidates([], (32, 2), image_size=32)[0]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, transfer_backend: NativeBackend) -> NativeBackend:
+    """The scene that all tests share, wherever the benchmark would build its own."""
+    monkeypatch.setattr("imf_jax.benchmark.rollouts.make_backend", lambda *_, **__: transfer_backend)
+    return transfer_backend
+
+
+def test_bare_physics_ends_where_the_loop_and_the_baseline_end(state: Candidate, transfer_backend: Any) -> None:
+    work = record_work(transfer_backend, state.plan_with(4), batch=3, steps=STEPS)
+    assert work.actions.shape == (3, 3, 8, 16)
+    assert np.abs(work.actions[0] - work.actions[1]).max() > 0.05, "the arms are on their way"
+    end = bare_physics(transfer_backend, work)()
+    keys = np.asarray(jax.random.key_data(scene_keys(SEED, range(3))))
+    sim, output = transfer_backend.reset(keys)
+    for chunk in work.actions:
+        sim, output = transfer_backend.run_chunk(sim, chunk)
+    np.testing.assert_array_equal(end.physics, sim.physics)
+    # The baseline plans on its own, from its own readings.
+    baseline = SequentialSystem("transfer", state.plan_with(1))
+    for episode in range(3):
+        seconds, qpos = baseline.run(episode, STEPS)
+        assert seconds > 0
+        np.testing.assert_allclose(qpos, output.qpos[episode, -1], atol=1e-4)
+
+
+def test_bare_plans_read_what_the_loop_read(state: Candidate, transfer_backend: Any) -> None:
+    planner = state.plan_with(4)
+    work = record_work(transfer_backend, planner, batch=4, steps=STEPS)
+    for plan, observations in enumerate(work.observations):
+        again = planner.plan(observations, None, SEED, np.arange(4), np.full(4, plan))
+        np.testing.assert_array_equal(again, work.actions[plan])
+    last = np.asarray(bare_planning(transfer_backend, planner, work)())
+    np.testing.assert_array_equal(last, work.actions[-1])
+
+
+def test_bare_rendering_makes_the_frames_of_the_loop(seeing: Candidate) -> None:
+    backend = NativeBackend("transfer", visual="primitive", image_size=32)
+    planner = seeing.plan_with(2)
+    work = record_work(backend, planner, batch=2, steps=16)
+    _, result = run_waves(backend, planner, batch=2, steps=16, waves=1)
+    frames = bare_rendering(backend, planner, work)()
+    assert sum(batch.shape[0] * batch.shape[1] for batch in frames) == result.frames_rendered == 2 * 3 * (1 + 2)
+    assert frames[0].shape == (2, 3, 32, 32, 3)
+    assert bare_planning(backend, planner, work)().shape == (2, 8, 16)
+    seconds, _ = SequentialSystem("transfer", planner=seeing.plan_with(1)).run(0, 9)
+    assert seconds > 0
+
+
+def test_loop_figures_belong_together(state: Candidate, here: NativeBackend) -> None:
+    row = measure_loop(state, "native", batch=4, steps=16, repeats=3)
+    assert row.rendering_us is None
+    assert row.loop_us == pytest.approx(1e6 / row.steps_per_s)
+    assert row.bound_us >= max(row.physics_us, row.planning_us)
+    assert min(row.share, row.ratio, row.one_by_one_per_s, row.warmup_s) > 0
+
+
+@pytest.mark.parametrize("steps", [12, 0])
+def test_episodes_must_be_whole_plans(state: Candidate, steps: int) -> None:
+    with pytest.raises(ArgumentError, match=rf"--steps {steps} must be a multiple of the 8 actions"):
+        measure_loop(state, "native", batch=1, steps=steps, repeats=1)
+
+
+def test_early_ends_are_refused() -> None:
+    record = EpisodeRecord(3, 0, 0, "success", 7, 0, 6, 4.0, 4.0, 6, 1)
+    require_full_length([record], 7)
+    with pytest.raises(ArgumentError, match="episode 3 ended as success after 7 of 8 control steps"):
+        require_full_length([record], 8)
+
+
+def test_waves_are_timed_without_what_comes_between() -> None:
+    clock = WaveClock(2, lambda: None)
+    for episodes, loop_s in ((1, 1.0), (2, 3.0), (3, 4.0), (4, 4.5)):
+        clock(RolloutProgress(episodes, 0, 0, loop_s, 0.0))
+    assert clock.seconds == [3.0, pytest.approx(1.5, abs=1e-3)]
+    waits: list[float] = []
+    clock = WaveClock(1, lambda: waits.append(0.0))
+    clock(RolloutProgress(1, 0, 0, 1.0, 0.0))
+    assert len(waits) == 1
+
+
+def test_scaling_stops_at_memory_and_time(state: Candidate, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [batch_sizes(n) for n in (1, 3, 4, 100)] == [[1], [1, 3], [1, 4], [1, 4, 16, 64, 100]]
+    options = {"max_batch": 4, "steps": 8, "repeats": 2}
+    rows = measure_scaling(state, "native", max_seconds=60, **options)
+    assert [(row.batch, row.note) for row in rows] == [(1, ""), (4, "")]
+    assert all(row.steps_per_s and row.waves for row in rows)
+    late = measure_scaling(state, "native", max_seconds=1e-9, **options)
+    assert [(row.batch, row.steps_per_s is None) for row in late] == [(1, False), (4, True)]
+    assert "raise --max-seconds" in late[1].note
+    monkeypatch.setattr(capacity, "free_main_memory", lambda: 1000)
+    (full,) = measure_scaling(state, "native", max_seconds=60, **options)
+    assert full.steps_per_s is None
+    assert "the largest --num-envs that fits" in full.note
+
+
+def test_without_a_gpu_nothing_is_promised(state: Candidate, seeing: Candidate) -> None:
+    rows = measure_device([state, seeing], [], "native", max_seconds=60)
+    assert [(row.figure, row.target) for row in rows] == [
+        (NOT_MEASURED, target) for target in (">= 200,000", "<= 1.5", ">= 20,000", "<= 1.5", "<= 60")
+    ]
+
+
+def test_promised_figures_are_filled_where_a_gpu_is(
+    state: Candidate, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_figures, "on_cuda", lambda: True)
+    monkeypatch.setattr(device_figures, "PLANS", 3)
+    scaling = measure_scaling(state, "native", max_batch=4, steps=8, repeats=1, max_seconds=60)
+    rate, plan = measure_device([state], scaling, "native", max_seconds=60)
+    assert rate.figure == max(row.steps_per_s or 0 for row in scaling)
+    assert isinstance(plan.figure, float)
+    assert plan.figure > 0
+    # The evaluation has another task and length than the waves, but the same loop.
+    monkeypatch.setattr(device_figures, "EVALUATED_EPISODES", 5)
+    monkeypatch.setattr(device_figures, "make_backend", lambda *_, **__: here)
+    monkeypatch.setattr(here.task, "max_steps", 16)
+    monkeypatch.setattr(device_figures, "get_task", lambda name: here.task)
+    options: dict[str, Any] = {"renderer": "warp"}
+    seconds, note = device_figures.evaluation_time(scaling, state, "native", max_seconds=60, **options)
+    assert isinstance(seconds, float)
+    assert note.endswith("0 episodes ended early")
+    refused, note = device_figures.evaluation_time(scaling, state, "native", max_seconds=1e-9, **options)
+    assert (refused, note.endswith("raise --max-seconds")) == (NOT_MEASURED, True)
+
+
+def test_tables_and_plot(state: Candidate, here: Any) -> None:
+    said: list[str] = []
+    figures = measure_rollouts(
+        [state], "native", batch=2, steps=8, repeats=1, max_batch=1, max_seconds=60, say=said.append
+    )
+    assert isinstance(figures, RolloutFigures)
+    assert len(said) == 2
+    tables = figures.tables()
+    json.dumps([table.rows for table in tables], allow_nan=False)
+    page = markdown(tables)
+    assert "| policy | state, 32/2 |" in page
+    assert page.count("not measured") == 2
+    picture = scaling_plot(figures.scaling)
+    assert picture.startswith(b"<?xml")
+    assert b"<!-- state, 32/2 -->" in picture
+
+
+def test_a_plot_without_matplotlib_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"pip install 'imf_jax\[plots\]'"):
+        require_matplotlib()
