@@ -1,29 +1,18 @@
 """Evaluate a policy in batched rollouts. Example: python scripts/eval.py --checkpoint runs/transfer --save-images"""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tyro
 from rich.console import Console
 
 from imf_jax.cli import run_main, stop_on_interrupt
-from imf_jax.config import IMAGE_SIZE, EvalConfig, to_dict
+from imf_jax.config import EvalConfig, to_dict
+from imf_jax.rollout.candidates import Candidate, load_checkpoint, load_expert
 from imf_jax.rollout.writers import METRICS, RECORDS, REPORT, read_json, require_empty
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-class Candidate(NamedTuple):
-    """What is evaluated: the planner that acts, how it is called, where it comes from, and the pictures it reads."""
-
-    planner: Any
-    task: str
-    label: str
-    folder: str
-    provenance: dict[str, Any]
-    image_size: int = IMAGE_SIZE
 
 
 def main() -> int:
@@ -39,7 +28,7 @@ def main() -> int:
     cluster = join_cluster(config.cluster)
     backend_name = resolve_backend(config.backend)
     devices = resolve_devices(backend_name, config.devices, config.num_envs)
-    candidate = load_expert(config) if config.expert else load_checkpoint(config)
+    candidate = load_candidate(config)
     out = config.out or Path("evals") / f"{candidate.folder}_seed{config.seed}"
     if cluster.count == 1:
         require_empty(out)
@@ -86,36 +75,17 @@ def say_setup(backend: str, devices: Sequence[Any], cluster: Any) -> None:
     console.print(f"backend {backend} on {kind}{processes}", style="dim", markup=False)
 
 
-def load_checkpoint(config: EvalConfig) -> Candidate:
-    """The policy of `--checkpoint`, with the sampling steps asked for."""
-    from imf_jax.rollout.manifest import folder_hash
-    from imf_jax.rollout.planner import PolicyPlanner
-    from imf_jax.training.checkpoints import load_policy
-
+def load_candidate(config: EvalConfig) -> Candidate:
+    """What the flags ask to evaluate."""
+    if config.expert:
+        return load_expert(config.task)
     assert config.checkpoint is not None
-    loaded = load_policy(config.checkpoint)
-    policy, run = loaded.policy, loaded.path.resolve().parent.parent.name
-    if config.sampling_steps is not None:
-        policy.config = dataclasses.replace(policy.config, sampling_steps=config.sampling_steps)
-    newest = "" if loaded.path.resolve() == config.checkpoint.resolve() else " (newest complete one)"
-    console.print(f"checkpoint {loaded.path}{newest}", markup=False)
-    provenance = {
-        "checkpoint": {"path": str(loaded.path), "sha256": folder_hash(loaded.path), "step": loaded.step},
-        "sampling_steps": policy.config.sampling_steps,
-        "training": to_dict(loaded.config),
-    }
-    planner = PolicyPlanner(policy, config.plan_batch)
-    task = config.task or loaded.meta.task
-    label, folder = f"{run}, step {loaded.step}", f"{run}_step{loaded.step}"
-    return Candidate(planner, task, label, folder, provenance, planner.image_size)
-
-
-def load_expert(config: EvalConfig) -> Candidate:
-    """The scripted expert of `--task`."""
-    from imf_jax.rollout.expert_planner import ExpertPlanner
-
-    task = config.task or "transfer"
-    return Candidate(ExpertPlanner(task), task, "scripted expert", f"expert_{task}", {"checkpoint": None})
+    candidate, path = load_checkpoint(
+        config.checkpoint, task=config.task, sampling_steps=config.sampling_steps, plan_batch=config.plan_batch
+    )
+    newest = "" if path.resolve() == config.checkpoint.resolve() else " (newest complete one)"
+    console.print(f"checkpoint {path}{newest}", markup=False)
+    return candidate
 
 
 def read_reference(folder: Path | None) -> dict[str, Any] | None:
@@ -133,10 +103,12 @@ def read_reference(folder: Path | None) -> dict[str, Any] | None:
 
 def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
     """The end of a run at the terminal: success, speed, and where the results are."""
-    from imf_jax.rollout.statistics import success_line
+    from imf_jax.rollout.statistics import ranking_warning, success_line
 
     metrics = summary.metrics
     console.print(summary.headline, style="bold", markup=False)
+    if warning := ranking_warning(metrics["n_episodes"]):
+        console.print(warning, style="yellow", markup=False)
     if reference:
         console.print(f"{reference['label']}: {success_line(reference)}", markup=False)
     if metrics["interrupted"]:

@@ -222,10 +222,10 @@ def evaluate(
             on_progress=progress,
             should_stop=should_stop,
         ).run()
-        metrics = figures(records, result, len(episodes))
+        metrics = figures(records, result, len(episodes), backend.task.stages)
         files.finish(metrics)
     if cluster.count > 1:
-        return _merge(out, cluster, manifest, settings.episodes)
+        return _merge(out, cluster, manifest, settings.episodes, backend.task.stages)
     write_report(out)
     return Summary(out, metrics, tuple(sorted(records, key=lambda record: record.episode)))
 
@@ -241,10 +241,12 @@ def make_rollout(
     return CompiledRollout(backend, planner, episodes, devices=devices, **options)  # type: ignore[arg-type]
 
 
-def figures(records: Sequence[EpisodeRecord], result: RolloutResult, requested: int) -> dict[str, Any]:
-    """Content of `metrics.json`."""
+def figures(
+    records: Sequence[EpisodeRecord], result: RolloutResult, requested: int, stages: Sequence[str]
+) -> dict[str, Any]:
+    """Content of `metrics.json`; `stages`: names of the stages of the task."""
     return {
-        **episode_statistics(records),
+        **episode_statistics(records, stages),
         "n_requested": requested,
         "interrupted": result.interrupted,
         "warmup_s": result.warmup_s,
@@ -258,7 +260,7 @@ def figures(records: Sequence[EpisodeRecord], result: RolloutResult, requested: 
     }
 
 
-def _merge(out: Path, cluster: Cluster, manifest: dict[str, Any], requested: int) -> Summary:
+def _merge(out: Path, cluster: Cluster, manifest: dict[str, Any], requested: int, stages: Sequence[str]) -> Summary:
     """Wait for all processes; process 0 makes one evaluation of their shares, the others read it."""
     cluster.wait("shares are written")
     if cluster.index == 0:
@@ -276,7 +278,7 @@ def _merge(out: Path, cluster: Cluster, manifest: dict[str, Any], requested: int
         )
         for folder in folders:
             move_artifacts(folder / EPISODES, out / EPISODES)
-        write_merged(out, manifest, records, figures(records, total, requested))
+        write_merged(out, manifest, records, figures(records, total, requested, stages))
         shutil.rmtree(out / PROCESSES)
         write_report(out)
     cluster.wait("shares are merged")

@@ -26,7 +26,7 @@ class PointBackend:
     image_size = 32
     cameras = ("front", "top")
     control_dt = 0.02
-    task = SimpleNamespace(name="point", max_steps=MAX_STEPS)
+    task = SimpleNamespace(name="point", max_steps=MAX_STEPS, stages=("near",))
     renderer = "warp"
 
     def __init__(self) -> None:
