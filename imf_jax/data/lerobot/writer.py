@@ -16,7 +16,6 @@ import fcntl
 import os
 import shutil
 import threading
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -29,157 +28,15 @@ from numpy.typing import ArrayLike
 
 from imf_jax.config import require
 from imf_jax.data.lerobot import layout
+from imf_jax.data.lerobot.checks import require_free_space, require_settings
 from imf_jax.data.lerobot.features import FRAME_FEATURES, Feature, differences
+from imf_jax.data.lerobot.open_episode import OPEN, OpenEpisode
 from imf_jax.data.lerobot.reader import EpisodeRow, is_dataset, open_dataset
-from imf_jax.data.lerobot.statistics import PictureHistogram, Statistics, column_statistics, merge
-from imf_jax.data.lerobot.video import VideoEncoder
+from imf_jax.data.lerobot.statistics import Statistics, column_statistics, merge
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import flush_to_disk, write_json
 
-RECORDING_PREFIX = "rollout_"
-OPEN = ".open"
 LOCK = ".lock"
-
-LEAST_FREE_BYTES = 512 * 2**20
-"""A recording does not start with less room on the disk than this."""
-
-
-def require_recording_name(folder: Path) -> None:
-    """Refuse a folder for recorded rollouts whose name does not say what it holds.
-
-    Raises:
-        ArgumentError: the name does not start with `rollout_`.
-    """
-    require(
-        folder.name.startswith(RECORDING_PREFIX) and len(folder.name) > len(RECORDING_PREFIX),
-        f"dataset {folder} must have a name that starts with {RECORDING_PREFIX!r}, "
-        f"for example {folder.with_name(RECORDING_PREFIX + folder.name)}",
-    )
-
-
-def require_free_space(folder: Path, wanted: int = LEAST_FREE_BYTES) -> None:
-    """Refuse to record onto a disk that is nearly full.
-
-    Args:
-        folder: where to; it or a folder above it exists.
-        wanted: room that is needed [bytes].
-
-    Raises:
-        UserError: says how much there is.
-    """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < wanted:
-        raise UserError(
-            f"only {free / 2**20:,.0f} MiB are free for {folder}, a recording needs {wanted / 2**20:,.0f} MiB; "
-            "free space or choose another disk"
-        )
-
-
-class OpenEpisode:
-    """An episode that is being recorded; made by `LeRobotWriter.open_episode`."""
-
-    def __init__(self, writer: "LeRobotWriter", task: str) -> None:
-        self.task = task
-        self._writer = writer
-        self._folder = writer.folder / OPEN / uuid.uuid4().hex
-        self._columns: dict[str, list[np.ndarray]] = {}
-        self._videos: dict[str, VideoEncoder] = {}
-        self._histograms: dict[str, PictureHistogram] = {}
-        self._closed = False
-        self._length = 0
-        self._row_bytes = 0
-        with writer.writing():
-            self._folder.mkdir(parents=True)
-        for name, feature in writer.recorded.items():
-            if feature.dtype == "video":
-                height, width, _ = feature.shape
-                self._videos[name] = VideoEncoder(self._folder / f"{name}.mp4", height, width, writer.fps)
-                self._histograms[name] = PictureHistogram()
-            elif not feature.per_episode:
-                self._columns[name] = []
-                self._row_bytes += np.dtype(feature.dtype).itemsize * feature.shape[0]
-
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def num_bytes(self) -> int:
-        """Size so far, measured: encoded pictures and rows [bytes]."""
-        return sum(video.num_bytes for video in self._videos.values()) + self._length * self._row_bytes
-
-    def add(self, frame: Mapping[str, ArrayLike]) -> None:
-        """Append a frame.
-
-        Args:
-            frame: every feature that is not per episode: (D,), a scalar where D is 1, or uint8 (H, W, 3).
-
-        Raises:
-            ArgumentError: a feature is absent or unknown, or has another shape or type.
-            UserError: a value is not finite, or the disk is full.
-        """
-        self._require_open()
-        wanted = [*self._columns, *self._videos]
-        if set(frame) != set(wanted):
-            absent, unknown = sorted(set(wanted) - set(frame)), sorted(set(frame) - set(wanted))
-            raise ArgumentError(f"frame {self._length}: absent {absent}, unknown {unknown}; give exactly {wanted}")
-        step = f"frame {self._length}"
-        checked = {name: _checked(step, name, self._writer.features[name], frame[name]) for name in wanted}
-        for name, values in checked.items():
-            if name in self._videos:
-                self._videos[name].add(values)
-                self._histograms[name].add(values)
-            else:
-                self._columns[name].append(values)
-        self._length += 1
-
-    def save(self, constants: Mapping[str, ArrayLike] | None = None) -> int:
-        """Make the episode part of the dataset.
-
-        Args:
-            constants: the features that are per episode.
-
-        Returns:
-            its number in the dataset.
-
-        Raises:
-            ArgumentError: the episode is empty, or a constant is absent, unknown or of another type.
-            UserError: the disk is full; the dataset stays as it was.
-        """
-        self._require_open()
-        features = self._writer.recorded
-        constants = constants or {}
-        wanted = [name for name, feature in features.items() if feature.per_episode]
-        require(self._length > 0, "an episode without frames cannot be saved; discard it")
-        require(set(constants) == set(wanted), f"an episode is saved with {wanted}, not with {sorted(constants)}")
-        columns = {name: np.stack(values) for name, values in self._columns.items()}
-        for name in wanted:
-            value = _checked("episode", name, features[name], constants[name])
-            columns[name] = np.broadcast_to(value, (self._length, *value.shape))
-        self._closed = True
-        for video in self._videos.values():
-            video.close()
-        pictures = {name: histogram.result() for name, histogram in self._histograms.items()}
-        files = {name: video.path for name, video in self._videos.items()}
-        number = self._writer.commit(self.task, self._length, columns, pictures, files)
-        self._remove()
-        return number
-
-    def discard(self) -> None:
-        """Forget the episode; does nothing if it is saved or discarded already."""
-        if not self._closed:
-            self._closed = True
-            for video in self._videos.values():
-                video.abort()
-            self._remove()
-
-    def _remove(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._writer.forget(self)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise ArgumentError("the episode is saved or discarded already; open another one")
 
 
 class LeRobotWriter:
@@ -227,7 +84,7 @@ class LeRobotWriter:
             ArgumentError: the folder is taken, or a setting cannot be used.
             UserError: the disk is nearly full or cannot be written.
         """
-        _check_settings(features, fps)
+        require_settings(features, fps)
         require(
             not is_dataset(folder),
             f"{folder} already holds a dataset; choose another folder, or resume the recording in it",
@@ -256,7 +113,7 @@ class LeRobotWriter:
             ArgumentError: there is no dataset, or it has other features or frames per second; both are named.
             UserError: it is damaged or being written by another process, or the disk is nearly full.
         """
-        _check_settings(features, fps)
+        require_settings(features, fps)
         require(is_dataset(folder), f"{folder} holds no dataset to resume; create it first")
         dataset = open_dataset(folder)
         found = {name: feature for name, feature in dataset.features.items() if name not in FRAME_FEATURES}
@@ -465,29 +322,3 @@ class LeRobotWriter:
         (self.folder / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
         self._lock = -1
-
-
-def _check_settings(features: Mapping[str, Feature], fps: int) -> None:
-    require(fps >= 1, f"fps is {fps}; it must be at least 1")
-    taken = sorted(set(features) & set(FRAME_FEATURES))
-    require(not taken, f"features {taken} are filled in by the dataset itself; name yours otherwise")
-    for name, feature in features.items():
-        require("/" not in name and name != "", f"feature {name!r} must have a name without '/'")
-        fits = len(feature.shape) == (3 if feature.dtype == "video" else 1)
-        require(fits and min(feature.shape) >= 1, f"feature {name} cannot have shape {feature.shape}")
-
-
-def _checked(where: str, name: str, feature: Feature, value: ArrayLike) -> np.ndarray:
-    """A value of a frame in the type of its feature."""
-    array = np.asarray(value)
-    if feature.shape == (1,) and array.shape == ():
-        array = array.reshape(1)
-    kinds = {"video": "u", "float32": "fiu", "int64": "iu", "bool": "b"}[feature.dtype]
-    if array.shape != feature.shape or array.dtype.kind not in kinds or (kinds == "u" and array.dtype != np.uint8):
-        raise ArgumentError(f"{where}: {name} is {array.dtype} {array.shape}, the dataset has {feature}")
-    if feature.dtype == "video":
-        return array
-    array = array.astype(feature.dtype)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{where}: {name} is not finite; end the episode before it")
-    return array

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from imf_jax.data.lerobot import writer as module
+from imf_jax.data.lerobot.checks import require_free_space, require_recording_name
 from imf_jax.data.lerobot.features import Feature, picture_feature, robot_features
 from imf_jax.data.lerobot.reader import open_dataset
-from imf_jax.data.lerobot.writer import LeRobotWriter, require_free_space, require_recording_name
+from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import ArgumentError, UserError
 
 
@@ -295,7 +296,7 @@ def test_an_episode_needs_its_constants_and_ends_once(tmp_path, features, make_f
         writer.open_episode("transfer")
 
 
-def test_names_sizes_and_space_are_checked_first(tmp_path, features, monkeypatch):
+def test_names_sizes_and_space_are_checked_first(tmp_path, features):
     require_recording_name(Path("data/rollout_x"))
     with pytest.raises(ArgumentError, match="starts with 'rollout_', for example data/rollout_x"):
         require_recording_name(Path("data/x"))
@@ -303,9 +304,18 @@ def test_names_sizes_and_space_are_checked_first(tmp_path, features, monkeypatch
         picture_feature(31, 32)
     with pytest.raises(UserError, match="MiB are free"):
         require_free_space(tmp_path / "not" / "there", 2**70)
-    monkeypatch.setattr(module, "LEAST_FREE_BYTES", 0)
     with pytest.raises(ArgumentError, match="fps is 0"):
         LeRobotWriter.create(tmp_path / "rollout_a", features, 0)
+    with pytest.raises(ArgumentError, match=r"\['index'\] are filled in by the dataset"):
+        LeRobotWriter.create(tmp_path / "rollout_a", {"index": Feature("int64", (1,), ())}, 50)
+    assert not (tmp_path / "rollout_a").exists()
+
+
+def test_a_recording_does_not_start_on_a_disk_that_is_nearly_full(tmp_path, features, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    with pytest.raises(UserError, match=r"only 1 MiB are free for .*, a recording needs 512 MiB"):
+        LeRobotWriter.create(tmp_path / "rollout_a", features, 50)
     assert not (tmp_path / "rollout_a").exists()
 
 
