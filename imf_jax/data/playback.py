@@ -94,7 +94,7 @@ def write_video(path: Path, episode: PlayableEpisode) -> None:
     Raises:
         UserError: pictures cannot be read, or the file cannot be written.
     """
-    from imf_jax.data.lerobot.video import VideoEncoder
+    from imf_jax.video import VideoEncoder
 
     all_steps = range(episode.steps)
     streams = [episode.pictures(camera, all_steps) for camera in episode.cameras]

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from imf_jax.config import require
 from imf_jax.data.lerobot.checks import checked_value
 from imf_jax.data.lerobot.statistics import PictureHistogram
-from imf_jax.data.lerobot.video import VideoEncoder
 from imf_jax.errors import ArgumentError
+from imf_jax.video import VideoEncoder
 
 if TYPE_CHECKING:
     from imf_jax.data.lerobot.writer import LeRobotWriter

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from imf_jax.data.lerobot import layout
 from imf_jax.data.lerobot.features import Feature, feature_from_json
 from imf_jax.data.lerobot.statistics import NAMES, Statistics
-from imf_jax.data.lerobot.video import probe_video, read_frames
 from imf_jax.errors import UserError
+from imf_jax.video import probe_video, read_frames
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,42 @@
 """Videos of camera pictures: encoded as the frames come, read back as arrays."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.video.stream import VideoStream
 
 from imf_jax.errors import UserError
+
+try:
+    import av
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+except ImportError:
+    raise UserError("videos need the package 'av'; install it with: pip install 'imf_jax[video]'") from None
 
 CODEC = "libx264"
 PIXEL_FORMAT = "yuv420p"
 
-OPTIONS = {
-    # Visually lossless; policies are trained on these pictures.
-    "crf": "18",
-    # Every second frame is a key frame, as in LeRobot's own videos: training jumps to frames in random order.
-    "g": "2",
+STREAMED = {
     "preset": "veryfast",
     # No frame waits in the encoder, so hundreds of open videos take little memory and know their size.
     "tune": "zerolatency",
 }
+
+TRAINING = STREAMED | {
+    # Visually lossless; policies are trained on these pictures.
+    "crf": "18",
+    # Every second frame is a key frame, as in LeRobot's own videos: training jumps to frames in random order.
+    "g": "2",
+}
+"""Encoder options of pictures to learn from."""
+
+VIEWING = STREAMED | {"crf": "23", "g": "50"}
+"""Encoder options of pictures to look at: a key frame per second, for players that jump."""
 
 
 DAMAGE = (av.FFmpegError, OSError, ValueError, AttributeError, ArithmeticError, MemoryError)
@@ -39,19 +51,22 @@ class VideoEncoder:
         height: of the pictures, even [pixels].
         width: likewise.
         fps: frames per second.
+        options: of the encoder.
 
     Raises:
         UserError: the file cannot be written, here and in the methods.
     """
 
-    def __init__(self, path: Path, height: int, width: int, fps: int) -> None:
+    def __init__(
+        self, path: Path, height: int, width: int, fps: int, options: Mapping[str, str] = MappingProxyType(TRAINING)
+    ) -> None:
         self.path, self.fps = path, fps
         self.num_frames = 0
         self.num_bytes = 0
         """Size of the encoded pictures so far [bytes]."""
         try:
             self._container = av.open(str(path), "w", format="mp4")
-            stream = self._container.add_stream(CODEC, rate=fps, options=OPTIONS)
+            stream = self._container.add_stream(CODEC, rate=fps, options=dict(options))
         except (av.FFmpegError, OSError, ValueError) as error:
             raise _unwritable(path, error) from None
         assert isinstance(stream, VideoStream)
