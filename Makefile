@@ -7,7 +7,7 @@ LEROBOT_PYTHON ?= $(PYTHON)
 DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parity lerobot-check clean
+.PHONY: help install demo test lint format parity lerobot-check gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -63,6 +63,11 @@ lerobot-check: install ## LeRobot itself opens the datasets written here (6 GB, 
 	$(LEROBOT_PYTHON) -m venv .venv-lerobot
 	.venv-lerobot/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lerobot.txt 'lerobot[dataset]' pytest
 	@touch $@
+
+gpu-check: ## device tests and benchmark on a CUDA GPU, installs nothing (other packages: make gpu-check BIN=/usr/bin)
+	@test -x "$(BIN)/python" || { \
+	  echo "error: there is no $(BIN)/python; run make install, or name a folder with one: make gpu-check BIN=/usr/bin" >&2; exit 2; }
+	@$(BIN)/python -m imf_jax.benchmark.gpu_check
 
 clean: ## remove the environments and caches of this folder (not your demos and runs)
 	rm -rf .venv .venv-parity .venv-lerobot .pytest_cache .mypy_cache .ruff_cache build *.egg-info
