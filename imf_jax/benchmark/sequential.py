@@ -3,11 +3,12 @@
 Every control step: a picture of every camera if the policy sees, inverse kinematics of one action, `mj_step` for each
 physics step, reading and verdict. Every `num_action_steps` control steps: one call of the policy with one row. Scene,
 inverse kinematics, servo commands, policy and renderer are those of the batched loop; only the order of the work and
-the batch size differ.
+the batch size differ. Inverse kinematics stays on the CPU also where the policy runs on a GPU.
 """
 
 import time
 from collections import deque
+from typing import Any
 
 import jax
 import mujoco
@@ -15,6 +16,7 @@ import numpy as np
 
 from imf_jax.benchmark.bare import SEED
 from imf_jax.config import RendererName
+from imf_jax.errors import UserError
 from imf_jax.rollout.episode import scene_keys
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.backends.task_scene import TaskScene
@@ -28,15 +30,21 @@ class SequentialSystem:
         task: name of the task.
         planner: what plans; it must plan one row at a time.
         renderer: what makes the pictures.
+
+    Raises:
+        UserError: JAX was told not to use the CPU.
     """
 
     def __init__(self, task: str, planner: PolicyPlanner, *, renderer: RendererName = "warp") -> None:
         assert planner.rows == 1
         self._planner = planner
-        self._parts = TaskScene(task, image_size=planner.image_size, renderer=renderer)
+        self._host = _cpu()
+        with jax.default_device(self._host):
+            self._parts = TaskScene(task, image_size=planner.image_size, renderer=renderer)
         self._sample = jax.jit(self._parts.sample)
         self._targets = jax.jit(self._parts.targets)
         self._data = mujoco.MjData(self._parts.model)
+        self._camera = self._make_camera(renderer) if planner.cameras else None
 
     def run(self, episode: int, steps: int) -> tuple[float, np.ndarray]:
         """Run an episode for `steps` control steps; time [s] without the reset, and where it led, float64 (nq,)."""
@@ -53,19 +61,29 @@ class SequentialSystem:
             robot, reading = parts.read(qpos, data.sensordata[None])
             progress, _ = parts.task.evaluate(progress, reading)
             seen = {"state": np.asarray(robot), "env_state": np.asarray(parts.task.env_state(reading))}
-            if planner.cameras:
-                seen["images"] = parts.renderer(planner.cameras).render(qpos)
+            if self._camera is not None:
+                seen["images"] = self._camera.render(qpos)
             for name, value in seen.items():
                 history[name].extend([value] * (1 if history[name] else planner.obs_horizon))
             if step % planner.num_action_steps == 0:
                 actions = self._plan(history, episode, step // planner.num_action_steps)
             action = actions[step % planner.num_action_steps]
-            targets, openings, _ = self._targets(joints, action[None, None])
+            with jax.default_device(self._host):
+                targets, openings, _ = self._targets(joints, action[None, None])
             joints = np.asarray(targets)[:, 0]
             data.ctrl[:] = parts.controls(joints, np.asarray(openings)[:, 0])[0]
             for _ in range(SUBSTEPS):
                 mujoco.mj_step(parts.model, data)
         return time.perf_counter() - start, data.qpos.copy()
+
+    def _make_camera(self, renderer: RendererName) -> Any:
+        """A renderer of single scenes."""
+        cameras, size = self._planner.cameras, self._planner.image_size
+        if renderer == "warp":
+            from imf_jax.sim.rendering.warp_renderer import WarpRenderer
+
+            return WarpRenderer(self._parts.model, cameras, size, size, num_worlds=1)
+        return self._parts.renderer(cameras)
 
     def _reset(self, episode: int) -> np.ndarray:
         """Put the scene where the episode begins; joint targets (1, 14)."""
@@ -82,3 +100,10 @@ class SequentialSystem:
         observations = {name: np.stack(values, axis=1) for name, values in history.items() if values}
         unread = None  # a policy plans from its observations alone
         return self._planner.plan(observations, unread, SEED, np.array([episode]), np.array([replan]))[0]  # type: ignore[arg-type]
+
+
+def _cpu() -> Any:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        raise UserError("the baseline needs the CPU beside the GPU; unset JAX_PLATFORMS, or add cpu to it") from None
