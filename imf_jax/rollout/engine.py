@@ -29,6 +29,7 @@ from imf_jax.rollout.scenes import (
     with_images,
 )
 from imf_jax.rollout.schedule import EpisodeQueue
+from imf_jax.rollout.timing import NO_CLOCK, Clocked, StageClock
 from imf_jax.sim.backends.base import Backend, SimState, StepOutput
 
 
@@ -47,6 +48,7 @@ class Rollout:
         on_progress: called after every chunk.
         should_stop: asked before every plan; True ends the rollout early.
         queue_bytes: largest size of what waits for the recorders [bytes].
+        clock: measures the stages of the loop.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Rollout:
         on_progress: Callable[[RolloutProgress], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         queue_bytes: int = QUEUE_BYTES,
+        clock: StageClock | None = None,
     ) -> None:
         self._backend = backend
         self._planner = planner
@@ -72,6 +75,9 @@ class Rollout:
         self._on_progress = on_progress
         self._should_stop = should_stop
         self._recorded = bool(recorders)
+        self._clock, self._stages = clock, clock or NO_CLOCK
+        if isinstance(planner, Clocked):
+            planner.clock = self._stages
         self._queue = EpisodeQueue(episodes, planner.rows)
         keys = np.asarray(jax.random.key_data(scene_keys(seed, episodes)))
         self._keys = dict(zip(episodes, keys, strict=True))
@@ -91,6 +97,8 @@ class Rollout:
         try:
             self._warm_up()
             self._ledger.start()
+            if self._clock:
+                self._clock.start(self._ledger.captures.waited_s)
             self._loop()
         finally:
             self._ledger.close()
@@ -116,7 +124,8 @@ class Rollout:
         return sim, jax.tree.map(np.asarray, output)
 
     def _plan(self, scenes: Scenes) -> np.ndarray:
-        return self._planner.plan(scenes.observations, scenes.output, self._seed, scenes.episode, scenes.replans)
+        with self._stages.stage("inference_ms"):
+            return self._planner.plan(scenes.observations, scenes.output, self._seed, scenes.episode, scenes.replans)
 
     def _warm_up(self) -> None:
         """Compile: plan and execute one chunk of the first scenes, for nothing. All of it is free of side effects."""
@@ -144,7 +153,8 @@ class Rollout:
         sim, output = self._reset(episodes)
         started = start_scenes(np.array(episodes), free[: len(episodes)], sim, output, self._planner.obs_horizon)
         if self._frames:
-            started = with_images(started, self._frames.first(output.qpos))
+            with self._stages.stage("obs_read_ms"):
+                started = with_images(started, self._frames.first(output.qpos))
         self._ledger.captures.reset(ResetBatch(started.episode, output))
         return started if scenes is None or not len(active) else join_rows(scenes, started)
 
@@ -160,11 +170,18 @@ class Rollout:
 
     def _advance(self, before: Scenes, actions: np.ndarray) -> Scenes:
         """Execute a chunk, end the episodes that are over and return the scenes that go on."""
-        sim, output = run_chunk(self._backend, before.sim, actions)
+        with self._stages.stage("env_step_ms"):
+            sim, output = run_chunk(self._backend, before.sim, actions)
         outcome = chunk_outcome(output, before.steps, self._max_steps)
-        scenes = advance_scenes(before, sim, output, outcome.steps)
+        with self._stages.stage("obs_read_ms"):
+            scenes = advance_scenes(before, sim, output, outcome.steps)
+            going = self._going_on(scenes, output, outcome.ended)
+        timing = {}
+        if self._clock:
+            told = self._clock.end_call(int(outcome.steps.sum()), self._ledger.captures.waited_s)
+            timing = {name: np.full(len(scenes.episode), value) for name, value in told.items()}
         if self._recorded:
-            self._ledger.captures.steps(StepBatch(scenes.episode, actions, output, outcome.steps))
+            self._ledger.captures.steps(StepBatch(scenes.episode, actions, output, outcome.steps, timing))
         for row in np.flatnonzero(outcome.ended).tolist():
             status, error = verdict(
                 diverged=bool(outcome.diverged[row]),
@@ -173,9 +190,13 @@ class Rollout:
                 steps=int(scenes.steps[row]),
             )
             self._end(scenes, row, status, error)
+        return going
+
+    def _going_on(self, scenes: Scenes, output: StepOutput, ended: np.ndarray) -> Scenes:
+        """The scenes that are not over, with the pictures that the next plan reads. `output`: leaves (A, K, ...)."""
         qpos = output.qpos
-        if outcome.ended.any():
-            scenes, qpos = take_rows((scenes, qpos), ~outcome.ended)
+        if ended.any():
+            scenes, qpos = take_rows((scenes, qpos), ~ended)
         if self._frames and len(scenes.episode):
             scenes = with_images(scenes, self._frames.next(scenes.observations["images"], qpos))
         return scenes

@@ -1,7 +1,7 @@
 """What a capture sees of a rollout, and the buffer that most captures keep per episode."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import jax
@@ -36,12 +36,14 @@ class StepBatch:
         actions: float32 (A, K, 16) commanded actions as planned.
         output: what was read after each step, numpy leaves (A, K, ...).
         count: int64 (A,) how many of the K steps belong to the episode; rows past it must be ignored.
+        timing: what `imf_jax.rollout.timing.StageClock.end_call` told of these steps, (A,) each; empty without a clock.
     """
 
     episodes: np.ndarray
     actions: np.ndarray
     output: StepOutput
     count: np.ndarray
+    timing: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Recorder(Protocol):

@@ -17,6 +17,10 @@ class TrajectoryRecorder:
     `executed_left_link7_pos`, `executed_right_link7_pos` float32 (T, 3) [m] and `executed_left_link7_quat`,
     `executed_right_link7_quat` float32 (T, 4), read after the step.
 
+    Where stages are timed also, for the call of the loop that made a step, together with other steps and episodes:
+    `obs_read_ms`, `preprocess_ms`, `inference_ms`, `env_step_ms`, `loop_total_ms` float64 (T,) [ms]; `call` and
+    `call_steps` int64 (T,) its number and the control steps it made over all episodes.
+
     Args:
         folder: the evaluation folder.
     """
@@ -31,8 +35,8 @@ class TrajectoryRecorder:
         """Nothing to compile."""
 
     def bytes_per_episode(self, max_steps: int) -> int:
-        """See `Recorder`: the arrays, and the archive that is made of them."""
-        return 2 * 4 * (1 + 16 + 14) * max_steps
+        """See `Recorder`: the arrays, those of timing included, and the archive that is made of them."""
+        return 2 * (4 * (1 + 16 + 14) + 8 * 7) * max_steps
 
     def on_reset(self, reset: ResetBatch) -> None:
         """See `Recorder`."""
@@ -51,6 +55,7 @@ class TrajectoryRecorder:
                 executed_left_link7_quat=pose[row, :count, 0, 3:],
                 executed_right_link7_pos=pose[row, :count, 1, :3],
                 executed_right_link7_quat=pose[row, :count, 1, 3:],
+                **{name: np.repeat(value[row], count) for name, value in steps.timing.items()},
             )
 
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
