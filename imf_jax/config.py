@@ -8,7 +8,9 @@ import dataclasses
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
 
 from imf_jax.errors import ArgumentError, UserError
 
@@ -23,6 +25,9 @@ VIEWS = ("r_vis", "top", "front")
 
 IMAGE_SIZE = 256
 """Height and width of camera pictures unless a setting says otherwise [pixels]."""
+
+SUBSTEPS = 5
+"""Physics steps per control step: 50 Hz control."""
 
 
 RendererName = Literal["warp", "opengl"]
@@ -104,8 +109,16 @@ class ObjectiveConfig:
     huber_delta: float = 1.0
     # What the network predicts: the chunk itself, or its orthonormal DCT-II over the horizon.
     action_representation: Literal["time", "dct"] = "time"
+    # Train also to continue chunks whose first actions are given, as if plans came up to so many control steps late;
+    # needed to evaluate with --prefix. 0 turns it off.
+    prefix_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
 
     def __post_init__(self) -> None:
+        require(self.prefix_training >= 0, f"--prefix-training {self.prefix_training} must not be negative")
+        require(
+            not self.prefix_training or self.action_representation == "time",
+            "--prefix-training needs objective.action_representation time: a coefficient of the DCT mixes all actions",
+        )
         require(
             0 <= self.equal_time_fraction <= 1,
             f"objective.equal_time_fraction {self.equal_time_fraction} must lie in 0..1",
@@ -211,6 +224,12 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         require(self.sampling_steps >= 1, f"policy.sampling_steps {self.sampling_steps} must be at least 1")
+        latest = self.head.pred_horizon - self.head.obs_horizon
+        require(
+            self.objective.prefix_training <= latest,
+            f"--prefix-training {self.objective.prefix_training} leaves nothing of a chunk to learn; "
+            f"it must lie in 0..{latest} (pred_horizon {self.head.pred_horizon} - obs_horizon {self.head.obs_horizon})",
+        )
 
 
 @dataclass(frozen=True)
@@ -376,6 +395,52 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True)
+class ExecutionConfig:
+    """How planned actions reach the robot: at once, or as late as a planner beside the control loop would be."""
+
+    # Plan while the robot waits (sync), or while it goes on with the plan before (async).
+    inference: Literal["sync", "async"] = "sync"
+    # How late a plan comes: that of the observation at t takes over at t + delay (async only) [control steps].
+    delay_steps: int = 0
+    # Make a plan every so often; by default the num_action_steps of the policy [control steps].
+    replan_every: int | None = None
+    # What to do when a chunk ends before the next one comes: stay at its last action, or go on by its last increment.
+    on_empty: Literal["hold", "continue"] = "hold"
+    # Go over from the old chunk to the new one linearly within so many actions (async only) [control steps].
+    blend_steps: int = 0
+    # Plan with the actions given that are executed meanwhile; for policies trained with --prefix-training (async only).
+    prefix: bool = False
+    # Servo commands per control step, between the last action's joint targets and this one's; a divisor of 5.
+    action_interpolation: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("delay_steps", "blend_steps"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name.replace('_', '-')} {value} must not be negative")
+            require(
+                self.inference == "async" or not value,
+                f"--{name.replace('_', '-')} {value} would do nothing with --inference sync; add --inference async",
+            )
+        require(
+            self.inference == "async" or self.on_empty == "hold",
+            f"--on-empty {self.on_empty} would do nothing with --inference sync; add --inference async",
+        )
+        require(
+            not self.prefix or self.delay_steps >= 1,
+            "--prefix would do nothing without a delay; add --inference async --delay-steps 1 or more",
+        )
+        require(
+            self.replan_every is None or self.replan_every >= 1,
+            f"--replan-every {self.replan_every} must be at least 1",
+        )
+        require(
+            self.action_interpolation >= 1 and SUBSTEPS % self.action_interpolation == 0,
+            f"--action-interpolation {self.action_interpolation} does not divide the {SUBSTEPS} physics steps of a "
+            f"control step; choose 1 or {SUBSTEPS}",
+        )
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """One evaluation in batched rollouts, of a checkpoint or of the scripted expert."""
 
@@ -395,14 +460,22 @@ class EvalConfig:
     devices: DeviceCount = 1
     # Several processes that share the episodes.
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    # How planned actions reach the robot.
+    execution: Annotated[ExecutionConfig, tyro.conf.arg(name="")] = field(default_factory=ExecutionConfig)
     # Seed of scenes and planning noise; validation and demonstrations use other ranges.
     seed: int = 0
     # Scenes planned in one call; a divisor of num_envs wastes no time. Changes results by rounding only.
     plan_batch: int = 10
     # Function evaluations per plan; by default as in training.
     sampling_steps: int | None = None
-    # Folder that receives the evaluation; by default evals/<run>_step<step>_seed<seed>.
+    # Folder that receives the evaluation, empty unless --resume; by default evals/<timestamp>_<run>_step<n>_seed<seed>.
     out: Path | None = None
+    # Continue the evaluation in --out: only what is missing runs. The records are those of an uninterrupted run.
+    resume: bool = False
+    # YAML or JSON file of named jobs, see the README; what a job does not name is as given here.
+    jobs: Path | None = None
+    # With --jobs: go on with the next job after one that failed (the exit code still tells).
+    continue_on_error: bool = False
     # Write trajectory.npz per episode: commanded actions and executed end-effector poses.
     save_trajectory: bool = False
     # Write trajectory.png per episode: a camera's picture with the executed path of both end effectors in red.
@@ -423,9 +496,20 @@ class EvalConfig:
             self.sampling_steps is None or self.sampling_steps >= 1,
             f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
         )
+        if self.jobs is not None:
+            require(
+                not self.expert and self.checkpoint is None,
+                "--jobs names its checkpoints itself; leave --checkpoint and --expert out",
+            )
+            require(not self.resume or self.out is not None, "--resume needs the --out folder of the jobs to continue")
+            return
         require(
             self.expert != (self.checkpoint is not None),
             "say what to evaluate: either --checkpoint FOLDER or --expert",
+        )
+        require(not self.continue_on_error, "--continue-on-error would do nothing without --jobs")
+        require(
+            not self.resume or self.out is not None, "--resume needs the --out folder of the evaluation to continue"
         )
 
 

@@ -1,14 +1,17 @@
 """Evaluate a policy in batched rollouts. Example: python scripts/eval.py --checkpoint runs/transfer --save-images"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from imf_jax.cli import run_main, stop_on_interrupt
-from imf_jax.config import EvalConfig, to_dict
+from imf_jax.config import EvalConfig, require, to_dict
 from imf_jax.rollout.candidates import Candidate, load_checkpoint, load_expert
 from imf_jax.rollout.writers import METRICS, RECORDS, REPORT, read_json, require_empty
 
@@ -17,21 +20,33 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main() -> int:
     config = tyro.cli(EvalConfig, description=__doc__)
-    if config.out is not None and not in_cluster(config):
+    if config.jobs is not None:
+        return run_jobs(config)
+    if config.out is not None and not config.resume and not in_cluster(config):
         require_empty(config.out)
+    with stop_on_interrupt() as should_stop:
+        return evaluate_one(config, config.out, should_stop).exit_code
+
+
+def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[], bool]) -> Any:
+    """Evaluate what the flags say into `out`, or into a folder that is named after it; returns the `Summary`."""
     reference = read_reference(config.reference)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.rollout.cluster import join_cluster
     from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
+    from imf_jax.rollout.resume import require_resumable
     from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
     cluster = join_cluster(config.cluster)
     backend_name = resolve_backend(config.backend)
     devices = resolve_devices(backend_name, config.devices, config.num_envs)
     candidate = load_candidate(config)
-    out = config.out or Path("evals") / f"{candidate.folder}_seed{config.seed}"
-    if cluster.count == 1:
-        require_empty(out)
+    if out is None:
+        require(cluster.count == 1, "several processes need one --out folder that all of them can write")
+        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        out = Path("evals") / f"{stamp}_{candidate.folder}_seed{config.seed}"
+    if config.resume and cluster.count == 1:
+        require_resumable(out)
     settings = EvaluationSettings(
         episodes=config.episodes,
         num_envs=config.num_envs,
@@ -42,23 +57,51 @@ def main() -> int:
     )
     backend = make_backend(backend_name, candidate.task, image_size=candidate.image_size, renderer=config.renderer)
     say_setup(backend_name, devices, cluster)
-    with stop_on_interrupt() as should_stop:
-        summary = evaluate(
-            candidate.planner,
-            backend,
-            settings,
-            out,
-            policy=candidate.label,
-            provenance={**candidate.provenance, "config": to_dict(config), "reference": reference},
-            show_progress=cluster.index == 0,
-            should_stop=should_stop,
-            on_note=lambda line: console.print(line, style="dim"),
-            devices=devices if backend.compiled else (),
-            cluster=cluster,
-        )
+    summary = evaluate(
+        candidate.planner,
+        backend,
+        settings,
+        out,
+        policy=candidate.label,
+        provenance={**candidate.provenance, "config": to_dict(config), "reference": reference},
+        resume=config.resume,
+        show_progress=cluster.index == 0,
+        should_stop=should_stop,
+        on_note=lambda line: console.print(line, style="dim", markup=False),
+        devices=devices if backend.compiled else (),
+        cluster=cluster,
+    )
     if cluster.index == 0:
         say_result(summary, reference)
-    return summary.exit_code
+    return summary
+
+
+def run_jobs(config: EvalConfig) -> int:
+    """Run a file of jobs, which is checked as a whole before the first one starts."""
+    from imf_jax.rollout import jobs as jobs_module
+
+    assert config.jobs is not None
+    require(not in_cluster(config), "--jobs cannot be shared by several processes; run the jobs one by one")
+    jobs = jobs_module.read_jobs(config.jobs, config)
+    folders = jobs_module.resolve_folders(jobs, config.out)
+    if config.out is not None and not config.resume:
+        require_empty(config.out)
+    with stop_on_interrupt() as should_stop:
+        results, code = jobs_module.run_jobs(
+            jobs,
+            folders,
+            lambda job, folder: evaluate_one(job, folder, should_stop),
+            resume=config.resume,
+            continue_on_error=config.continue_on_error,
+            say=lambda line: console.print(line, style="bold", markup=False),
+        )
+    table = Table("job", "status", "result", "folder")
+    for result in results:
+        table.add_row(*map(escape, (result.name, result.status, result.line, str(result.folder))))
+    for job in jobs[len(results) :]:
+        table.add_row(escape(job.name), "not started", "", "")
+    console.print(table)
+    return code
 
 
 def in_cluster(config: EvalConfig) -> bool:

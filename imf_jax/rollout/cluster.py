@@ -37,9 +37,9 @@ class Cluster:
     index: int = 0
     count: int = 1
 
-    def share(self, episodes: Sequence[int]) -> list[int]:
+    def share(self, episodes: Sequence[int]) -> Sequence[int]:
         """The episodes that this process runs: every `count`-th."""
-        return list(episodes[self.index :: self.count])
+        return episodes[self.index :: self.count]
 
     def folder(self, out: Path) -> Path:
         """Where this process writes."""

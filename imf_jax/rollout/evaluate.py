@@ -24,6 +24,7 @@ from imf_jax.rollout.recorders.base import OnlyEpisodes, Recorder
 from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photographer
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.report import write_report
+from imf_jax.rollout.resume import require_resumable, started, take_up
 from imf_jax.rollout.statistics import episode_statistics, success_line
 from imf_jax.rollout.writers import (
     EPISODES,
@@ -128,6 +129,7 @@ def evaluate(
     policy: str,
     provenance: dict[str, Any] | None = None,
     replace: bool = False,
+    resume: bool = False,
     show_progress: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     on_note: Callable[[str], None] = lambda line: None,
@@ -147,6 +149,8 @@ def evaluate(
         policy: how to call what is evaluated.
         provenance: more for the manifest, plain JSON types: `checkpoint`, `config`, `reference`, ...
         replace: an evaluation already in `out` is the caller's, and overwritten.
+        resume: continue the evaluation in `out`: only episodes without a record run. Does nothing special if there is
+            none yet.
         show_progress: show a progress bar.
         should_stop: asked before every plan; True ends the evaluation early.
         on_note: receives lines for the user before the start: the memory bound of the captures.
@@ -190,10 +194,22 @@ def evaluate(
         **(provenance or {}),
     )
     if cluster.count > 1 and cluster.index == 0:
-        require_empty(out, replace=replace)
+        if resume:
+            require(not started(out), f"{out} holds merged results of several processes; choose another --out")
+            require_resumable(out)
+        else:
+            require_empty(out, replace=replace)
     cluster.wait("start")  # process 0 has looked at the folder before anybody writes to it
-    records: list[EpisodeRecord] = []
     folder = cluster.folder(out)
+    records: list[EpisodeRecord] = []
+    resumed = resume and started(folder)
+    if resumed:
+        records, problems = take_up(folder, manifest)
+        for problem in problems:
+            on_note(problem)
+        on_note(f"{len(records)} of {len(episodes)} episodes are there already")
+    there = {record.episode for record in records}
+    missing = [episode for episode in episodes if episode not in there]
     recorders = make_recorders(backend, settings, folder)
     if recorders:
         bound = capture_bytes(recorders, num_envs, backend.task.max_steps, QUEUE_BYTES)
@@ -201,29 +217,31 @@ def evaluate(
             f"captures take at most {bound / 2**20:,.0f} MiB of memory: a full queue and {num_envs} running episodes"
         )
     with (
-        EvaluationFolder(folder, manifest, replace=replace) as files,
-        progress_bar(len(episodes), shown=show_progress) as progress,
+        EvaluationFolder(folder, manifest, replace=replace, resumed=resumed) as files,
+        progress_bar(len(missing), shown=show_progress) as progress,
     ):
 
         def keep(record: EpisodeRecord) -> None:
             records.append(record)
             files.add(record)
 
-        result = make_rollout(
-            backend,
-            planner,
-            episodes,
-            devices=devices,
-            seed=seed,
-            max_steps=backend.task.max_steps,
-            num_envs=num_envs,
-            on_record=keep,
-            recorders=recorders,
-            on_progress=progress,
-            should_stop=should_stop,
-        ).run()
-        metrics = figures(records, result, len(episodes), backend.task.stages)
-        files.finish(metrics)
+        result = RolloutResult()
+        if missing:
+            result = make_rollout(
+                backend,
+                planner,
+                missing,
+                devices=devices,
+                seed=seed,
+                max_steps=backend.task.max_steps,
+                num_envs=num_envs if backend.compiled else min(num_envs, len(missing)),
+                on_record=keep,
+                recorders=recorders,
+                on_progress=progress,
+                should_stop=should_stop,
+            ).run()
+        metrics = figures(records, result, len(episodes), backend.task.stages) | {"resumed_episodes": len(there)}
+        files.finish(metrics, records)
     if cluster.count > 1:
         return _merge(out, cluster, manifest, settings.episodes, backend.task.stages)
     write_report(out)
@@ -252,10 +270,10 @@ def figures(
         "warmup_s": result.warmup_s,
         "wall_s": result.wall_s,
         "capture_s": result.capture_s,
-        "control_steps": result.control_steps,
+        "control_steps": sum(record.steps for record in records),
         "control_steps_per_s": result.control_steps / result.wall_s if result.wall_s else 0.0,
         "frames_rendered": result.frames_rendered,
-        "overflow_steps": result.overflow_steps,
+        "overflow_steps": sum(record.overflow_steps for record in records),
         "capture_errors": result.capture_errors,
     }
 

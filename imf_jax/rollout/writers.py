@@ -32,7 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
+def said(path: Path) -> Iterator[None]:
     """Turn a failure of the file system into one line for the user."""
     try:
         yield
@@ -50,22 +50,25 @@ class EvaluationFolder:
         path: the folder; made if it is not there.
         manifest: content of `manifest.json`, written at once.
         replace: the folder belongs to the caller, and an evaluation already in it is overwritten.
+        resumed: the folder was prepared by `imf_jax.rollout.resume.take_up`, and records are added to it.
 
     Raises:
         UserError: the folder is not empty, or cannot be written.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], *, replace: bool = False) -> None:
-        require_empty(path, replace=replace)
+    def __init__(self, path: Path, manifest: dict[str, Any], *, replace: bool = False, resumed: bool = False) -> None:
+        if not resumed:
+            require_empty(path, replace=replace)
         self.path = path
-        with _said(path):
+        with said(path):
             path.mkdir(parents=True, exist_ok=True)
-            # The manifest comes first; nothing of an older run may survive beside it.
-            for name in (METRICS, REPORT):
-                (path / name).unlink(missing_ok=True)
-            shutil.rmtree(path / EPISODES, ignore_errors=True)
+            if not resumed:
+                # The manifest comes first; nothing of an older run may survive beside it.
+                for name in (METRICS, REPORT):
+                    (path / name).unlink(missing_ok=True)
+                shutil.rmtree(path / EPISODES, ignore_errors=True)
             write_json(path / MANIFEST, manifest)
-            self._records = open(path / RECORDS, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+            self._records = open(path / RECORDS, "a" if resumed else "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
 
     def add(self, record: EpisodeRecord) -> None:
         """Append a record and hand it to the operating system at once.
@@ -73,17 +76,20 @@ class EvaluationFolder:
         Raises:
             UserError: it cannot be written.
         """
-        with _said(self.path):
+        with said(self.path):
             self._records.write(record.to_json() + "\n")
             self._records.flush()
 
-    def finish(self, metrics: dict[str, Any]) -> None:
-        """Write `metrics.json`.
+    def finish(self, metrics: dict[str, Any], records: Sequence[EpisodeRecord] = ()) -> None:
+        """Write `metrics.json`, and the records again, in order of their episodes.
 
         Raises:
             UserError: it cannot be written.
         """
-        with _said(self.path):
+        with said(self.path):
+            self._records.flush()
+            if records:
+                write_bytes(self.path / RECORDS, lines_of(records))
             write_json(self.path / METRICS, metrics)
 
     def __enter__(self) -> "EvaluationFolder":
@@ -95,6 +101,12 @@ class EvaluationFolder:
         self._records.close()
 
 
+def lines_of(records: Sequence[EpisodeRecord]) -> bytes:
+    """Content of `episodes.jsonl`, in order of the episodes."""
+    ordered = sorted(records, key=lambda record: record.episode)
+    return "".join(record.to_json() + "\n" for record in ordered).encode()
+
+
 def write_merged(
     path: Path, manifest: dict[str, Any], records: Sequence[EpisodeRecord], metrics: dict[str, Any]
 ) -> None:
@@ -103,9 +115,9 @@ def write_merged(
     Raises:
         UserError: it cannot be written.
     """
-    with _said(path):
+    with said(path):
         write_json(path / MANIFEST, manifest)
-        write_bytes(path / RECORDS, "".join(record.to_json() + "\n" for record in records).encode())
+        write_bytes(path / RECORDS, lines_of(records))
         write_json(path / METRICS, metrics)
 
 
@@ -115,11 +127,15 @@ def require_empty(path: Path, *, replace: bool = False) -> None:
     Raises:
         ArgumentError: `path` is a file, or a folder that is not empty (unless `replace`).
     """
-    if path.exists() and not path.is_dir():
-        raise ArgumentError(f"{path} is a file; choose a folder for --out")
-    if not replace and path.is_dir() and any(path.iterdir()):
+    with said(path):
+        if path.exists() and not path.is_dir():
+            raise ArgumentError(f"{path} is a file; choose a folder for --out")
+        taken = not replace and path.is_dir() and any(path.iterdir())
+    if taken:
         what = "already holds a run" if (path / MANIFEST).exists() or (path / RECORDS).exists() else "is not empty"
-        raise ArgumentError(f"output folder {path} {what}; choose another --out or remove it")
+        raise ArgumentError(
+            f"output folder {path} {what}; choose another --out, continue it with --resume, or remove it"
+        )
 
 
 def read_records(folder: Path) -> tuple[list[EpisodeRecord], list[str]]:

@@ -4,6 +4,7 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_folder_means_its_newest_checkpoint_said_aloud(script: Callable[..., Run], run_folder: Path) -> None:
     run = script("eval.py", "--checkpoint", run_folder, "--episodes", 3, "--num-envs", 2, "--sampling-steps", 2)
     assert run.code == 0, run.err
-    out = Path("evals/tiny_step2_seed0")
+    (out,) = Path("evals").glob("*_tiny_step2_seed0")
     assert f"checkpoint {run_folder}/checkpoints/2 (newest complete one)" in run.out
     assert "success 0/3 = 0.0 % (95 % interval 0.0-56.1 %)" in run.out
     assert "60 control steps in" in run.out
@@ -133,6 +134,19 @@ def test_interrupt_keeps_what_is_finished(
         (["--checkpoint", "{run}", "--camera", "back"], 2, "camera 'back' is not in the scene"),
         (["--checkpoint", "{run}", "--out", "{full}"], 2, "is not empty; choose another --out"),
         (["--checkpoint", "{run}", "--reference", "{empty}"], 1, "metrics.json is not there"),
+        (["--checkpoint", "{run}", "--resume"], 2, "--resume needs the --out folder"),
+        (["--checkpoint", "{run}", "--resume", "--out", "{full}"], 2, "holds no evaluation that could be resumed"),
+        (["--checkpoint", "{run}", "--continue-on-error"], 2, "would do nothing without --jobs"),
+        (["--checkpoint", "{run}", "--jobs", "jobs.yaml"], 2, "--jobs names its checkpoints itself"),
+        (["--jobs", "missing.yaml"], 1, "cannot read --jobs missing.yaml (No such file or directory)"),
+        (["--checkpoint", "{run}", "--devices", "2"], 2, "--devices 2 would do nothing: --backend native"),
+        (["--checkpoint", "{run}", "--backend", "mjx", "--devices", "7"], 2, "--devices 7 is more than there are"),
+        (["--checkpoint", "{run}", "--cluster.process-id", "1"], 2, "the cluster is only half configured"),
+        (
+            ["--checkpoint", "{run}", "--num-envs", "900000000", "--episodes", "900000000"],
+            2,
+            "the largest --num-envs that fits is about",
+        ),
         ([], 2, "say what to evaluate: either --checkpoint FOLDER or --expert"),
         (["--checkpoint", "{run}", "--expert"], 2, "either --checkpoint FOLDER or --expert"),
         (["--expert", "--task", "juggle"], 2, "task 'juggle' has no scripted expert"),
@@ -157,3 +171,90 @@ def test_report_of_a_folder_without_evaluation(script: Callable[..., Run], tmp_p
     run = script("report.py", tmp_path)
     assert (run.code, run.err.count("\n")) == (1, 1)
     assert "manifest.json is not there; give the folder of an evaluation" in run.err
+
+
+def test_resume_runs_what_is_missing(script: Callable[..., Run], run_folder: Path) -> None:
+    command = ("eval.py", "--checkpoint", run_folder, "--episodes", 4, "--save-trajectory")
+    assert script(*command, "--out", "whole").code == 0
+    assert script(*command, "--out", "cut").code == 0
+    records = Path("cut/episodes.jsonl")
+    lines = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(lines[2] + b'{"schema": 1, "epis\n' + lines[0][:40])
+    for name in ("metrics.json", "report.html"):
+        Path("cut", name).unlink()
+    run = script(*command, "--out", "cut", "--resume")
+    assert run.code == 0, run.err
+    assert "episodes.jsonl:2" in run.out
+    assert "episodes.jsonl:3: the line was cut off" in run.out
+    assert "1 of 4 episodes are there already" in run.out
+    assert Path("cut/episodes.damaged.jsonl").read_bytes().count(b"\n") == 2
+
+    def essence(folder: str) -> list:
+        found, problems = read_records(Path(folder))
+        assert problems == []
+        return [replace(record, env_slot=0, start_step=0, end_step=0) for record in found]
+
+    assert essence("cut") == essence("whole")
+    assert [record.episode for record in essence("cut")] == [0, 1, 2, 3]
+    figures = [read_json(Path(name, "metrics.json")) for name in ("cut", "whole")]
+    for name in ("n_episodes", "n_requested", "pc_success", "return", "control_steps", "interrupted"):
+        assert figures[0][name] == figures[1][name]
+    assert (figures[0]["resumed_episodes"], figures[1]["resumed_episodes"]) == (1, 0)
+    # Once more: nothing is missing, and nothing changes.
+    before = records.read_bytes()
+    assert script(*command, "--out", "cut", "--resume").code == 0
+    assert records.read_bytes() == before
+
+    other = script(*command, "--seed", 3, "--out", "cut", "--resume")
+    assert other.code == 2
+    assert "holds an evaluation with another --seed, seeds" in other.err
+    assert records.read_bytes() == before
+
+
+def test_jobs_run_one_after_the_other_and_each_leaves_its_record(
+    script: Callable[..., Run], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path("night.yaml")
+    file.write_text(
+        f"""
+jobs:
+  - name: baseline
+    checkpoint: {run_folder}
+    episodes: 2
+    seeds: [0, 1]
+    overrides: {{num_envs: 1}}
+  - name: expert
+    expert: true
+    episodes: 3
+    captures: {{save_trajectory: true}}
+"""
+    )
+    run = script("eval.py", "--jobs", file, "--out", "night")
+    assert run.code == 0, run.err
+    assert sorted(path.name for path in Path("night").iterdir()) == ["baseline_seed0", "baseline_seed1", "expert"]
+    assert read_json(Path("night/expert/job.json"))["status"] == "done"
+    assert read_json(Path("night/baseline_seed1/manifest.json"))["seeds"]["seed"] == 1
+    assert len(read_records(Path("night/expert"))[0]) == 3
+    # A job that fails on its way: its record says how far it came, and the others go on if that is asked for.
+    add = EvaluationFolder.add
+
+    def full_disk(folder: EvaluationFolder, record: object) -> None:
+        if folder.path.name == "baseline_seed0" and record.episode == 1:
+            raise RuntimeError("a bug")
+        add(folder, record)
+
+    monkeypatch.setattr(EvaluationFolder, "add", full_disk)
+    for flags, code, others in (((), 1, False), (("--continue-on-error",), 3, True)):
+        out = Path(f"night{code}")
+        run = script("eval.py", "--jobs", file, "--out", out, *flags)
+        assert run.code == code
+        failed = read_json(out / "baseline_seed0/job.json")
+        assert (failed["status"], failed["reason"], failed["n_episodes"]) == ("failed", "a bug", 1)
+        assert "RuntimeError: a bug" in (out / "baseline_seed0" / failed["traceback"]).read_text()
+        assert (out / "expert/job.json").exists() is others
+    monkeypatch.setattr(EvaluationFolder, "add", add)
+    assert script("eval.py", "--jobs", file, "--out", "night1", "--resume").code == 0
+    for name in ("baseline_seed0", "baseline_seed1", "expert"):
+        assert read_json(Path("night1", name, "job.json"))["status"] == "done"
+        ours, theirs = (read_records(Path(night, name))[0] for night in ("night1", "night"))
+        assert [record.return_ for record in ours] == [record.return_ for record in theirs]

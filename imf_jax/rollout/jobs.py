@@ -1,0 +1,314 @@
+"""A night of evaluations: a file of named jobs, checked as a whole before the first one starts.
+
+```yaml
+jobs:
+  - name: baseline
+    checkpoint: runs/transfer
+    episodes: 100
+    seeds: [0, 1]
+    captures: {save_trajectory: true}
+    overrides: {sampling_steps: 2, num_envs: 64}
+  - name: expert
+    expert: true
+```
+
+A job is one evaluation per seed. What it does not name is as on the command line.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from imf_jax.config import EvalConfig, from_dict, require, to_dict
+from imf_jax.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_SOME_ERRORED,
+    ArgumentError,
+    UserError,
+)
+from imf_jax.files import write_json
+from imf_jax.rollout.writers import write_bytes
+
+JOB = "job.json"
+TRACEBACK = "traceback.txt"
+SCHEMA_VERSION = 1
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+KEYS = ("name", "checkpoint", "expert", "task", "overrides", "episodes", "seeds", "captures")
+CAPTURES = ("save_trajectory", "save_images", "save_timing", "record_video", "video_cameras", "video_size", "camera")
+NOT_OVERRIDABLE = ("jobs", "out", "resume", "continue_on_error", "cluster", "checkpoint", "expert", "task", "episodes")
+"""Flags of the whole night, or with a key of their own."""
+
+JobStatus = Literal["running", "done", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation of a file of jobs.
+
+    Attributes:
+        name: unique; its folder is called so.
+        config: as if it had been given at the command line.
+    """
+
+    name: str
+    config: EvalConfig
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which builds plain types only; a key that is given twice is refused."""
+
+
+def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    def build(part: yaml.Node) -> Any:
+        return loader.construct_object(part, deep=True)
+
+    return _without_repetition([(build(key), build(value)) for key, value in node.value])
+
+
+def _without_repetition(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    names = [key for key, _ in pairs]
+    repeated = sorted({str(name) for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{', '.join(repeated)} is given twice")
+    return dict(pairs)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_jobs(path: Path, defaults: EvalConfig) -> list[Job]:
+    """All jobs of a YAML or JSON file, each with a complete configuration.
+
+    Args:
+        path: the file; its suffix says which (`.json`, else YAML).
+        defaults: the command line.
+
+    Raises:
+        UserError: the file cannot be read or is no YAML or JSON.
+        ArgumentError: a job that could not run: names the job and the key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read --jobs {path} ({getattr(error, 'strerror', None) or error})") from None
+    try:
+        if path.suffix == ".json":
+            content = json.loads(text, object_pairs_hook=_without_repetition)
+        else:
+            content = yaml.load(text, _UniqueKeys)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"--jobs {path} cannot be understood: {' '.join(str(error).split())}") from None
+    entries: Any = content.get("jobs") if isinstance(content, dict) else None
+    require(
+        isinstance(entries, list) and bool(entries) and set(content) == {"jobs"},
+        f"--jobs {path} must hold one key `jobs` with a list of jobs",
+    )
+    jobs = [job for number, entry in enumerate(entries, start=1) for job in _read_entry(entry, number, path, defaults)]
+    names = [job.name.lower() for job in jobs]  # some file systems do not tell A from a
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    require(not repeated, f"{path}: two jobs are called {', '.join(repeated)}; give each job a name of its own")
+    return jobs
+
+
+def _read_entry(entry: Any, number: int, path: Path, defaults: EvalConfig) -> list[Job]:
+    where = f"{path}: job {number}"
+    require(isinstance(entry, dict), f"{where} must be a mapping with a name")
+    name = entry.get("name")
+    require(isinstance(name, str), f"{where} has no name")
+    require(
+        NAME.fullmatch(name) is not None and ".." not in name,
+        f"{where}: the name {name!r} is unsafe for a folder; use letters, digits, '.', '_' and '-'",
+    )
+    where = f"{path}: job {name}"
+    _require_known(entry, KEYS, where)
+    captures = _mapping(entry, "captures", where)
+    overrides = _mapping(entry, "overrides", where)
+    flags = [field.name for field in dataclasses.fields(EvalConfig)]
+    _require_known(captures, [flag for flag in CAPTURES if flag in flags], f"{where}, captures")
+    _require_known(overrides, [flag for flag in flags if flag not in NOT_OVERRIDABLE], f"{where}, overrides")
+    seeds = entry.get("seeds", [defaults.seed])
+    require(
+        isinstance(seeds, list) and bool(seeds) and all(isinstance(seed, int) for seed in seeds),
+        f"{where}: seeds must be a list of whole numbers, such as [0, 1]",
+    )
+    require(len(set(seeds)) == len(seeds), f"{where}: a seed is given twice")
+    values = to_dict(defaults) | {"jobs": None, "resume": False, "continue_on_error": False} | overrides | captures
+    values |= {key: entry[key] for key in ("checkpoint", "expert", "task", "episodes") if key in entry}
+    jobs = []
+    for seed in seeds:
+        try:
+            config = from_dict(EvalConfig, values | {"seed": seed})
+        except UserError as error:
+            raise ArgumentError(f"{where}: {error}") from None
+        _require_types(config, where)
+        jobs.append(Job(name if len(seeds) == 1 else f"{name}_seed{seed}", config))
+    _require_checkpoint(jobs[0].config, where)
+    return jobs
+
+
+def _mapping(entry: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = entry.get(key) or {}
+    require(isinstance(value, dict), f"{where}: {key} must be a mapping of flags to values")
+    return {str(name).replace("-", "_"): content for name, content in value.items()}
+
+
+def _require_known(given: dict[str, Any], known: Sequence[str], where: str) -> None:
+    for key in given:
+        close = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; choose from: {', '.join(sorted(known))}"
+        require(key in known, f"{where}: {key!r} is not known{hint}")
+
+
+def _require_types(config: EvalConfig, where: str) -> None:
+    """Whole numbers and truth values must be what they say; comparisons alone would let 2.5 or "yes" through."""
+    for field in dataclasses.fields(EvalConfig):
+        value, default = getattr(config, field.name), field.default
+        for kind, name in ((bool, "true or false"), (int, "a whole number")):
+            if type(default) is kind and field.name != "devices":
+                require(type(value) is kind, f"{where}: {field.name} is {value!r}; it must be {name}")
+
+
+def _require_checkpoint(config: EvalConfig, where: str) -> None:
+    if config.checkpoint is None:
+        return
+    from imf_jax.training.checkpoints import resolve_checkpoint
+
+    try:
+        resolve_checkpoint(config.checkpoint)
+    except UserError as error:
+        raise ArgumentError(f"{where}: {error}") from None
+
+
+def resolve_folders(jobs: Sequence[Job], out: Path | None) -> dict[str, Path]:
+    """Where each job writes, decided once: `<out>/<name>`, or `evals/<timestamp>_<name>` without --out."""
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return {job.name: out / job.name if out else Path("evals") / f"{stamp}_{job.name}" for job in jobs}
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended.
+
+    Attributes:
+        name: of the job.
+        folder: where its files are.
+        status: "done" also if some of its episodes ended in an error.
+        exit_code: as if it had been run alone.
+        line: success, or what went wrong.
+    """
+
+    name: str
+    folder: Path
+    status: JobStatus
+    exit_code: int
+    line: str
+
+
+def run_job(job: Job, folder: Path, run: Callable[[EvalConfig, Path], Any], *, resume: bool) -> JobResult:
+    """Run a job and leave `job.json` in its folder, whatever happens.
+
+    Args:
+        job: the job.
+        folder: where it writes.
+        run: evaluates a configuration into a folder and returns its `Summary`.
+        resume: pass over a job that is done, continue one that is not.
+    """
+    from imf_jax.rollout.resume import require_resumable, started
+    from imf_jax.rollout.writers import require_empty
+
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    content: dict[str, Any] = {"schema": SCHEMA_VERSION, "name": job.name, "started": begun}
+
+    def leave(status: JobStatus, exit_code: int | None, **more: Any) -> None:
+        ended = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / JOB, {**content, "status": status, "exit_code": exit_code, "ended": ended, **more})
+
+    try:
+        if not resume:
+            require_empty(folder)
+        elif not (folder / JOB).is_file() and not started(folder):
+            require_resumable(folder)
+        summary = run(dataclasses.replace(job.config, resume=resume), folder)
+    except KeyboardInterrupt:
+        _leave_quietly(leave, "interrupted", EXIT_INTERRUPTED, reason="interrupted", **_finished(folder))
+        raise
+    except Exception as error:
+        code = error.exit_code if isinstance(error, UserError) else EXIT_FAILED
+        reason = str(error) or type(error).__name__
+        more: dict[str, Any] = {"reason": reason, **_finished(folder)}
+        if not isinstance(error, UserError):
+            more["traceback"] = TRACEBACK
+            _leave_quietly(write_bytes, folder / TRACEBACK, traceback.format_exc().encode())
+        if not isinstance(error, ArgumentError):  # a folder that was refused is somebody else's
+            _leave_quietly(leave, "failed", code, **more)
+        return JobResult(job.name, folder, "failed", code, " ".join(reason.split()))
+    status: JobStatus = "interrupted" if summary.exit_code == EXIT_INTERRUPTED else "done"
+    leave(status, summary.exit_code, **_finished(folder))
+    return JobResult(job.name, folder, status, summary.exit_code, summary.headline)
+
+
+def _leave_quietly(write: Callable[..., None], *arguments: Any, **more: Any) -> None:
+    """What cannot be written to a full or read-only disk is said at the terminal anyway."""
+    try:
+        write(*arguments, **more)
+    except OSError:
+        return
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    """How many episodes a job has finished so far."""
+    from imf_jax.rollout.writers import read_records
+
+    try:
+        records, _ = read_records(folder)
+    except (UserError, OSError):
+        records = []
+    return {"n_episodes": len(records), "n_success": sum(record.status == "success" for record in records)}
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folders: dict[str, Path],
+    run: Callable[[EvalConfig, Path], Any],
+    *,
+    resume: bool,
+    continue_on_error: bool,
+    say: Callable[[str], None],
+) -> tuple[list[JobResult], int]:
+    """Run jobs one after the other.
+
+    Args:
+        jobs: the jobs.
+        folders: by name, from `resolve_folders`.
+        run: see `run_job`.
+        resume: see `run_job`.
+        continue_on_error: go on after a job that failed.
+        say: receives a line before each job.
+
+    Returns:
+        how the jobs ended that were begun, and the exit code: 130 interrupted, 1 a job failed and the rest did not run,
+        3 a job failed or had episodes with errors and the rest went on, else 0.
+    """
+    results: list[JobResult] = []
+    for number, job in enumerate(jobs, start=1):
+        say(f"job {number} of {len(jobs)}: {job.name}")
+        results.append(run_job(job, folders[job.name], run, resume=resume))
+        last = results[-1]
+        if last.status == "interrupted":
+            return results, EXIT_INTERRUPTED
+        if last.status == "failed" and not continue_on_error:
+            return results, EXIT_FAILED
+    return results, EXIT_SOME_ERRORED if any(result.exit_code != EXIT_OK for result in results) else EXIT_OK

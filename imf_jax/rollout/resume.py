@@ -1,0 +1,138 @@
+"""Continue an evaluation that was interrupted or killed: which episodes are there, and is it the same evaluation?"""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from imf_jax.errors import ArgumentError, UserError
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.writers import (
+    EPISODES,
+    MANIFEST,
+    METRICS,
+    RECORDS,
+    REPORT,
+    read_json,
+    said,
+    write_bytes,
+)
+
+DAMAGED = "episodes.damaged.jsonl"
+"""Where lines of a record file go that cannot be read."""
+
+_CIRCUMSTANCES = {"created", "versions", "device", "devices", "policy", "training", "reference", "resumed", "config"}
+"""Entries of a manifest that may differ between the parts of one evaluation."""
+
+_FREE_FLAGS = {"out", "resume", "reference", "devices", "cluster", "jobs", "continue_on_error", "checkpoint", "backend"}
+"""Flags that may differ; checkpoint and backend are compared as what they turned out to be."""
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of the settings in which two manifests differ so that their episodes do not belong together."""
+
+    def essence(manifest: dict[str, Any]) -> dict[str, Any]:
+        flags = manifest.get("config") or {}
+        # On C MuJoCo results do not depend on how many scenes run at once; elsewhere rounding does.
+        free = _FREE_FLAGS | ({"num_envs"} if manifest.get("backend") == "native" else set())
+        checkpoint = manifest.get("checkpoint") or {}
+        return {
+            **{name: value for name, value in manifest.items() if name not in _CIRCUMSTANCES},
+            "checkpoint": checkpoint.get("sha256"),
+            **{f"--{name.replace('_', '-')}": value for name, value in flags.items() if name not in free},
+        }
+
+    first, second = essence(json.loads(json.dumps(before))), essence(json.loads(json.dumps(now)))
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+def started(path: Path) -> bool:
+    """Has an evaluation been started in this folder?"""
+    return (path / MANIFEST).is_file()
+
+
+def take_up(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRecord], list[str]]:
+    """Prepare a folder for the episodes that are missing.
+
+    Lines that cannot be read are moved to `episodes.damaged.jsonl`, and artifacts without a record are removed: those
+    episodes run again. Complete records and their artifacts stay as they are.
+
+    Args:
+        path: a folder in which an evaluation was started.
+        manifest: of the evaluation as it would be started now.
+
+    Returns:
+        the records that are complete, and one line for each that was not.
+
+    Raises:
+        ArgumentError: the folder holds another evaluation.
+        UserError: its manifest is damaged, or the folder cannot be written.
+    """
+    before = read_json(path / MANIFEST)
+    differing = differences(before, manifest)
+    if differing:
+        raise ArgumentError(
+            f"{path} holds an evaluation with another {', '.join(differing)}; repeat its command with --resume, or "
+            "choose another --out"
+        )
+    with said(path):
+        records, damaged, problems = _read_lines(path / RECORDS)
+        if damaged:
+            with open(path / DAMAGED, "ab") as aside:
+                aside.writelines(damaged)
+        # Also cures a line without its end, to which the next record would be appended.
+        write_bytes(path / RECORDS, "".join(record.to_json() + "\n" for record in records).encode())
+        for name in (METRICS, REPORT):
+            (path / name).unlink(missing_ok=True)
+        _remove_artifacts(path, keep={record.episode for record in records})
+    return records, problems
+
+
+def _read_lines(path: Path) -> tuple[list[EpisodeRecord], list[bytes], list[str]]:
+    """Records by order of the file, lines that are none, and what is wrong with these."""
+    records: dict[int, EpisodeRecord] = {}
+    damaged, problems = [], []
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("the line was cut off")
+            record = EpisodeRecord.from_json(line.decode())
+        except ValueError as error:
+            damaged.append(line if line.endswith(b"\n") else line + b"\n")
+            problems.append(f"{path}:{number}: {error}; the line is kept in {DAMAGED} and its episode runs again")
+            continue
+        records.setdefault(record.episode, record)
+    return list(records.values()), damaged, problems
+
+
+def _remove_artifacts(path: Path, keep: Iterable[int]) -> None:
+    from imf_jax.rollout.recorders.base import episode_folder
+
+    kept = {Path(episode_folder(episode)).name for episode in keep}
+    folder = path / EPISODES
+    for artifacts in folder.iterdir() if folder.is_dir() else ():
+        if artifacts.name not in kept:
+            shutil.rmtree(artifacts, ignore_errors=True)
+        else:
+            for partial in artifacts.glob(".*"):
+                partial.unlink(missing_ok=True)
+
+
+def require_resumable(path: Path) -> None:
+    """Refuse to resume what was never started, unless there is nothing at all.
+
+    Raises:
+        ArgumentError: the folder holds something else.
+        UserError: it cannot be read.
+    """
+    if path.exists() and not path.is_dir():
+        raise ArgumentError(f"{path} is a file; choose a folder for --out")
+    try:
+        content = [entry for entry in path.iterdir() if not entry.name.endswith(".partial")] if path.is_dir() else []
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); choose another --out") from None
+    processes = path / "processes"
+    if content and not started(path) and not processes.is_dir():
+        raise ArgumentError(f"{path} holds no evaluation that could be resumed; choose another --out")
