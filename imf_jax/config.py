@@ -36,6 +36,9 @@ DeviceCount = int | Literal["all"]
 """What makes camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
 
 
+VideoChoice = int | Literal["all", "failures", "none"]
+"""Episodes whose videos are kept; a number: the first so many."""
+
 TrackerName = Literal["swanlab", "wandb", "tensorboard"]
 """Services and formats that a training run can be followed in; each is an extra of the package."""
 
@@ -47,6 +50,22 @@ def require(condition: bool, message: str) -> None:
     """Raise `ArgumentError(message)` unless `condition` holds."""
     if not condition:
         raise ArgumentError(message)
+
+
+def require_video_settings(record: VideoChoice, cameras: tuple[str, ...], size: int) -> None:
+    """Refuse videos that cannot be made, whatever the scene."""
+    words = ("all", "failures", "none")
+    known = isinstance(record, int) and not isinstance(record, bool) and record >= 0
+    require(
+        known or record in words,
+        f"--record-video is {record}; it must be {', '.join(words)}, or the number of first episodes to record",
+    )
+    require(len(cameras) > 0, "--video-cameras is empty; name at least one camera")
+    require(len(set(cameras)) == len(cameras), f"--video-cameras {' '.join(cameras)} names a camera twice")
+    require(
+        size >= 16 and size % 2 == 0,
+        f"--video-size is {size}; it must be even and at least 16 (colours are stored for 2 x 2 pixels)",
+    )
 
 
 @dataclass(frozen=True)
@@ -480,6 +499,16 @@ class EvalConfig:
     save_trajectory: bool = False
     # Write trajectory.png per episode: a camera's picture with the executed path of both end effectors in red.
     save_images: bool = False
+    # Write timing.json: the time of each stage of the loop, per call and per control step; with --save-trajectory also
+    # the raw times per step. Compiled loops have one stage.
+    save_timing: bool = False
+    # Write an MP4 per episode and camera: of all episodes, of those that did not succeed (failures), of none, or of the
+    # first N.
+    record_video: VideoChoice = "none"
+    # Cameras of the videos (r_vis, top, front).
+    video_cameras: tuple[str, ...] = ("front",)
+    # Height and width of the videos, even [pixels].
+    video_size: int = IMAGE_SIZE
     # What makes the pictures that a policy sees: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
     renderer: RendererName = "warp"
     # Camera of those pictures.
@@ -496,6 +525,7 @@ class EvalConfig:
             self.sampling_steps is None or self.sampling_steps >= 1,
             f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
         )
+        require_video_settings(self.record_video, self.video_cameras, self.video_size)
         if self.jobs is not None:
             require(
                 not self.expert and self.checkpoint is None,

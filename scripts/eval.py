@@ -54,6 +54,10 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
         save_trajectory=config.save_trajectory,
         num_images=config.episodes if config.save_images else 0,
         camera=config.camera,
+        save_timing=config.save_timing,
+        record_video=config.record_video,
+        video_cameras=config.video_cameras,
+        video_size=config.video_size,
     )
     backend = make_backend(backend_name, candidate.task, image_size=candidate.image_size, renderer=config.renderer)
     say_setup(backend_name, devices, cluster)

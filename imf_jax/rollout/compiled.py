@@ -25,6 +25,7 @@ from imf_jax.rollout.episode import EpisodeRecord, Status, scene_keys
 from imf_jax.rollout.ledger import Ledger, RolloutProgress, RolloutResult
 from imf_jax.rollout.planner import CompiledPlanner, PlanProgram
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
+from imf_jax.rollout.timing import NO_CLOCK, StageClock
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.backends.device import DeviceBackend, keep_rows
 
@@ -238,6 +239,7 @@ class CompiledRollout:
     Args:
         devices: the devices that share the scenes.
         call_steps: control steps per call of the program, about.
+        clock: measures the calls of the program; its stages cannot be told apart.
 
     Raises:
         ArgumentError: the devices do not divide the scenes.
@@ -259,6 +261,7 @@ class CompiledRollout:
         queue_bytes: int = QUEUE_BYTES,
         devices: Sequence[Any] | None = None,
         call_steps: int = CALL_STEPS,
+        clock: StageClock | None = None,
     ) -> None:
         devices = devices or jax.devices()[:1]
         require(
@@ -280,6 +283,7 @@ class CompiledRollout:
             devices=devices,
         )
         self._on_progress, self._should_stop = on_progress, should_stop
+        self._clock = clock
         self._ledger = Ledger(
             len(self._episodes),
             seed=seed,
@@ -294,11 +298,14 @@ class CompiledRollout:
         """Run all episodes to their end, or until asked to stop."""
         ledger = self._ledger
         try:
-            self._warm_up()
-            ledger.start()
-            for episodes in self._waves():
-                if not self._run_wave(episodes):
-                    break
+            with (self._clock or NO_CLOCK).measure_compilation():
+                self._warm_up()
+                ledger.start()
+                if self._clock:
+                    self._clock.start(ledger.captures.waited_s)
+                for episodes in self._waves():
+                    if not self._run_wave(episodes):
+                        break
         finally:
             ledger.close()
         return ledger.result
@@ -330,14 +337,19 @@ class CompiledRollout:
         )
         self._ledger.result.frames_rendered += self._num_envs * len(self._program.cameras)
         running = np.ones(count, bool)
+        steps = 0
         for _ in range(self._calls):
             if self._should_stop():
                 return False
             wave, trace = self._loop.advance(self._weights, self._seed, rows, wave)
             self._ledger.result.frames_rendered += self._frames_per_call
             tally = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], wave.tally)
+            told: dict[str, float | int] = {}
+            if self._clock:  # what was read of the tally has been computed, and the rest of the program with it
+                told = self._clock.end_call(int(tally.steps.sum()) - steps, self._ledger.captures.waited_s)
+                steps = int(tally.steps.sum())
             if trace:
-                self._hand_on(episodes, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace))
+                self._hand_on(episodes, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace), told)
             for row in np.flatnonzero(running & ~tally.running).tolist():
                 self._end(row, int(episodes[row]), tally, finite=bool(np.asarray(wave.output.finite[row])))
             running = tally.running
@@ -347,15 +359,16 @@ class CompiledRollout:
                 break
         return True
 
-    def _hand_on(self, episodes: np.ndarray, trace: Trace) -> None:
+    def _hand_on(self, episodes: np.ndarray, trace: Trace, told: dict[str, float | int]) -> None:
         """Give the captures what they would have been given chunk by chunk."""
         for replan in range(trace.live.shape[1]):
             live = trace.live[:, replan]
             if live.any():
                 chunk = jax.tree.map(lambda leaf, live=live, replan=replan: leaf[live, replan], trace)
                 count = chunk.counted.astype(np.int64)
+                timing = {name: np.full(len(count), value) for name, value in told.items()}
                 self._ledger.captures.steps(
-                    StepBatch(episodes[live].astype(np.int64), chunk.actions, chunk.output, count)
+                    StepBatch(episodes[live].astype(np.int64), chunk.actions, chunk.output, count, timing)
                 )
 
     def _end(self, row: int, episode: int, tally: Tally, *, finite: bool) -> None:

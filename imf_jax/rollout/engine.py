@@ -95,11 +95,12 @@ class Rollout:
     def run(self) -> RolloutResult:
         """Run all episodes to their end, or until asked to stop."""
         try:
-            self._warm_up()
-            self._ledger.start()
-            if self._clock:
-                self._clock.start(self._ledger.captures.waited_s)
-            self._loop()
+            with self._stages.measure_compilation():
+                self._warm_up()
+                self._ledger.start()
+                if self._clock:
+                    self._clock.start(self._ledger.captures.waited_s)
+                self._loop()
         finally:
             self._ledger.close()
         result = self._ledger.result

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax
 import mujoco
 
-from imf_jax.config import RendererName, require
+from imf_jax.config import IMAGE_SIZE, RendererName, VideoChoice, require, require_video_settings
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
 from imf_jax.rollout.capacity import capture_bytes, require_fit
 from imf_jax.rollout.capture import QUEUE_BYTES
@@ -26,6 +26,7 @@ from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.report import write_report
 from imf_jax.rollout.resume import require_resumable, started, take_up
 from imf_jax.rollout.statistics import episode_statistics, success_line
+from imf_jax.rollout.timing import StageClock, merge_timing, write_timing
 from imf_jax.rollout.writers import (
     EPISODES,
     METRICS,
@@ -71,6 +72,9 @@ class EvaluationSettings:
         save_trajectory: write `trajectory.npz` of every episode.
         num_images: write `trajectory.png` of the first so many episodes.
         camera: camera of those pictures.
+        save_timing: write `timing.json`, and with `save_trajectory` the raw times of every step.
+        record_video: episodes whose videos are kept.
+        video_cameras, video_size: cameras of the videos, and their height and width [pixels].
     """
 
     episodes: int
@@ -80,10 +84,26 @@ class EvaluationSettings:
     save_trajectory: bool = False
     num_images: int = 0
     camera: str = "front"
+    save_timing: bool = False
+    record_video: VideoChoice = "none"
+    video_cameras: tuple[str, ...] = ("front",)
+    video_size: int = IMAGE_SIZE
 
     def __post_init__(self) -> None:
         require(self.episodes >= 1, f"{self.episodes} episodes leave nothing to evaluate; ask for at least 1")
         require(self.num_envs >= 1, f"{self.num_envs} scenes at once cannot be simulated; ask for at least 1")
+        require_video_settings(self.record_video, self.video_cameras, self.video_size)
+
+    @property
+    def num_videos(self) -> int:
+        """Episodes that are filmed; of failures it is known only at the end which they are."""
+        choice = self.record_video
+        return min(choice, self.episodes) if isinstance(choice, int) else 0 if choice == "none" else self.episodes
+
+    @property
+    def pictured(self) -> tuple[str, ...]:
+        """Cameras of pictures and videos."""
+        return (*([self.camera] if self.num_images else []), *(self.video_cameras if self.num_videos else ()))
 
 
 @dataclass(frozen=True)
@@ -171,15 +191,20 @@ def evaluate(
         cluster.count <= settings.episodes,
         f"{settings.episodes} episodes cannot be shared by {cluster.count} processes; start fewer processes",
     )
-    require_camera(settings.camera, backend)
+    for camera in (settings.camera, *settings.video_cameras):
+        require_camera(camera, backend)
     for camera in planner.cameras:
         require_camera(camera, backend)
-    cameras = dict.fromkeys([*planner.cameras, *([settings.camera] if settings.num_images else [])])
+    cameras = dict.fromkeys([*planner.cameras, *settings.pictured])
     seed = split_seed(settings.split, settings.seed)
     devices = tuple(devices) or ((jax.local_devices()[0],) if backend.compiled else ())
     episodes = cluster.share(range(settings.episodes))
     num_envs = min(settings.num_envs, -(-len(episodes) // max(1, len(devices))) * max(1, len(devices)))
     require_fit(backend, planner, num_envs, devices)
+    if settings.num_videos:
+        from imf_jax.rollout.recorders.video import require_encoder  # needs an extra
+
+        require_encoder(min(num_envs, settings.num_videos) * len(settings.video_cameras))
     manifest = build_manifest(
         policy=policy,
         task=backend.task.name,
@@ -211,6 +236,7 @@ def evaluate(
     there = {record.episode for record in records}
     missing = [episode for episode in episodes if episode not in there]
     recorders = make_recorders(backend, settings, folder)
+    clock = StageClock(staged=not backend.compiled) if settings.save_timing else None
     if recorders:
         bound = capture_bytes(recorders, num_envs, backend.task.max_steps, QUEUE_BYTES)
         on_note(
@@ -239,7 +265,10 @@ def evaluate(
                 recorders=recorders,
                 on_progress=progress,
                 should_stop=should_stop,
+                clock=clock,
             ).run()
+        if clock and missing:
+            write_timing(folder, clock.raw(result.warmup_s), whole=cluster.count == 1)
         metrics = figures(records, result, len(episodes), backend.task.stages) | {"resumed_episodes": len(there)}
         files.finish(metrics, records)
     if cluster.count > 1:
@@ -296,6 +325,7 @@ def _merge(out: Path, cluster: Cluster, manifest: dict[str, Any], requested: int
         )
         for folder in folders:
             move_artifacts(folder / EPISODES, out / EPISODES)
+        merge_timing(folders, out)
         write_merged(out, manifest, records, figures(records, total, requested, stages))
         shutil.rmtree(out / PROCESSES)
         write_report(out)
@@ -320,4 +350,17 @@ def make_recorders(backend: PicturedBackend, settings: EvaluationSettings, out: 
     if settings.num_images:
         photograph = Photographer(backend.model, settings.camera)
         recorders.append(OnlyEpisodes(PathImageRecorder(out, photograph), range(settings.num_images)))
+    if settings.num_videos:
+        from imf_jax.rollout.recorders.video import Camerawork, VideoRecorder
+
+        cameras, size = settings.video_cameras, settings.video_size
+        film = VideoRecorder(
+            out,
+            Camerawork(backend.model, cameras, size),
+            cameras,
+            size,
+            round(1 / backend.control_dt),
+            failures_only=settings.record_video == "failures",
+        )
+        recorders.append(OnlyEpisodes(film, range(settings.num_videos)))
     return recorders

@@ -146,6 +146,10 @@ class NoClock:
         """See `StageClock`."""
         return nullcontext()
 
+    def measure_compilation(self) -> AbstractContextManager[None]:
+        """See `StageClock`."""
+        return nullcontext()
+
     def finished(self, values: T) -> T:
         """`values`, whether or not the device has computed them."""
         return values
@@ -200,14 +204,16 @@ def timing_figures(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def write_timing(folder: Path, measured: Sequence[dict[str, Any]]) -> None:
-    """Write `timing.json` of what `StageClock.raw` gave."""
-    write_json(folder / TIMING, timing_figures(measured))
+def write_timing(folder: Path, measured: dict[str, Any], *, whole: bool) -> None:
+    """Write `timing.json` of what `StageClock.raw` gave; for `merge_timing`, unless it is the `whole` evaluation."""
+    write_json(folder / TIMING, timing_figures([measured]) if whole else measured)
 
 
-def read_raw(folder: Path) -> dict[str, Any]:
-    """What a process of a cluster has left as `timing.json`: what `StageClock.raw` gave."""
-    return read_json(folder / TIMING)
+def merge_timing(folders: Sequence[Path], out: Path) -> None:
+    """Make one `timing.json` of those that several processes have left, if they have."""
+    measured = [read_json(folder / TIMING) for folder in folders if (folder / TIMING).exists()]
+    if measured:
+        write_json(out / TIMING, timing_figures(measured))
 
 
 def _figures(times: np.ndarray, weights: np.ndarray) -> dict[str, float | int] | None:
