@@ -17,11 +17,11 @@ from PIL import Image
 from imf_jax.rollout.charts import Series, line_chart, path_bounds, path_plot, range_bar, stage_strip
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.reading import Evaluation
+from imf_jax.rollout.timing import TIMES, TIMING
 from imf_jax.training.trackers import FILE as TRAINING_METRICS
 from imf_jax.training.trackers import read_metrics
 
-TIMING = "timing.json"
-TIMING_STAGES = ("obs_read_ms", "preprocess_ms", "inference_ms", "env_step_ms", "loop_total_ms")
+TIMING_STAGES = TIMES
 TIMING_FIGURES = ("count", "mean", "std", "min", "max", "p50", "p95")
 
 THUMBNAIL_SIZE = 256
@@ -91,24 +91,39 @@ def path_plots(rows: Sequence[EpisodeRow]) -> tuple[list[tuple[str, Markup]], in
 
 
 def timing_rows(folder: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The stages of `timing.json`: `name`, its figures [ms], and a `bar`; none if there is no such file."""
+    """The stages of `timing.json`; none if there is no such file.
+
+    Each has `name`, its figures [ms], `per_step` [ms] (None if it is not said) and a `bar`. Of a stage that could not
+    be told apart the bar is None, and there are no figures.
+    """
     if not (folder / TIMING).exists():
         return []
     try:
         values = json.loads((folder / TIMING).read_text(encoding="utf-8"))
+        steps = values.get("aggregates", {}).get("per_episode_step", {})
         figures = {
-            name: {key: float(values[name][key]) for key in TIMING_FIGURES} for name in TIMING_STAGES if name in values
+            name: values[name] and {key: float(values[name][key]) for key in TIMING_FIGURES}
+            for name in TIMING_STAGES
+            if name in values
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        per_step = {name: float(steps[name]["mean"]) if steps.get(name) else None for name in figures}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems.append(f"{TIMING} cannot be read ({type(error).__name__}: {error}); there is no timing chart")
         return []
+    measured = [stage for stage in figures.values() if stage]
     # One straggler must not squeeze everything else into a corner.
-    usual = 1.5 * max((stage["p95"] for stage in figures.values()), default=0.0)
-    largest = min(usual, max((stage["max"] for stage in figures.values()), default=0.0))
+    usual = 1.5 * max((stage["p95"] for stage in measured), default=0.0)
+    largest = min(usual, max((stage["max"] for stage in measured), default=0.0))
     return [
-        {"name": name, **stage, "bar": range_bar(stage, largest, f"{name}: median {stage['p50']:.3g} ms")}
+        {"name": name, **stage, "per_step": per_step[name], "bar": range_bar(stage, largest, _median(name, stage))}
+        if stage
+        else {"name": name, "bar": None}
         for name, stage in figures.items()
     ]
+
+
+def _median(name: str, stage: dict[str, float]) -> str:
+    return f"{name}: median {stage['p50']:.3g} ms"
 
 
 def training_charts(evaluation: Evaluation, problems: list[str]) -> list[tuple[str, Markup]]:
