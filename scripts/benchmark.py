@@ -148,10 +148,10 @@ class RolloutsBenchmark:
     # Largest batch size whose speed is measured.
     max_batch: int = 4096
     # Time for all batch sizes together, and for the evaluation of 1,000 episodes on a GPU [s].
-    max_seconds: float = 90.0
+    max_seconds: float = 120.0
     # What makes the pictures.
     renderer: RendererName = "warp"
-    # File that receives the figures as JSON.
+    # File that receives the figures as JSON, from the first ones on.
     json: Path | None = None
     # Folder that receives rollouts.json, rollouts.md and the plot scaling.svg (needs the extra `plots`).
     out: Path | None = None
@@ -172,7 +172,7 @@ class RolloutsBenchmark:
         sizes = [parse_size(size) for size in self.sizes]
         camera_size = parse_size(self.camera_size) if self.camera_size else None
         from imf_jax.benchmark import suite
-        from imf_jax.benchmark.tables import require_matplotlib, scaling_plot
+        from imf_jax.benchmark.tables import json_content, require_matplotlib, scaling_plot
         from imf_jax.rollout.writers import write_bytes
         from imf_jax.sim.backends.choice import resolve_backend
 
@@ -184,6 +184,11 @@ class RolloutsBenchmark:
         else:
             seeing = (camera_size or suite.usual_camera_size()) if self.cameras else None
             candidates = suite.untrained_candidates(sizes, seeing)
+
+        def keep(figures: suite.RolloutFigures) -> None:
+            if self.json is not None:
+                write_json(self.json, json_content(figures.tables()))
+
         figures = suite.measure_rollouts(
             candidates,
             backend,
@@ -194,6 +199,7 @@ class RolloutsBenchmark:
             max_seconds=self.max_seconds,
             renderer=self.renderer,
             say=lambda line: console.print(line, style="dim", markup=False),
+            on_figures=keep,
         )
         if self.out is not None:
             write_bytes(self.out / "scaling.svg", scaling_plot(figures.scaling))
@@ -220,7 +226,7 @@ def main() -> None:
     if benchmark.json is not None:
         require(benchmark.json.parent.is_dir(), f"--json {benchmark.json}: make the folder first")
     tables = benchmark.run()
-    from imf_jax.benchmark.tables import machine, markdown
+    from imf_jax.benchmark.tables import json_content, machine, markdown
     from imf_jax.rollout.writers import write_bytes
 
     for measured in tables:
@@ -229,10 +235,7 @@ def main() -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    content = {
-        "machine": machine(),
-        "tables": [{"title": measured.title, "rows": measured.rows} for measured in tables],
-    }
+    content = json_content(tables)
     out = getattr(benchmark, "out", None)
     if out is not None:
         write_json(out / "rollouts.json", content)

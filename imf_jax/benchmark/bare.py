@@ -221,8 +221,8 @@ def bare_planning(backend: Any, planner: PolicyPlanner, work: Work) -> Callable[
     def plan() -> Any:
         actions = None
         for observations, episodes, replans in calls:
-            actions = plan_rows(
-                planner.program, planner.weights, observations | pictures, np.uint32(SEED), episodes, replans
+            actions, _ = plan_rows(
+                planner.program, planner.weights, (), observations | pictures, None, np.uint32(SEED), episodes, replans
             )
             if one_by_one:
                 actions.block_until_ready()

@@ -129,14 +129,15 @@ def tests_line(tests: dict[str, Any]) -> str:
 
 
 def run_benchmark(seconds: float) -> dict[str, Any]:
-    """Run `scripts/benchmark.py rollouts` for at most `seconds`; its JSON, or `error` if it failed."""
+    """Run `scripts/benchmark.py rollouts` for at most `seconds`; its JSON so far, with an `error` if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
         script = str(ROOT / "scripts" / "benchmark.py")
         # A third for the batch sizes and at most as much for the evaluation leave the rest for compilation.
         flags = ["--json", str(out), "--max-seconds", f"{seconds / 3:.0f}"]
         error = run_python([script, "rollouts", *flags], seconds)
-        return {"error": error} if error else dict(json.loads(out.read_text()))
+        figures = json.loads(out.read_text()) if out.is_file() else {}
+    return {**figures, "error": error} if error else dict(figures)
 
 
 def run_python(arguments: Sequence[str], seconds: float) -> str | None:

@@ -104,6 +104,7 @@ def measure_rollouts(
     max_seconds: float,
     renderer: RendererName = "warp",
     say: Callable[[str], None] = lambda line: None,
+    on_figures: Callable[[RolloutFigures], None] = lambda figures: None,
 ) -> RolloutFigures:
     """Measure all policies.
 
@@ -117,13 +118,14 @@ def measure_rollouts(
         max_seconds: budget for all batch sizes together, and for the evaluation on a GPU [s].
         renderer: what makes the pictures.
         say: receives a line when something begins.
+        on_figures: receives what is known so far whenever something ends.
     """
-    loops, scaling = [], []
+    figures = RolloutFigures([], [], [])
     for candidate in candidates:
         usual = USUAL[on_cuda(), bool(candidate.cameras)]
         pictures: RendererName = renderer if candidate.cameras else "warp"
         say(f"{candidate.label}: closed loop, its parts, and one scene at a time")
-        loops.append(
+        figures.loops.append(
             measure_loop(
                 candidate,
                 backend,
@@ -133,15 +135,22 @@ def measure_rollouts(
                 renderer=pictures,
             )
         )
+        on_figures(figures)
         say(f"{candidate.label}: batch sizes 1 to {max_batch}")
-        scaling += measure_scaling(
-            candidate,
-            backend,
-            max_batch=max_batch,
-            steps=steps or usual.scaling_steps,
-            repeats=repeats,
-            max_seconds=max_seconds / len(candidates),
-            renderer=pictures,
+        figures.scaling.extend(
+            measure_scaling(
+                candidate,
+                backend,
+                max_batch=max_batch,
+                steps=steps or usual.scaling_steps,
+                repeats=repeats,
+                max_seconds=max_seconds / len(candidates),
+                renderer=pictures,
+            )
         )
-    device = measure_device(candidates, scaling, backend, max_seconds=max_seconds, renderer=renderer)
-    return RolloutFigures(loops, scaling, device)
+        on_figures(figures)
+    say("promised figures of a GPU")
+    figures.device.extend(
+        measure_device(candidates, figures.scaling, backend, max_seconds=max_seconds, renderer=renderer)
+    )
+    return figures

@@ -16,7 +16,7 @@ class Table(NamedTuple):
 
     Attributes:
         title: what was measured, and how ratios are to be read.
-        rows: column name -> value, at least one row; None stands for nothing measured.
+        rows: column name -> value; None stands for nothing measured. Only a table with rows can be shown.
         upright: many columns and few rows, shown with the columns one below the other.
     """
 
@@ -51,6 +51,11 @@ def markdown(tables: Sequence[Table]) -> str:
         names, *cells = table.cells()
         lines += ["", f"{table.title}:", "", _line(names), _line(["---"] * len(names)), *map(_line, cells)]
     return "\n".join(lines) + "\n"
+
+
+def json_content(tables: Sequence[Table]) -> dict[str, Any]:
+    """The tables as plain JSON types."""
+    return {"machine": machine(), "tables": [{"title": table.title, "rows": table.rows} for table in tables]}
 
 
 def _line(cells: Sequence[str]) -> str:

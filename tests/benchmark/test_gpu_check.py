@@ -65,12 +65,17 @@ def test_tests_are_counted_and_named() -> None:
     assert line == "tests: 1 passed, 1 failed, 1 errors, 1 skipped in 2 s: a::wrong, a::broken"
 
 
-def test_pytest_runs_and_its_end_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytest_runs_and_is_read() -> None:
     assert all(list(gpu_check.ROOT.glob(pattern)) for pattern in gpu_check.TESTS)
     real = gpu_check.run_tests(60, ["tests/test_presets.py"])
     assert real["error"] is None
     assert real["passed"] >= 1
-    assert gpu_check.run_tests(60, ["tests/no_such_*.py", "README.md"])["error"]
+
+
+def test_tests_that_do_not_come_to_an_end_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "run_python", lambda arguments, seconds: f"not done after {seconds} s")
+    lost = gpu_check.run_tests(5)
+    assert (lost["passed"], lost["error"]) == (0, "not done after 5 s")
 
 
 def test_commands_that_fail_or_hang_say_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,23 +159,26 @@ def test_promised_figures_are_filled_where_a_gpu_is(
     options: dict[str, Any] = {"renderer": "warp"}
     seconds, note = device_figures.evaluation_time(scaling, state, "native", max_seconds=60, **options)
     assert isinstance(seconds, float)
-    assert note.endswith("0 episodes ended early")
+    assert note.endswith("; 0 ended early")
     refused, note = device_figures.evaluation_time(scaling, state, "native", max_seconds=1e-9, **options)
     assert (refused, note.endswith("raise --max-seconds")) == (NOT_MEASURED, True)
 
 
 def test_tables_and_plot(state: Candidate, here: Any) -> None:
     said: list[str] = []
+    known: list[tuple[int, int]] = []
     figures = measure_rollouts(
-        [state], "native", batch=2, steps=8, repeats=1, max_batch=1, max_seconds=60, say=said.append
-    )
+        [state], "native", batch=2, steps=8, repeats=1, max_batch=1, max_seconds=60, say=said.append,
+        on_figures=lambda figures: known.append((len(figures.loops), len(figures.scaling))),
+    )  # fmt: skip
     assert isinstance(figures, RolloutFigures)
-    assert len(said) == 2
+    assert len(said) == 3
+    assert known == [(1, 0), (1, 1)]
     tables = figures.tables()
     json.dumps([table.rows for table in tables], allow_nan=False)
     page = markdown(tables)
     assert "| policy | state, 32/2 |" in page
-    assert page.count("not measured") == 2
+    assert page.count("not measured") == 5
     picture = scaling_plot(figures.scaling)
     assert picture.startswith(b"<?xml")
     assert b"<!-- state, 32/2 -->" in picture
