@@ -1,0 +1,60 @@
+"""Kill -9 in the middle of writing a record: what is resumed equals an evaluation that was never interrupted."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from imf_jax.rollout.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.rollout.writers import RECORDS
+
+DIE = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
+from imf_jax.rollout.writers import EvaluationFolder
+
+spec = importlib.util.spec_from_file_location("fakes", sys.argv[1])
+fakes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fakes)
+add = EvaluationFolder.add
+
+def die(folder, record):
+    if record.episode == 5:
+        folder._records.write(record.to_json()[:60])
+        folder._records.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(folder, record)
+
+EvaluationFolder.add = die
+settings = EvaluationSettings(episodes=10, num_envs=4, save_trajectory=True)
+evaluate(fakes.StraightPlanner(), fakes.ChunkBackend(), settings, Path(sys.argv[2]), policy="straight")
+"""
+
+
+def test_kill_and_resume(tmp_path: Path, chunk_backend: Any, straight_planner: Callable[..., Any]) -> None:
+    def run(name: str, **options: Any) -> Summary:
+        settings = EvaluationSettings(episodes=10, num_envs=4, save_trajectory=True)
+        return evaluate(straight_planner(), chunk_backend, settings, tmp_path / name, policy="straight", **options)
+
+    fakes = Path(__file__).with_name("conftest.py")
+    died = subprocess.run([sys.executable, "-c", DIE, fakes, tmp_path / "killed"], capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    left = (tmp_path / "killed" / RECORDS).read_bytes()
+    assert left.count(b"\n") >= 1
+    assert not left.endswith(b"\n")
+    said: list[str] = []
+    resumed, whole = run("killed", resume=True, on_note=said.append), run("whole")
+    assert any("the line was cut off" in line for line in said)
+
+    def essence(summary: Summary) -> list:
+        return [replace(record, env_slot=0, start_step=0, end_step=0) for record in summary.records]
+
+    assert essence(resumed) == essence(whole)
+    assert resumed.metrics["resumed_episodes"] == left.count(b"\n")
+    for record in whole.records:
+        path = record.artifacts["trajectory"]
+        assert (resumed.folder / path).read_bytes() == (whole.folder / path).read_bytes()
