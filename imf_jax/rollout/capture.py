@@ -24,6 +24,9 @@ QUEUE_BYTES = 256 * 2**20
 PATIENCE = 120.0
 """Seconds without any progress of the recorders after which a waiting loop gives the captures up [s]."""
 
+SCENES_AT_ONCE = 16
+"""Scenes that a recorder is given at once, at most: between two turns of rendering it shows that it makes progress."""
+
 
 class _Job(NamedTuple):
     size: int
@@ -188,12 +191,19 @@ class CaptureQueue:
                 self._condition.notify_all()
 
     def _tell(self, method: str, batch: Any, episodes: np.ndarray) -> None:
-        for number, recorder in enumerate(self._recorders):
-            try:
-                getattr(recorder, method)(batch)
-            except Exception as error:  # whatever a renderer, an encoder or a disk can raise
-                for episode in episodes.tolist():
-                    self._lost.setdefault((number, episode), str(error))
+        for first in range(0, len(episodes), SCENES_AT_ONCE):
+            rows = slice(first, first + SCENES_AT_ONCE)
+            part = batch
+            if len(episodes) > SCENES_AT_ONCE:
+                part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], batch)
+            for number, recorder in enumerate(self._recorders):
+                try:
+                    getattr(recorder, method)(part)
+                except Exception as error:  # whatever a renderer, an encoder or a disk can raise
+                    for episode in episodes[rows].tolist():
+                        self._lost.setdefault((number, episode), str(error))
+                with self._condition:
+                    self._progress = time.monotonic()
 
     def _finish(self, record: EpisodeRecord) -> None:
         artifacts: dict[str, str] = {}
