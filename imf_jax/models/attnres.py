@@ -171,9 +171,10 @@ class AttnResHead(nnx.Module):
         config: sizes.
         condition_dim: channels of a condition token.
         rngs: source of the initial weights (`params` stream).
+        marks_prefix: it can be told which steps of a chunk are given, by a learned vector added to their tokens.
     """
 
-    def __init__(self, config: HeadConfig, condition_dim: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: HeadConfig, condition_dim: int, *, rngs: nnx.Rngs, marks_prefix: bool = False) -> None:
         self.config, self.condition_dim = config, condition_dim
         self.action_embedding = linear(config.action_dim, config.n_emb, rngs, use_bias=True)
         self.condition_embedding = linear(condition_dim, config.n_emb, rngs, use_bias=True)
@@ -181,8 +182,9 @@ class AttnResHead(nnx.Module):
         self.backbone = AttnResBackbone(config, rngs=rngs)
         self.norm = RMSNorm(config.n_emb)
         self.output = linear(config.n_emb, config.action_dim, rngs, use_bias=True)
+        self.prefix_mark = nnx.Param(jnp.zeros((config.n_emb,))) if marks_prefix else None
 
-    def __call__(self, z: Array, r: Array, t: Array, condition: Array) -> Array:
+    def __call__(self, z: Array, r: Array, t: Array, condition: Array, is_prefix: Array | None = None) -> Array:
         """Velocity averaged over the times from r to t, along the path that is at z at time t.
 
         Args:
@@ -190,15 +192,18 @@ class AttnResHead(nnx.Module):
             r: float32 (B,), start of the interval, r <= t.
             t: float32 (B,), its end.
             condition: float32 (B, Nc, condition_dim).
+            is_prefix: bool (B, H), steps of z that are given; only for a head that marks them.
 
         Returns:
             float32 (B, H, action_dim).
         """
+        actions = self.action_embedding(z)
+        if is_prefix is not None:
+            assert self.prefix_mark is not None
+            actions = actions + jnp.where(is_prefix[..., None], self.prefix_mark[...], 0.0)
         times = time_embedding(jnp.concatenate([r, t]), self.config.n_emb)
         r_token, t_token = jnp.split(self.time_embedding(times)[:, None], 2)
-        tokens = jnp.concatenate(
-            [r_token, t_token, self.condition_embedding(condition), self.action_embedding(z)], axis=1
-        )
+        tokens = jnp.concatenate([r_token, t_token, self.condition_embedding(condition), actions], axis=1)
         _, num_tokens, width = tokens.shape
         hidden = self.backbone(tokens.reshape(-1, width), num_tokens).reshape(tokens.shape)
         return self.output(self.norm(hidden[:, num_tokens - z.shape[1] :]))

@@ -1,13 +1,14 @@
 """Improved MeanFlow: times, training objective and sampler, as pure functions of a velocity function.
 
-A `Velocity` maps (z, r, t, condition) to the average velocity u of the path that is at z at time t, over [r, t].
+A `Velocity` maps (z, r, t, condition) to the average velocity u of the path that is at z at time t, over [r, t]; the
+condition is a pytree of leaves (B, ...).
 Time 0 is data, time 1 is noise; z_t = (1 - t) x + t e. Rows of a batch must not influence one another.
 
 Formulas: Geng et al., "Mean Flows for One-step Generative Modeling" (2025) and "Improved Mean Flows" (2025).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,9 @@ import numpy as np
 from imf_jax.config import ObjectiveConfig
 
 Array = jax.Array
-Velocity = Callable[[Array, Array, Array, Array], Array]
+Velocity = Callable[[Array, Array, Array, Any], Array]
+PrefixVelocity = Callable[[Array, Array, Array, Array, Array], Array]
+"""A velocity that is also told which steps are given, bool (B, H)."""
 
 
 class CompoundVelocity(NamedTuple):
@@ -66,7 +69,28 @@ def interpolate(x: Array, noise: Array, t: Array) -> Array:
     return (1 - t) * x + t * noise
 
 
-def compound_velocity(velocity: Velocity, z: Array, r: Array, t: Array, condition: Array) -> CompoundVelocity:
+def given_prefix(velocity: PrefixVelocity) -> Velocity:
+    """The velocity of chunks whose first steps are given: those do not move. Its condition is (condition, is_prefix).
+
+    A given step is clean data at every time, as in training-time real-time chunking: Black et al., "Training-Time
+    Action Conditioning for Efficient Real-Time Chunking" (2025). There the step's own time says so; times here belong
+    to the whole chunk, so the network is told by a mark on the step's token, and that the step stays where it is also
+    enters du/dt.
+    """
+
+    def moving(z: Array, r: Array, t: Array, condition: tuple[Array, Array]) -> Array:
+        observed, is_prefix = condition
+        return jnp.where(is_prefix[..., None], 0.0, velocity(z, r, t, observed, is_prefix))
+
+    return moving
+
+
+def prefix_mask(length: Array, horizon: int) -> Array:
+    """bool (B, horizon), True for the first `length` (B,) steps."""
+    return jnp.arange(horizon) < length[:, None]
+
+
+def compound_velocity(velocity: Velocity, z: Array, r: Array, t: Array, condition: Any) -> CompoundVelocity:
     """u, its total derivative along the path (a JVP with tangent (v, 0, 1)), and V.
 
     Args:
@@ -86,7 +110,7 @@ def compound_velocity(velocity: Velocity, z: Array, r: Array, t: Array, conditio
 
 
 def batch_compound_velocity(
-    velocity: Velocity, z: Array, r: Array, t: Array, condition: Array, num_equal: int
+    velocity: Velocity, z: Array, r: Array, t: Array, condition: Any, num_equal: int
 ) -> tuple[Array, Array]:
     """V of a batch whose first `num_equal` rows have r = t, where V = u and neither v nor du/dt is needed.
 
@@ -94,12 +118,16 @@ def batch_compound_velocity(
         V, float32 (B, H, A), and du/dt of the other rows, float32 (B - num_equal, H, A).
     """
     equal, rest = slice(0, num_equal), slice(num_equal, None)
+
+    def take(tree: Any, rows: slice) -> Any:
+        return jax.tree.map(lambda leaf: leaf[rows], tree)
+
     if num_equal == z.shape[0]:
         return velocity(z, r, t, condition), jnp.zeros_like(z[rest])
-    terms = compound_velocity(velocity, z[rest], r[rest], t[rest], condition[rest])
+    terms = compound_velocity(velocity, z[rest], r[rest], t[rest], take(condition, rest))
     if num_equal == 0:
         return terms.compound, terms.derivative
-    flow_matching = velocity(z[equal], r[equal], t[equal], condition[equal])
+    flow_matching = velocity(z[equal], r[equal], t[equal], take(condition, equal))
     return jnp.concatenate([flow_matching, terms.compound]), terms.derivative
 
 
@@ -158,17 +186,24 @@ def regression_loss(error: Array, is_pad: Array, config: ObjectiveConfig) -> Arr
 
 
 def imf_loss(
-    velocity: Velocity, key: Array, x: Array, is_pad: Array, condition: Array, config: ObjectiveConfig
+    velocity: Velocity,
+    key: Array,
+    x: Array,
+    is_pad: Array,
+    condition: Any,
+    config: ObjectiveConfig,
+    is_prefix: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Training loss of one batch, with times and noise drawn from `key`.
 
     Args:
-        velocity: the velocity function.
+        velocity: the velocity function; zero for steps that are given, see `given_prefix`.
         key: typed JAX key.
         x: float32 (B, H, A), normalised chunks in the representation of `config`.
         is_pad: bool (B, H), action steps that carry no loss.
         condition: (B, ...).
         config: the objective.
+        is_prefix: bool (B, H), steps that are given: clean in z_t, and without loss.
 
     Returns:
         The loss and its diagnostics, float32 scalars: `mse` of V, `dudt_rms` (0 if all rows have r = t).
@@ -177,8 +212,13 @@ def imf_loss(
     r, t = sample_times(time_key, x.shape[0], config)
     noise = jax.random.normal(noise_key, x.shape)
     z = interpolate(x, noise, t)
+    target = noise - x
+    if is_prefix is not None:
+        z = jnp.where(is_prefix[..., None], x, z)
+        target = jnp.where(is_prefix[..., None], 0.0, target)
+        is_pad = is_pad | is_prefix
     compound, derivative = batch_compound_velocity(velocity, z, r, t, condition, equal_rows(x.shape[0], config))
-    error = compound - (noise - x)
+    error = compound - target
     info = {
         "mse": jnp.mean(jnp.square(error)),
         "dudt_rms": jnp.sqrt(jnp.sum(jnp.square(derivative)) / max(derivative.size, 1)),
@@ -186,12 +226,12 @@ def imf_loss(
     return regression_loss(error, is_pad, config), info
 
 
-def sample(velocity: Velocity, noise: Array, condition: Array, steps: int) -> Array:
+def sample(velocity: Velocity, noise: Array, condition: Any, steps: int) -> Array:
     """Generate from noise: over the grid linspace(1, 0, steps + 1), z <- z - (t - r) u(z, r, t).
 
     Args:
         velocity: the velocity function.
-        noise: float32 (B, H, A) ~ N(0, I), z at time 1.
+        noise: float32 (B, H, A) ~ N(0, I), z at time 1; where steps are given, they themselves.
         condition: (B, ...).
         steps: function evaluations N; 1 is one-step generation.
 

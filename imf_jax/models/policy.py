@@ -1,7 +1,7 @@
 """The policy: observation -> condition -> IMF-AttnRes head -> action chunk in physical units."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,20 @@ ARM_ACTION_DIM = 8
 SMALLEST_QUATERNION = 1e-6
 """Norm under which a predicted quaternion has no direction and becomes the identity rotation."""
 
-_AUGMENTATION_STREAM = 1 << 20
+_AUGMENTATION_STREAM, _PREFIX_STREAM = 1 << 20, 1 << 21
 """Folded into the key of a loss; far from the small numbers that splitting the key amounts to."""
+
+
+class Prefix(NamedTuple):
+    """Actions of a chunk that are decided already: the rest is generated to follow them.
+
+    Attributes:
+        actions: float32 (B, H, action_dim) in physical units; those that are not given may be anything finite.
+        is_given: bool (B, H).
+    """
+
+    actions: Array
+    is_given: Array
 
 
 def unit_quaternions(action: Array) -> Array:
@@ -81,7 +93,9 @@ class Policy(nnx.Module):
         self.conditioning = build_conditioning(config, env_state_dim, frozen_encoder, rngs=rngs)
         self.reads = self.conditioning.reads
         self.action_normalizer = Normalizer(config.head.action_dim, config.normalization)
-        self.head = AttnResHead(config.head, self.conditioning.dim, rngs=rngs)
+        self.head = AttnResHead(
+            config.head, self.conditioning.dim, rngs=rngs, marks_prefix=config.objective.prefix_training > 0
+        )
 
     @property
     def frozen_encoder(self) -> LewmEncoder | None:
@@ -123,27 +137,53 @@ class Policy(nnx.Module):
         if self.config.objective.action_representation == "dct":
             x = imf.dct(x)
         condition = self.condition(batch["observation"], jax.random.fold_in(key, _AUGMENTATION_STREAM))
-        return imf.imf_loss(self.head, key, x, batch["is_pad"], condition, self.config.objective)
+        is_prefix = self.training_prefix(jax.random.fold_in(key, _PREFIX_STREAM), x.shape[0])
+        velocity, given = self._velocity(condition, is_prefix)
+        return imf.imf_loss(velocity, key, x, batch["is_pad"], given, self.config.objective, is_prefix)
 
-    def plan(self, observation: Observation, noise: Array) -> Array:
+    def training_prefix(self, key: Array, batch_size: int) -> Array | None:
+        """Which steps are given in training: as if the plan came 0 .. prefix_training control steps late.
+
+        A plan that comes d steps late is given the d actions executed meanwhile and those before the newest
+        observation, in all obs_horizon - 1 + d; a plan that is not late is given none, like the first of an episode.
+
+        Args:
+            key: typed JAX key; the delays are uniform.
+            batch_size: B.
+
+        Returns:
+            bool (B, H); None for a policy that is not trained with prefixes.
+        """
+        head, longest = self.config.head, self.config.objective.prefix_training
+        if not longest:
+            return None
+        delay = jax.random.randint(key, (batch_size,), 0, longest + 1)
+        return imf.prefix_mask(jnp.where(delay > 0, head.obs_horizon - 1 + delay, 0), head.pred_horizon)
+
+    def _velocity(self, condition: Array, is_prefix: Array | None) -> tuple[imf.Velocity, Any]:
+        """The head as a velocity function and its condition, with steps that are given or without."""
+        return (self.head, condition) if is_prefix is None else (imf.given_prefix(self.head), (condition, is_prefix))
+
+    def plan(self, observation: Observation, noise: Array, prefix: Prefix | None = None) -> Array:
         """Generate action chunks.
 
         Args:
             observation: see the class.
             noise: float32 (B, H, action_dim) ~ N(0, I).
+            prefix: actions that are given; only for a policy trained with prefixes.
 
         Returns:
             float32 (B, H, action_dim) in physical units, quaternions of unit length; grippers are not clipped.
         """
-        chunk = imf.sample(self.head, noise, self.condition(observation), self.config.sampling_steps)
+        condition = self.condition(observation)
+        if prefix is not None:
+            given = self.action_normalizer.normalize(prefix.actions)
+            noise = jnp.where(prefix.is_given[..., None], given, noise)
+        velocity, condition = self._velocity(condition, None if prefix is None else prefix.is_given)
+        chunk = imf.sample(velocity, noise, condition, self.config.sampling_steps)
         if self.config.objective.action_representation == "dct":
             chunk = imf.inverse_dct(chunk)
         return unit_quaternions(self.action_normalizer.unnormalize(chunk))
-
-    def executed_slice(self, chunk: Array) -> Array:
-        """The actions of a chunk (..., H, action_dim) to execute before planning again: num_action_steps of H."""
-        first = self.config.head.obs_horizon - 1
-        return chunk[..., first : first + self.config.head.num_action_steps, :]
 
 
 def weight_decay_mask(params: nnx.State) -> nnx.State:

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from imf_jax.config import require
 from imf_jax.rollout.capture import QUEUE_BYTES
+from imf_jax.rollout.delay import hold
 from imf_jax.rollout.engine import unplannable, verdict
 from imf_jax.rollout.episode import EpisodeRecord, Status, scene_keys
 from imf_jax.rollout.ledger import Ledger, RolloutProgress, RolloutResult
@@ -27,7 +28,8 @@ from imf_jax.rollout.planner import CompiledPlanner, PlanProgram
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.rollout.timing import NO_CLOCK, StageClock
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
-from imf_jax.sim.backends.device import DeviceBackend, keep_rows
+from imf_jax.sim.backends.device import DeviceBackend
+from imf_jax.sim.blocks import keep_rows
 
 CALL_STEPS = 40
 """Control steps per call of the program, about; the host hears of finished episodes that often."""
@@ -225,12 +227,6 @@ class LoopProgram:
             return jnp.concatenate([past[name], new], axis=1)[:, -horizon:]
 
         return keep_rows(running, {name: join(name) for name in past}, past)
-
-
-def hold(output: StepOutput) -> jax.Array:
-    """The action (B, 16) that leaves the hands where they are, gripper openings included."""
-    opening = output.state.reshape(-1, 2, 8)[..., 7:]
-    return jnp.concatenate([output.end_effector, opening], axis=-1).reshape(-1, 16)
 
 
 class CompiledRollout:

@@ -9,10 +9,12 @@ import numpy as np
 from flax import nnx
 
 from imf_jax.config import HeadConfig
-from imf_jax.models.policy import Policy
+from imf_jax.models.policy import Policy, Prefix
 from imf_jax.rollout.episode import noise_keys
 from imf_jax.rollout.schedule import planning_batches
+from imf_jax.rollout.timing import NO_CLOCK, NoClock, StageClock
 from imf_jax.sim.backends.base import StepOutput
+from imf_jax.sim.blocks import keep_rows
 
 Observations = dict[str, np.ndarray]
 """`state` float32 (A, obs_horizon, 16) and `env_state` float32 (A, obs_horizon, E), oldest first; for a planner with
@@ -133,6 +135,22 @@ class PolicyProgram:
         """A policy sees all that it needs and remembers nothing."""
         return ()
 
+    def chunk(
+        self,
+        weights: nnx.State,
+        observations: dict[str, jax.Array],
+        seed: jax.Array,
+        episodes: jax.Array,
+        replans: jax.Array,
+        prefix: Prefix | None = None,
+    ) -> jax.Array:
+        """The whole chunk, float32 (B, H, 16); index obs_horizon - 1 is the action at the time of the observation."""
+        policy = nnx.merge(self.graph, weights)
+        keys = noise_keys(seed, episodes, replans)
+        shape = self.head.pred_horizon, self.head.action_dim
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        return policy.plan({name: observations[name] for name in policy.reads}, noise, prefix)
+
     def plan(
         self,
         weights: nnx.State,
@@ -144,12 +162,9 @@ class PolicyProgram:
         replans: jax.Array,
     ) -> tuple[jax.Array, tuple[()]]:
         """See `PlanProgram`."""
-        policy = nnx.merge(self.graph, weights)
-        keys = noise_keys(seed, episodes, replans)
-        shape = self.head.pred_horizon, self.head.action_dim
-        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        reads = {name: observations[name] for name in policy.reads}
-        return policy.executed_slice(policy.plan(reads, noise)), memory
+        chunk = self.chunk(weights, observations, seed, episodes, replans)
+        first = self.obs_horizon - 1
+        return chunk[:, first : first + self.num_action_steps], memory
 
     def bytes_per_scene(self) -> int:
         """See `PlanProgram`: the sources of the residual attention, and the widest layer."""
@@ -159,27 +174,98 @@ class PolicyProgram:
 
 @partial(jax.jit, static_argnums=0)
 def plan_rows(
-    program: PolicyProgram,
-    weights: nnx.State,
+    program: PlanProgram,
+    weights: Any,
+    memory: Any,
     observations: dict[str, jax.Array],
+    output: Any,
     seed: jax.Array,
     episodes: jax.Array,
     replans: jax.Array,
-) -> jax.Array:
-    """Executed actions (B, num_action_steps, 16) of a policy; see `PolicyProgram.plan`.
+) -> tuple[jax.Array, Any]:
+    """`PlanProgram.plan`; scenes whose episode has just begun (replan 0) get a new memory first. `output`: may be None
+    for a program that does not read it.
 
-    Compiled once per policy structure and batch size: planners of the same policy at different training steps share
-    the compiled code.
+    Compiled once per program and batch size: planners of the same policy at different training steps share the
+    compiled code.
     """
-    return program.plan(weights, (), observations, None, seed, episodes, replans)[0]
+    memory = keep_rows(replans == 0, program.start(output), memory)
+    return program.plan(weights, memory, observations, output, seed, episodes, replans)
 
 
-class PolicyPlanner:
-    """Plans with an IMF-AttnRes policy in compiled batches of one fixed size.
+class ProgramPlanner:
+    """Plans with a `PlanProgram` in compiled batches of one fixed size; what it remembers is kept by episode.
 
     Rounding of a matrix product depends on its size and on the row, so every scene is always planned in the same
-    row of a batch of the same size; the rest is padding. One batch is one dispatch: noise, normalisation, vision
-    encoder, network and the choice of the executed actions are inside the compiled function.
+    row of a batch of the same size; the rest is padding. One batch is one dispatch.
+
+    Args:
+        program: what plans.
+        weights: its first argument.
+        rows: rows of a planning batch.
+
+    Attributes:
+        program, weights: see `CompiledPlanner`.
+        clock: see `imf_jax.rollout.timing.Clocked`.
+    """
+
+    clock: StageClock | NoClock = NO_CLOCK
+
+    def __init__(self, program: PlanProgram, weights: Any, rows: int) -> None:
+        self.program, self.weights, self.rows = program, weights, rows
+        self.obs_horizon, self.num_action_steps = program.obs_horizon, program.num_action_steps
+        self.cameras = program.cameras
+        self._episodes: list[int] = []
+        self._memory: Any = None
+
+    def plan(
+        self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
+    ) -> np.ndarray:
+        """See `Planner.plan`."""
+        batches = planning_batches(episodes, self.rows)
+        scenes = self._recall(output, episodes), observations, output
+        dispatched = []
+        for batch in batches:
+            with self.clock.stage("preprocess_ms"):
+                # Padding repeats a real scene: its result is dropped, and its values are harmless.
+                source = np.where(batch >= 0, batch, batch.max())
+                memory, seen, read = jax.tree.map(lambda leaf, source=source: np.asarray(leaf)[source], scenes)
+            planned = plan_rows(
+                self.program,
+                self.weights,
+                memory,
+                seen,
+                read,
+                np.uint32(seed),
+                episodes[source].astype(np.uint32),
+                replans[source].astype(np.uint32),
+            )
+            dispatched.append(self.clock.finished(planned))
+        actions, memory = jax.tree.map(lambda *parts: _gather(batches, parts), *dispatched)
+        self._episodes, self._memory = episodes.tolist(), memory
+        return actions
+
+    def _recall(self, output: StepOutput, episodes: np.ndarray) -> Any:
+        """What was remembered of these episodes at the last plan; any values where an episode has just begun."""
+        if self._memory is None:
+            shapes = jax.eval_shape(self.program.start, output)
+            return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        row_of = {episode: row for row, episode in enumerate(self._episodes)}
+        rows = np.array([row_of.get(episode, 0) for episode in episodes.tolist()])
+        return jax.tree.map(lambda leaf: leaf[rows], self._memory)
+
+
+def _gather(batches: list[np.ndarray], parts: tuple[jax.Array, ...]) -> np.ndarray:
+    """Rows of planning batches in the order of the scenes; see `planning_batches`."""
+    values = np.empty((sum(int((batch >= 0).sum()) for batch in batches), *parts[0].shape[1:]), parts[0].dtype)
+    for batch, part in zip(batches, parts, strict=True):
+        used = batch >= 0
+        values[batch[used]] = np.asarray(part)[used]
+    return values
+
+
+class PolicyPlanner(ProgramPlanner):
+    """Plans with an IMF-AttnRes policy: noise, normalisation, vision encoder and network are one compiled function.
 
     Args:
         policy: a trained policy.
@@ -187,45 +273,17 @@ class PolicyPlanner:
 
     Attributes:
         image_size: height and width of the pictures it reads [pixels].
-        program, weights: see `CompiledPlanner`.
     """
 
     def __init__(self, policy: Policy, plan_batch: int) -> None:
-        head = policy.config.head
-        self.obs_horizon = head.obs_horizon
-        self.num_action_steps = head.num_action_steps
-        self.rows = plan_batch
-        self.cameras = policy.config.encoder.cameras
+        super().__init__(*policy_program(policy), plan_batch)
         self.image_size = policy.config.encoder.image_size
-        self._reads = policy.reads
-        graph, self.weights = nnx.split(policy)
-        pixels = len(self.cameras) * self.image_size**2 if self.cameras else 0
-        # A vision transformer holds some ten values per pixel of its picture, a convolutional network some more.
-        self.program = PolicyProgram(graph, head, self.cameras, 20 * head.obs_horizon * pixels)
 
-    def plan(
-        self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
-    ) -> np.ndarray:
-        """See `Planner.plan`."""
-        batches = planning_batches(episodes, self.rows)
-        dispatched = []
-        for batch in batches:
-            # Padding repeats a real scene: its result is dropped, and its values are harmless.
-            source = np.where(batch >= 0, batch, batch.max())
-            rows = {name: observations[name][source] for name in self._reads}
-            dispatched.append(
-                plan_rows(
-                    self.program,
-                    self.weights,
-                    rows,
-                    np.uint32(seed),
-                    episodes[source].astype(np.uint32),
-                    replans[source].astype(np.uint32),
-                )
-            )
-        first = dispatched[0]
-        actions = np.empty((len(episodes), *first.shape[1:]), first.dtype)
-        for batch, planned in zip(batches, dispatched, strict=True):
-            used = batch >= 0
-            actions[batch[used]] = np.asarray(planned)[used]
-        return actions
+
+def policy_program(policy: Policy) -> tuple[PolicyProgram, nnx.State]:
+    """The pure functions of a policy, and its weights."""
+    graph, weights = nnx.split(policy)
+    head, encoder = policy.config.head, policy.config.encoder
+    # A vision transformer holds some ten values per pixel of its picture, a convolutional network some more.
+    image_tokens = 20 * head.obs_horizon * len(encoder.cameras) * encoder.image_size**2
+    return PolicyProgram(graph, head, encoder.cameras, image_tokens), weights

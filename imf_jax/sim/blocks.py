@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 BLOCK_ROWS = 16
@@ -28,3 +29,12 @@ def in_blocks(function: Callable[..., Any], *arguments: Any) -> Any:
     # All blocks are dispatched before the first result is waited for.
     results = [function(*jax.tree.map(lambda leaf, block=block: leaf[block], arguments)) for block in rows]
     return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[:count], *results)
+
+
+def keep_rows(mask: jax.Array, new: Any, old: Any) -> Any:
+    """Rows of the pytree `new` where `mask` (B,), of `old` elsewhere; all leaves (B, ...)."""
+
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(mask.reshape(-1, *([1] * (a.ndim - 1))), a, b)
+
+    return jax.tree.map(choose, new, old)

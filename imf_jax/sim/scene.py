@@ -27,9 +27,6 @@ Visual = Literal["mesh", "primitive"]
 PHYSICS_DT = 0.004
 """Physics step [s]."""
 
-SUBSTEPS = 5
-"""Physics steps per control step: 50 Hz control."""
-
 BASE_Y = {"left": 0.4, "right": -0.4}
 """Position of the arm bases along y [m]; both stand at x = 0 on the table and face +x."""
 

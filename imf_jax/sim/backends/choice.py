@@ -81,7 +81,7 @@ def resolve_devices(backend: str, count: DeviceCount, num_envs: int) -> list[Any
     return there[:wanted]
 
 
-def make_backend(name: str, task: str, *, image_size: int, renderer: RendererName) -> Any:
+def make_backend(name: str, task: str, *, image_size: int, renderer: RendererName, interpolation: int = 1) -> Any:
     """The backend `name` (made by `resolve_backend`) for a task; see the classes.
 
     Raises:
@@ -90,15 +90,15 @@ def make_backend(name: str, task: str, *, image_size: int, renderer: RendererNam
     if name == "native":
         from imf_jax.sim.backends.native import NativeBackend
 
-        return NativeBackend(task, image_size=image_size, renderer=renderer)
+        return NativeBackend(task, image_size=image_size, renderer=renderer, interpolation=interpolation)
     if name == "mjx":
         from imf_jax.sim.backends.mjx import MjxBackend
 
-        return MjxBackend(task, image_size=image_size, renderer=renderer)
+        return MjxBackend(task, image_size=image_size, renderer=renderer, interpolation=interpolation)
     if renderer != "warp":
         raise ArgumentError(
             f"--renderer {renderer} cannot be part of --backend warp; leave it out, or take another backend"
         )
     from imf_jax.sim.backends.warp import WarpBackend
 
-    return WarpBackend(task, image_size=image_size)
+    return WarpBackend(task, image_size=image_size, interpolation=interpolation)

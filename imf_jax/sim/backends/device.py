@@ -9,11 +9,11 @@ import mujoco
 import numpy as np
 from mujoco import mjx
 
-from imf_jax.config import RendererName
+from imf_jax.config import SUBSTEPS, RendererName
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene
-from imf_jax.sim.blocks import in_blocks
-from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, SUBSTEPS, Visual
+from imf_jax.sim.blocks import in_blocks, keep_rows
+from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, Visual
 
 
 class MjxPhysics(NamedTuple):
@@ -47,6 +47,7 @@ class DeviceBackend(ABC):
         visual: look of the arms in pictures.
         image_size: height and width of pictures [pixels].
         renderer: what makes the pictures.
+        interpolation: servo commands per control step, see `TaskScene.commands`.
     """
 
     name: str
@@ -55,16 +56,22 @@ class DeviceBackend(ABC):
     control_dt = PHYSICS_DT * SUBSTEPS
 
     def __init__(
-        self, task: str, *, visual: Visual = "mesh", image_size: int = 256, renderer: RendererName = "warp"
+        self,
+        task: str,
+        *,
+        visual: Visual = "mesh",
+        image_size: int = 256,
+        renderer: RendererName = "warp",
+        interpolation: int = 1,
     ) -> None:
         self._parts = TaskScene(task, visual, image_size, renderer)
         self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
-        self.renderer, self.image_size = renderer, image_size
+        self.renderer, self.image_size, self.interpolation = renderer, image_size, interpolation
         self._mjx_model = self._load()
         # Compiled apart, so that reset, step and run_chunk share the one expensive program.
         self._sample = jax.jit(jax.vmap(self._parts.sample))
         self._targets = jax.jit(self._parts.targets)
-        self._controls = jax.jit(self._parts.controls)
+        self._commands = jax.jit(self._parts.commands, static_argnums=3)
         self._simulate = jax.jit(self._simulate_scenes)
         self._conclude = jax.jit(self._conclude_step)
         self._place = jax.jit(self._place_scenes)
@@ -148,8 +155,12 @@ class DeviceBackend(ABC):
         joints, openings, ik_error = self._targets(jnp.asarray(state.joint_target), actions)
         outputs = []
         for k in range(actions.shape[1]):
-            ctrl = self._controls(joints[:, k], openings[:, k])
-            after = self._simulate(self._mjx_model, state.physics, ctrl, SUBSTEPS)
+            target = jnp.asarray(state.joint_target)
+            after, overflow = state.physics, jnp.zeros(target.shape[0], bool)
+            for ctrl in self._commands(target, joints[:, k], openings[:, k], self.interpolation):
+                after = self._simulate(self._mjx_model, after, ctrl, SUBSTEPS // self.interpolation)
+                overflow |= after.overflow
+            after = after._replace(overflow=overflow)
             state, output = self._conclude(state, after, joints[:, k], ik_error[:, k])
             outputs.append(output)
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *outputs)
@@ -208,15 +219,6 @@ class DeviceBackend(ABC):
             qpos=physics.qpos,
             overflow=after.overflow,
         )
-
-
-def keep_rows(mask: jax.Array, new: Any, old: Any) -> Any:
-    """Rows of the pytree `new` where `mask` (B,), of `old` elsewhere; all leaves (B, ...)."""
-
-    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(mask.reshape(-1, *([1] * (a.ndim - 1))), a, b)
-
-    return jax.tree.map(choose, new, old)
 
 
 def _traced(tree: Any) -> bool:

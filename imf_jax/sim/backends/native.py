@@ -6,11 +6,11 @@ import mujoco
 import mujoco.batch
 import numpy as np
 
-from imf_jax.config import RendererName
+from imf_jax.config import SUBSTEPS, RendererName
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene
 from imf_jax.sim.blocks import in_blocks
-from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, SUBSTEPS, Visual
+from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, Visual
 
 _DIVERGED = [
     int(warning)
@@ -52,6 +52,7 @@ class NativeBackend:
         visual: Visual = "mesh",
         image_size: int = 256,
         renderer: RendererName = "warp",
+        interpolation: int = 1,
     ) -> None:
         """Build the scene of a task.
 
@@ -61,12 +62,13 @@ class NativeBackend:
             visual: look of the arms in pictures.
             image_size: height and width of pictures [pixels].
             renderer: what makes the pictures.
+            interpolation: servo commands per control step, see `TaskScene.commands`.
         """
         # `StepOutput.finite` reports a diverged scene; by default MuJoCo also logs to a file in the working folder.
         mujoco.set_mju_user_warning(lambda message: None)
         self._parts = TaskScene(task, visual, image_size, renderer)
         self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
-        self.renderer, self.image_size = renderer, image_size
+        self.renderer, self.image_size, self.interpolation = renderer, image_size, interpolation
         self._threads = threads
         self._targets = jax.jit(self._parts.targets)
         self._sample = jax.jit(jax.vmap(lambda key: self._parts.sample(jax.random.wrap_key_data(key))))
@@ -113,8 +115,8 @@ class NativeBackend:
         outputs = []
         for k in range(length):
             before = batch.state[:count].copy()
-            batch.ctrl[:count] = self._parts.controls(joints[:, k], openings[:, k])
-            finite, overflow = self._advance(batch, ids, before)
+            commands = self._parts.commands(state.joint_target, joints[:, k], openings[:, k], self.interpolation)
+            finite, overflow = self._advance(batch, ids, before, commands)
             state = SimState(
                 physics=batch.state[:count],
                 joint_target=np.where(finite[:, None], joints[:, k], state.joint_target),
@@ -143,14 +145,18 @@ class NativeBackend:
             self._batch.bind("sensordata")
         return self._batch
 
-    def _advance(self, batch: mujoco.batch.Batch, ids: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _advance(
+        self, batch: mujoco.batch.Batch, ids: np.ndarray, before: np.ndarray, commands: list[Array]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """One control step of physics; scenes that fail or diverge go back to `before`. Returns finite, overflow."""
         diverged, overflown = (_warnings(batch, len(ids), kinds) for kinds in (_DIVERGED, _OVERFLOW))
-        try:
-            batch.step(ids, nstep=SUBSTEPS, stage=mujoco.mjtStage.mjSTAGE_POS)
-            failed = np.zeros(len(ids), bool)
-        except mujoco.batch.SimulationError as error:
-            failed = np.isin(ids, error.ids)
+        failed = np.zeros(len(ids), bool)
+        for ctrl in commands:
+            batch.ctrl[: len(ids)] = ctrl
+            try:
+                batch.step(ids, nstep=SUBSTEPS // len(commands), stage=mujoco.mjtStage.mjSTAGE_POS)
+            except mujoco.batch.SimulationError as error:
+                failed |= np.isin(ids, error.ids)
         rows = batch.state[: len(ids)]
         # MuJoCo restarts a scene that diverges and only a warning counter tells.
         failed |= _warnings(batch, len(ids), _DIVERGED) > diverged

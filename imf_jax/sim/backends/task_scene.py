@@ -76,6 +76,23 @@ class TaskScene:
         fingers = 0.5 * xp.repeat(openings, 2, axis=1)
         return xp.concatenate([joints, fingers], axis=1)[:, self._ctrl_order]
 
+    def commands(self, last: Array, joints: Array, openings: Array, count: int) -> list[Array]:
+        """Servo commands of one control step: `count` of them, evenly from the last joint targets to the new ones.
+
+        The last one is always `controls(joints, openings)`. Joint targets differ by at most `MAX_JOINT_STEP` from one
+        control step to the next, so hands that follow them are within a millimetre of the straight line.
+
+        Args:
+            last, joints: (B, 14) joint targets of the control step before and of this one [rad].
+            openings: (B, 2) gripper openings [m], commanded at once.
+            count: servo commands per control step.
+
+        Returns:
+            `count` arrays (B, nu).
+        """
+        between = [last + (i / count) * (joints - last) for i in range(1, count)]
+        return [self.controls(targets, openings) for targets in [*between, joints]]
+
     def renderer(self, cameras: tuple[str, ...]) -> "WarpRenderer | OpenGLRenderer":
         """The renderer of these cameras, built at first use (importing Warp takes seconds).
 

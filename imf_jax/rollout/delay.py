@@ -1,0 +1,233 @@
+"""Execution with latency: a plan takes time, and meanwhile the robot goes on with the plan before.
+
+Latency is counted in control steps, so it is part of the experiment and not of the machine it runs on. Every k control
+steps (`replan_every`) a chunk is planned from the observation at that time t. It takes over at t + d (`delay_steps`),
+with the action it has for that time, and stays until the next chunk does; what is left of it then is dropped. A delay
+beyond k means that several plans are under way at once, as when they are made elsewhere. Until the first chunk of an
+episode takes over, the hands stay where they are.
+
+A chunk of H actions has H - obs_horizon + 1 for now and later. Where k + d is more, it runs out before the next one
+takes over: then the hands stay at its last action ("hold"), or go on by its last increment ("continue").
+
+With a prefix the plan is told the d actions that are executed meanwhile, and the new chunk continues them, as in
+training-time real-time chunking (Black et al., "Training-Time Action Conditioning for Efficient Real-Time Chunking",
+2025); the policy must be trained for it, see `imf_jax.models.imf.given_prefix`. The first plan of an episode is given
+none.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from imf_jax.config import ExecutionConfig, HeadConfig, require
+from imf_jax.models.imf import prefix_mask
+from imf_jax.models.policy import ARM_ACTION_DIM, Policy, Prefix, unit_quaternions
+from imf_jax.rollout.planner import PolicyProgram, ProgramPlanner, policy_program
+from imf_jax.sim.backends.base import StepOutput
+
+Array = jax.Array
+
+
+class DelayedWeights(NamedTuple):
+    """What differs between runs of one compiled program.
+
+    Attributes:
+        policy: weights of the policy.
+        delay_steps: int32 scalar d; one program serves every delay.
+    """
+
+    policy: nnx.State
+    delay_steps: Array | np.int32
+
+
+@dataclass(frozen=True)
+class DelayedProgram:
+    """A policy whose plans come late, as a `PlanProgram`; see the module.
+
+    Its memory, float32 (B, H, 16), is what is to be executed as far as it is known, aligned with the next chunk: index
+    obs_horizon - 1 is the next control step, those before it are past.
+
+    Attributes:
+        policy: plans the chunks.
+        replan_every: control steps k between two plans.
+        extrapolate: where a chunk runs out, go on by its last increment; else stay at its last action.
+        blend_steps: actions within which an old chunk goes over into a new one.
+        prefix: the policy is told what is executed until its plan takes over.
+    """
+
+    policy: PolicyProgram
+    replan_every: int
+    extrapolate: bool = False
+    blend_steps: int = 0
+    prefix: bool = False
+
+    @property
+    def obs_horizon(self) -> int:
+        """See `PlanProgram`."""
+        return self.policy.obs_horizon
+
+    @property
+    def num_action_steps(self) -> int:
+        """See `PlanProgram`: those until the next plan is made."""
+        return self.replan_every
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """See `PlanProgram`."""
+        return self.policy.cameras
+
+    def start(self, output: StepOutput) -> Array:
+        """See `PlanProgram`: nothing is planned yet, the hands stay where they are."""
+        return jnp.repeat(hold(output)[:, None], self.policy.head.pred_horizon, axis=1)
+
+    def plan(
+        self,
+        weights: DelayedWeights,
+        memory: Array,
+        observations: dict[str, Array],
+        output: StepOutput,
+        seed: Array,
+        episodes: Array,
+        replans: Array,
+    ) -> tuple[Array, Array]:
+        """See `PlanProgram`."""
+        now = self.obs_horizon - 1
+        start = now + weights.delay_steps
+        prefix = None
+        if self.prefix:
+            known = jnp.where(replans > 0, start, 0)
+            prefix = Prefix(memory, prefix_mask(known, self.policy.head.pred_horizon))
+        chunk = self.policy.chunk(weights.policy, observations, seed, episodes, replans, prefix)
+        timeline = join(memory, chunk, start, self.blend_steps)
+        actions = timeline[:, now : now + self.replan_every]
+        # A plan that cannot be used ends its episode now, not when its turn would come.
+        usable = jnp.isfinite(chunk[:, now:]).all(axis=(1, 2), keepdims=True)
+        return jnp.where(usable, actions, jnp.nan), advance(timeline, self.replan_every, self.extrapolate)
+
+    def bytes_per_scene(self) -> int:
+        """See `PlanProgram`."""
+        return self.policy.bytes_per_scene()
+
+
+def hold(output: StepOutput) -> Array:
+    """The action (B, 16) that leaves the hands where they are, gripper openings included; quaternions with w >= 0."""
+    quaternion = output.end_effector[..., 3:]
+    # Both signs are the same orientation; this one is that of the demonstrations.
+    quaternion = jnp.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+    opening = output.state.reshape(-1, 2, ARM_ACTION_DIM)[..., 7:]
+    return jnp.concatenate([output.end_effector[..., :3], quaternion, opening], axis=-1).reshape(-1, 16)
+
+
+def join(old: Array, new: Array, start: Array | np.int32 | int, blend_steps: int = 0) -> Array:
+    """One chunk up to `start` and another one from there on.
+
+    Args:
+        old, new: float32 (B, H, 16) actions of the same control steps.
+        start: index of the first step at which the new chunk counts.
+        blend_steps: from there on, so many steps are mixtures in which the share of the new chunk grows evenly:
+            positions and openings linearly, quaternions linearly and then normalised.
+
+    Returns:
+        float32 (B, H, 16).
+    """
+    step = jnp.arange(old.shape[1])[:, None]
+    joined = jnp.where(step < start, old, new)
+    if blend_steps:
+        share = (step - start + 1) / (blend_steps + 1)
+        mixed = unit_quaternions(new + (1 - share) * (same_hemisphere(old, new) - new))
+        joined = jnp.where((step >= start) & (step < start + blend_steps), mixed, joined)
+    return joined
+
+
+def advance(timeline: Array, steps: int, extrapolate: bool) -> Array:
+    """What is left of a timeline (B, H, 16) after `steps`, and at its end what follows where nothing is planned.
+
+    Args:
+        extrapolate: go on by the last increment; else repeat the last action.
+    """
+    last = timeline[:, -1:]
+    beyond = jnp.repeat(last, steps, axis=1)
+    if extrapolate:
+        increment = last - same_hemisphere(timeline[:, -2:-1], last)
+        beyond = unit_quaternions(beyond + jnp.arange(1, steps + 1)[:, None] * increment)
+    return jnp.concatenate([timeline[:, steps:], beyond], axis=1)
+
+
+def same_hemisphere(actions: Array, reference: Array) -> Array:
+    """Actions (..., 16) with each quaternion in the sign that is nearer to that of `reference`, the same rotation."""
+
+    def quaternions(values: Array) -> Array:
+        return values.reshape(*values.shape[:-1], -1, ARM_ACTION_DIM)[..., 3:7]
+
+    towards = jnp.sum(quaternions(actions) * quaternions(reference), axis=-1, keepdims=True)
+    arms = actions.reshape(*actions.shape[:-1], -1, ARM_ACTION_DIM)
+    turned = jnp.where(towards < 0, -arms[..., 3:7], arms[..., 3:7])
+    return jnp.concatenate([arms[..., :3], turned, arms[..., 7:]], axis=-1).reshape(actions.shape)
+
+
+def require_execution(execution: ExecutionConfig, head: HeadConfig, prefix_training: int) -> None:
+    """Refuse what a policy cannot execute.
+
+    Args:
+        execution: what is asked for.
+        head: sizes of the policy.
+        prefix_training: the longest delay that it was trained to be given a prefix for.
+
+    Raises:
+        ArgumentError: names the flag.
+    """
+    usable = head.pred_horizon - head.obs_horizon + 1
+    horizons = f"pred_horizon {head.pred_horizon} - obs_horizon {head.obs_horizon}"
+    every, delay = execution.replan_every or head.num_action_steps, execution.delay_steps
+    require(
+        every <= usable,
+        f"--replan-every {every} is more actions than a chunk has; choose 1..{usable} ({horizons} + 1)",
+    )
+    require(
+        delay < usable, f"--delay-steps {delay} is beyond the chunk; this policy allows 0..{usable - 1} ({horizons})"
+    )
+    overlap = max(0, usable - every - delay)
+    require(
+        execution.blend_steps <= overlap,
+        f"--blend-steps {execution.blend_steps} is longer than two chunks overlap: {overlap} actions ({horizons} + 1 - "
+        f"replan-every {every} - delay-steps {delay})",
+    )
+    if not execution.prefix:
+        return
+    require(prefix_training > 0, "--prefix needs a policy trained for it; train one with --prefix-training")
+    require(
+        delay <= prefix_training,
+        f"--prefix: the policy was trained for delays up to --prefix-training {prefix_training}, not for "
+        f"--delay-steps {delay}",
+    )
+    require(
+        delay <= every,
+        f"--prefix: with --delay-steps {delay} and --replan-every {every} a plan would begin before the actions it is "
+        "given are known; the delay must not be longer",
+    )
+
+
+def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) -> ProgramPlanner:
+    """A planner whose plans reach the robot as `execution` says; for both loops and every backend.
+
+    Args:
+        policy: a trained policy.
+        plan_batch: rows of a planning batch on the host.
+        execution: latency and its remedies. `action_interpolation` is up to the backend.
+
+    Raises:
+        ArgumentError: the policy cannot be executed so; names the flag.
+    """
+    head = policy.config.head
+    require_execution(execution, head, policy.config.objective.prefix_training)
+    every = execution.replan_every or head.num_action_steps
+    program, weights = policy_program(policy)
+    program = replace(program, head=replace(head, num_action_steps=every))
+    if execution.inference == "sync":
+        return ProgramPlanner(program, weights, plan_batch)
+    delayed = DelayedProgram(program, every, execution.on_empty == "continue", execution.blend_steps, execution.prefix)
+    return ProgramPlanner(delayed, DelayedWeights(weights, np.int32(execution.delay_steps)), plan_batch)
