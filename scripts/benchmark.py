@@ -15,6 +15,9 @@ from imf_jax.files import write_json
 if TYPE_CHECKING:
     from imf_jax.benchmark.tables import Table
 
+SIZES = ("128/4",)
+"""The policy of `make demo`."""
+
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -132,7 +135,7 @@ class RolloutsBenchmark:
     # What simulates, see scripts/eval.py.
     backend: BackendName = "auto"
     # Sizes of the heads of policies without cameras, each "width/layers".
-    sizes: tuple[str, ...] = ("128/4",)
+    sizes: tuple[str, ...] = SIZES
     # Also measure a policy that sees three cameras through the LEWM encoder (layout grid).
     cameras: bool = True
     # Size of its head; by default 384/12 on a GPU and 128/4 on a CPU.
@@ -166,8 +169,12 @@ class RolloutsBenchmark:
             "nothing is left to measure: name --sizes, or leave out --no-cameras",
         )
         require(
-            self.checkpoint is None or not self.camera_size,
-            "--camera-size would do nothing beside --checkpoint; leave out one of them",
+            self.checkpoint is None or (self.sizes == SIZES and self.cameras and not self.camera_size),
+            "--sizes, --camera-size and --no-cameras are about untrained policies; leave them out beside --checkpoint",
+        )
+        require(
+            self.cameras or not self.camera_size,
+            "--camera-size would do nothing beside --no-cameras; leave out one of them",
         )
         sizes = [parse_size(size) for size in self.sizes]
         camera_size = parse_size(self.camera_size) if self.camera_size else None

@@ -9,7 +9,7 @@ from imf_jax.benchmark.device_figures import DeviceFigure, measure_device, on_cu
 from imf_jax.benchmark.rollouts import Candidate, LoopFigures, ScalingFigures, measure_loop, measure_scaling
 from imf_jax.benchmark.tables import Table
 from imf_jax.benchmark.wandering import Wanderer, untrained_policy
-from imf_jax.config import IMAGE_SIZE, RendererName
+from imf_jax.config import IMAGE_SIZE, RendererName, require
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.tasks import get_task
 from imf_jax.training.checkpoints import load_policy
@@ -119,7 +119,14 @@ def measure_rollouts(
         renderer: what makes the pictures.
         say: receives a line when something begins.
         on_figures: receives what is known so far whenever something ends.
+
+    Raises:
+        ArgumentError: see `measure_loop`; or a renderer that would render nothing.
     """
+    require(
+        renderer == "warp" or any(candidate.cameras for candidate in candidates),
+        f"--renderer {renderer} would render nothing: no policy that is measured sees pictures",
+    )
     figures = RolloutFigures([], [], [])
     for candidate in candidates:
         usual = USUAL[on_cuda(), bool(candidate.cameras)]

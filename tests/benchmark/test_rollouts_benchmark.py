@@ -101,6 +101,12 @@ def test_episodes_must_be_whole_plans(state: Candidate, steps: int) -> None:
         measure_loop(state, "native", batch=1, steps=steps, repeats=1)
 
 
+def test_a_renderer_without_pictures_is_refused(state: Candidate) -> None:
+    options: dict[str, Any] = {"batch": 1, "steps": 8, "repeats": 1, "max_batch": 1, "max_seconds": 1.0}
+    with pytest.raises(ArgumentError, match="--renderer opengl would render nothing"):
+        measure_rollouts([state], "native", renderer="opengl", **options)
+
+
 def test_early_ends_are_refused() -> None:
     record = EpisodeRecord(3, 0, 0, "success", 7, 0, 6, 4.0, 4.0, 6, 1)
     require_full_length([record], 7)
