@@ -43,6 +43,21 @@ DAMAGE = (av.FFmpegError, OSError, ValueError, AttributeError, ArithmeticError, 
 """What PyAV raises over a damaged file: a stream of an unknown kind lacks attributes, a bad header claims any size."""
 
 
+def require_codec() -> None:
+    """Refuse a library of videos that cannot encode them.
+
+    Raises:
+        UserError: it was built without H.264.
+    """
+    try:
+        av.codec.Codec(CODEC, "w")
+    except (av.FFmpegError, ValueError):
+        raise UserError(
+            f"this build of the package 'av' cannot encode H.264 ({CODEC}); install one that can: "
+            "pip install --force-reinstall --only-binary av av"
+        ) from None
+
+
 class VideoEncoder:
     """Writes pictures to an MP4 file, one after the other.
 

@@ -5,7 +5,6 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import mujoco
 import numpy as np
 
@@ -15,7 +14,7 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch, episode_folder
 from imf_jax.sim.rendering.camera import camera_ids
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
-from imf_jax.video import CODEC, VIEWING, VideoEncoder
+from imf_jax.video import VIEWING, VideoEncoder, require_codec
 
 MOMENTS_PER_EPISODE = 4
 """Moments that are rendered in one call for each running episode, at most; enough to keep all threads busy."""
@@ -171,7 +170,7 @@ class VideoRecorder:
                 self._begin(episode)
             for video, view in zip(self._open[episode], views, strict=True):
                 video.add(view)
-        except (UserError, OSError, av.FFmpegError, ValueError) as error:
+        except (UserError, OSError, ValueError) as error:
             self.discard(episode)
             self._failed[episode] = str(error)
 
@@ -197,13 +196,7 @@ def require_encoder(num_videos: int) -> None:
         UserError: the library of videos has no H.264.
         ArgumentError: so many files must not be open.
     """
-    try:
-        av.codec.Codec(CODEC, "w")
-    except (av.FFmpegError, ValueError):
-        raise UserError(
-            f"this build of the package 'av' cannot encode H.264 ({CODEC}); install one that can: "
-            "pip install --force-reinstall --only-binary :all: 'imf_jax[video]'"
-        ) from None
+    require_codec()
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     require(
         allowed == resource.RLIM_INFINITY or num_videos + SPARE_FILES <= allowed,
