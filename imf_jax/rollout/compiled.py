@@ -11,7 +11,7 @@ scenes per device; the same number gives the same records every time, however ma
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,15 @@ CALL_STEPS = 40
 """Control steps per call of the program, about; the host hears of finished episodes that often."""
 
 AXIS = "scenes"
+
+
+@runtime_checkable
+class AnnotatingProgram(Protocol):
+    """A `PlanProgram` that says more about its plans than their actions."""
+
+    def notes(self, memory: Any) -> dict[str, jax.Array]:
+        """Name -> values (B, K, ...) about the actions of the last plan, of its memory after it."""
+        ...
 
 
 class Tally(NamedTuple):
@@ -85,12 +94,14 @@ class Trace(NamedTuple):
         output: leaves (B, R, K, ...).
         counted: int32 (B, R) how many of the K steps belong to the episode.
         live: bool (B, R) the episode was running and had a plan.
+        notes: what the program says about the actions besides, name -> (B, R, K, ...).
     """
 
     actions: jax.Array
     output: StepOutput
     counted: jax.Array
     live: jax.Array
+    notes: dict[str, jax.Array]
 
 
 class LoopProgram:
@@ -182,7 +193,8 @@ class LoopProgram:
         if not self._traced:
             return end, ()
         by_scene = partial(jax.tree.map, lambda leaf: jnp.swapaxes(leaf, 0, 1))
-        return end, Trace(actions, by_scene(output), counted.sum(axis=0, dtype=jnp.int32), live)
+        notes = program.notes(memory) if isinstance(program, AnnotatingProgram) else {}
+        return end, Trace(actions, by_scene(output), counted.sum(axis=0, dtype=jnp.int32), live, notes)
 
     def _control_step(self, wave: Wave, action: jax.Array) -> tuple[Wave, tuple[StepOutput, jax.Array]]:
         """One control step of the running scenes; the others stay as they are."""
@@ -364,7 +376,7 @@ class CompiledRollout:
                 count = chunk.counted.astype(np.int64)
                 timing = {name: np.full(len(count), value) for name, value in told.items()}
                 self._ledger.captures.steps(
-                    StepBatch(episodes[live].astype(np.int64), chunk.actions, chunk.output, count, timing)
+                    StepBatch(episodes[live].astype(np.int64), chunk.actions, chunk.output, count, timing, chunk.notes)
                 )
 
     def _end(self, row: int, episode: int, tally: Tally, *, finite: bool) -> None:

@@ -8,6 +8,7 @@ Backends that live on an accelerator have a loop of their own: `imf_jax.rollout.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,6 +32,15 @@ from imf_jax.rollout.scenes import (
 from imf_jax.rollout.schedule import EpisodeQueue
 from imf_jax.rollout.timing import NO_CLOCK, Clocked, StageClock
 from imf_jax.sim.backends.base import Backend, SimState, StepOutput
+
+
+@runtime_checkable
+class Annotating(Protocol):
+    """A planner that says more about its plans than their actions."""
+
+    def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
+        """Name -> values (A, K, ...) about the actions of the last plan of these episodes (A,)."""
+        ...
 
 
 class Rollout:
@@ -128,6 +138,10 @@ class Rollout:
         with self._stages.stage("inference_ms"):
             return self._planner.plan(scenes.observations, scenes.output, self._seed, scenes.episode, scenes.replans)
 
+    def _notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
+        """What the planner has to say about its last plan."""
+        return self._planner.notes(episodes) if isinstance(self._planner, Annotating) else {}
+
     def _warm_up(self) -> None:
         """Compile: plan and execute one chunk of the first scenes, for nothing. All of it is free of side effects."""
         episodes = list(self._keys)[: len(self._slots)]
@@ -182,7 +196,9 @@ class Rollout:
             told = self._clock.end_call(int(outcome.steps.sum()), self._ledger.captures.waited_s)
             timing = {name: np.full(len(scenes.episode), value) for name, value in told.items()}
         if self._recorded:
-            self._ledger.captures.steps(StepBatch(scenes.episode, actions, output, outcome.steps, timing))
+            self._ledger.captures.steps(
+                StepBatch(scenes.episode, actions, output, outcome.steps, timing, self._notes(scenes.episode))
+            )
         for row in np.flatnonzero(outcome.ended).tolist():
             status, error = verdict(
                 diverged=bool(outcome.diverged[row]),

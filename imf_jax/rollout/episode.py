@@ -28,8 +28,8 @@ _DISTURBANCE_STREAM = 2
 Status = Literal["success", "failure", "timeout", "error"]
 STATUSES: tuple[Status, ...] = ("success", "failure", "timeout", "error")
 
-Split = Literal["test", "validation", "demonstration"]
-SPLITS: tuple[Split, ...] = ("test", "validation", "demonstration")
+Split = Literal["test", "validation", "demonstration", "recording"]
+SPLITS: tuple[Split, ...] = ("test", "validation", "demonstration", "recording")
 
 
 def split_seed(split: Split, seed: int) -> int:

@@ -37,6 +37,7 @@ class StepBatch:
         output: what was read after each step, numpy leaves (A, K, ...).
         count: int64 (A,) how many of the K steps belong to the episode; rows past it must be ignored.
         timing: what `imf_jax.rollout.timing.StageClock.end_call` told of these steps, (A,) each; empty without a clock.
+        notes: what the planner says about the actions besides, name -> (A, K, ...); most planners say nothing.
     """
 
     episodes: np.ndarray
@@ -44,6 +45,7 @@ class StepBatch:
     output: StepOutput
     count: np.ndarray
     timing: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Recorder(Protocol):
