@@ -433,6 +433,13 @@ class ExecutionConfig:
     action_interpolation: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("inference", "on_empty"):
+            known = typing.get_args(typing.get_type_hints(ExecutionConfig)[name])
+            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            require(value in known, f"{flag} {value} is not known; choose from: {', '.join(known)}")
+        for name in ("delay_steps", "blend_steps", "action_interpolation", "replan_every"):
+            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            require(type(value) is int or value is None, f"{flag} {value} must be a whole number")
         for name in ("delay_steps", "blend_steps"):
             value = getattr(self, name)
             require(value >= 0, f"--{name.replace('_', '-')} {value} must not be negative")

@@ -59,7 +59,13 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
         video_cameras=config.video_cameras,
         video_size=config.video_size,
     )
-    backend = make_backend(backend_name, candidate.task, image_size=candidate.image_size, renderer=config.renderer)
+    backend = make_backend(
+        backend_name,
+        candidate.task,
+        image_size=candidate.image_size,
+        renderer=config.renderer,
+        interpolation=config.execution.action_interpolation,
+    )
     say_setup(backend_name, devices, cluster)
     summary = evaluate(
         candidate.planner,
@@ -125,10 +131,14 @@ def say_setup(backend: str, devices: Sequence[Any], cluster: Any) -> None:
 def load_candidate(config: EvalConfig) -> Candidate:
     """What the flags ask to evaluate."""
     if config.expert:
-        return load_expert(config.task)
+        return load_expert(config.task, config.execution)
     assert config.checkpoint is not None
     candidate, path = load_checkpoint(
-        config.checkpoint, task=config.task, sampling_steps=config.sampling_steps, plan_batch=config.plan_batch
+        config.checkpoint,
+        task=config.task,
+        sampling_steps=config.sampling_steps,
+        plan_batch=config.plan_batch,
+        execution=config.execution,
     )
     newest = "" if path.resolve() == config.checkpoint.resolve() else " (newest complete one)"
     console.print(f"checkpoint {path}{newest}", markup=False)

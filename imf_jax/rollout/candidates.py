@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imf_jax.config import IMAGE_SIZE, to_dict
+from imf_jax.config import IMAGE_SIZE, ExecutionConfig, require, to_dict
 
 
 class Candidate(NamedTuple):
@@ -28,7 +28,12 @@ class Candidate(NamedTuple):
 
 
 def load_checkpoint(
-    checkpoint: Path, *, task: str | None, sampling_steps: int | None, plan_batch: int
+    checkpoint: Path,
+    *,
+    task: str | None,
+    sampling_steps: int | None,
+    plan_batch: int,
+    execution: ExecutionConfig | None = None,
 ) -> tuple[Candidate, Path]:
     """The policy of a checkpoint folder, or of the newest complete checkpoint of a run folder.
 
@@ -37,15 +42,17 @@ def load_checkpoint(
         task: the task to roll out on; None for the one that the policy was trained for.
         sampling_steps: function evaluations per plan; None for as many as in training.
         plan_batch: rows of a planning batch on the host.
+        execution: how its plans reach the robot; at once by default.
 
     Returns:
         the candidate, and the checkpoint folder that was taken.
 
     Raises:
         UserError: there is no complete checkpoint, or it cannot be read.
+        ArgumentError: the policy cannot be executed so.
     """
+    from imf_jax.rollout.delay import policy_planner
     from imf_jax.rollout.manifest import folder_hash
-    from imf_jax.rollout.planner import PolicyPlanner
     from imf_jax.training.checkpoints import load_policy
 
     loaded = load_policy(checkpoint)
@@ -57,18 +64,28 @@ def load_checkpoint(
         "sampling_steps": policy.config.sampling_steps,
         "training": to_dict(loaded.config),
     }
-    planner = PolicyPlanner(policy, plan_batch)
+    planner = policy_planner(policy, plan_batch, execution or ExecutionConfig())
     label, folder = f"{run}, step {loaded.step}", f"{run}_step{loaded.step}"
     candidate = Candidate(planner, task or loaded.meta.task, label, folder, provenance, planner.image_size)
     return candidate, loaded.path
 
 
-def load_expert(task: str | None) -> Candidate:
+def load_expert(task: str | None, execution: ExecutionConfig | None = None) -> Candidate:
     """The scripted expert of a task, "transfer" by default.
 
+    Args:
+        task: the task.
+        execution: how its actions reach the robot.
+
     Raises:
-        ArgumentError: the task has no expert.
+        ArgumentError: the task has no expert, or is to come late.
     """
+    if execution is not None:
+        require(execution.inference == "sync", "--inference async needs a --checkpoint: an expert plans no step ahead")
+        require(
+            execution.replan_every in (None, 1),
+            f"--replan-every {execution.replan_every} needs a --checkpoint: an expert plans no step ahead",
+        )
     from imf_jax.rollout.expert_planner import ExpertPlanner
 
     name = task or "transfer"

@@ -16,7 +16,7 @@ none.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from flax import nnx
 from imf_jax.config import ExecutionConfig, HeadConfig, require
 from imf_jax.models.imf import prefix_mask
 from imf_jax.models.policy import ARM_ACTION_DIM, Policy, Prefix, unit_quaternions
-from imf_jax.rollout.planner import PolicyProgram, ProgramPlanner, policy_program
+from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput
 
 Array = jax.Array
@@ -211,7 +211,7 @@ def require_execution(execution: ExecutionConfig, head: HeadConfig, prefix_train
     )
 
 
-def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) -> ProgramPlanner:
+def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) -> PolicyPlanner:
     """A planner whose plans reach the robot as `execution` says; for both loops and every backend.
 
     Args:
@@ -222,12 +222,15 @@ def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) 
     Raises:
         ArgumentError: the policy cannot be executed so; names the flag.
     """
-    head = policy.config.head
-    require_execution(execution, head, policy.config.objective.prefix_training)
-    every = execution.replan_every or head.num_action_steps
-    program, weights = policy_program(policy)
-    program = replace(program, head=replace(head, num_action_steps=every))
-    if execution.inference == "sync":
-        return ProgramPlanner(program, weights, plan_batch)
-    delayed = DelayedProgram(program, every, execution.on_empty == "continue", execution.blend_steps, execution.prefix)
-    return ProgramPlanner(delayed, DelayedWeights(weights, np.int32(execution.delay_steps)), plan_batch)
+    require_execution(execution, policy.config.head, policy.config.objective.prefix_training)
+
+    def execute(program: PolicyProgram, weights: nnx.State) -> tuple[PlanProgram, Any]:
+        every = execution.replan_every or program.num_action_steps
+        program = replace(program, head=replace(program.head, num_action_steps=every))
+        if execution.inference == "sync":
+            return program, weights
+        extrapolate = execution.on_empty == "continue"
+        delayed = DelayedProgram(program, every, extrapolate, execution.blend_steps, execution.prefix)
+        return delayed, DelayedWeights(weights, np.int32(execution.delay_steps))
+
+    return PolicyPlanner(policy, plan_batch, execute)

@@ -1,5 +1,6 @@
 """What the closed loop asks for actions: a policy, or any other function of the observations."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -264,19 +265,24 @@ def _gather(batches: list[np.ndarray], parts: tuple[jax.Array, ...]) -> np.ndarr
     return values
 
 
+Execute = Callable[[PolicyProgram, nnx.State], tuple[PlanProgram, Any]]
+
+
 class PolicyPlanner(ProgramPlanner):
     """Plans with an IMF-AttnRes policy: noise, normalisation, vision encoder and network are one compiled function.
 
     Args:
         policy: a trained policy.
         plan_batch: rows of a planning batch.
+        execute: makes what is run of the policy's program and weights; they themselves by default.
 
     Attributes:
         image_size: height and width of the pictures it reads [pixels].
     """
 
-    def __init__(self, policy: Policy, plan_batch: int) -> None:
-        super().__init__(*policy_program(policy), plan_batch)
+    def __init__(self, policy: Policy, plan_batch: int, execute: Execute | None = None) -> None:
+        parts = policy_program(policy)
+        super().__init__(*(execute(*parts) if execute else parts), plan_batch)
         self.image_size = policy.config.encoder.image_size
 
 
