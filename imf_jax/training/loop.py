@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from imf_jax.cli import stop_on_interrupt
-from imf_jax.config import TrainConfig, require, to_dict
+from imf_jax.config import StateEncoderConfig, TrainConfig, require, to_dict
 from imf_jax.data.pictures import PictureFolder, find_pictures
 from imf_jax.data.windows import Demonstrations, load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
@@ -142,8 +142,9 @@ def check_demonstrations(config: TrainConfig, task: str, data: Demonstrations, e
         f"policy.head.action_dim is {config.policy.head.action_dim}, but the actions in {config.data} have "
         f"{action_dim} entries",
     )
+    # A policy that sees never reads the scene state, and demonstrations made by others have none.
     require(
-        env_state_dim == found,
+        env_state_dim == found or not isinstance(config.policy.encoder, StateEncoderConfig),
         f"task {config.task} has a scene state of {env_state_dim} entries, but {config.data} has {found}; "
         "collect the demonstrations again",
     )

@@ -265,3 +265,17 @@ def test_rollouts_show_what_demonstrations_show(
     np.testing.assert_array_equal(output.state[0, -1], episode.qpos[8])
     np.testing.assert_array_equal(frames.next(first, output.qpos)[0], recorded[[7, 8]])
     assert (recorded[7] != recorded[8]).any()
+
+
+def test_demonstrations_without_a_scene_state_teach_a_policy_that_sees(
+    lewm_config: TrainConfig, config: TrainConfig, make_demonstration: Callable[..., Any]
+) -> None:
+    """As imported from others: there are pictures, but nobody knows where the objects were."""
+    for path in lewm_config.data.glob("episode_*.hdf5"):
+        path.unlink()
+    blind = [replace(make_demonstration(index, STEPS), images=pictures(index)) for index in range(2)]
+    write_episodes(lewm_config.data, [replace(one, env_state=one.env_state[:, :0]) for one in blind])
+    write_statistics(lewm_config.data)
+    assert loop.train(replace(lewm_config, max_steps=1)) is not None
+    with pytest.raises(ArgumentError, match=r"has a scene state of 7 entries, but .* has 0"):
+        loop.train(replace(config, data=lewm_config.data, out=config.out.with_name("state")))
