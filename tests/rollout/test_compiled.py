@@ -25,9 +25,12 @@ from imf_jax.rollout.episode import EpisodeRecord, noise_keys, scene_keys
 from imf_jax.rollout.expert_planner import ExpertPlanner
 from imf_jax.rollout.planner import PolicyPlanner, PolicyProgram
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
+from imf_jax.rollout.recorders.video import VideoRecorder
 from imf_jax.rollout.statistics import wilson_interval
+from imf_jax.rollout.timing import StageClock
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.choice import make_backend
+from imf_jax.video import probe_video
 
 MAX_STEPS = 38
 SIZE = 4
@@ -223,6 +226,24 @@ def test_captures_see_exactly_the_episode_and_change_nothing(
             assert len(file["reward"]) == record.steps
             np.testing.assert_array_equal(file["executed_left_link7_pos"], file["raw_action"][:, :3])
             assert file["reward"].sum() == pytest.approx(record.return_, rel=1e-5)
+
+
+def test_videos_and_times_come_from_the_same_trace(reference: dict[int, EpisodeRecord], tmp_path: Path) -> None:
+    def render(qpos: np.ndarray) -> np.ndarray:
+        return ProgramBackend().render(qpos, ("front",)).repeat(4, axis=2).repeat(4, axis=3)
+
+    clock = StageClock(staged=False)
+    film = VideoRecorder(tmp_path, render, ("front",), 4 * SIZE, 50)
+    found = run(recorders=[film, TrajectoryRecorder(tmp_path)], clock=clock)
+    assert what_happened(found) == what_happened(reference)
+    times = clock.raw(0.0)
+    assert sum(times["steps"]) == sum(record.steps for record in found.values())
+    for record in found.values():
+        assert probe_video(tmp_path / record.artifacts["video_front"]).num_frames == record.steps
+        with np.load(tmp_path / record.artifacts["trajectory"]) as file:
+            assert set(file["call"]) <= set(range(len(times["calls"])))
+            assert "inference_ms" not in file.files
+            np.testing.assert_array_equal(file["loop_total_ms"], np.array(times["calls"])[file["call"], -1])
 
 
 def test_one_compilation_serves_all_waves_and_weights() -> None:
