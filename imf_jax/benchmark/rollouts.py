@@ -17,6 +17,7 @@ from imf_jax.benchmark.bare import (
     bare_physics,
     bare_planning,
     bare_rendering,
+    call_options,
     record_work,
     require_full_length,
 )
@@ -29,7 +30,7 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.evaluate import make_rollout
 from imf_jax.rollout.ledger import RolloutProgress, RolloutResult
 from imf_jax.rollout.planner import PolicyPlanner
-from imf_jax.sim.backends.choice import make_backend
+from imf_jax.sim.backends.choice import COMPILED, make_backend
 
 PLAN_ROWS = 64
 """Scenes planned in one call on the native backend, or fewer if there are fewer; compiled loops plan all at once."""
@@ -175,6 +176,7 @@ def run_waves(
         num_envs=batch,
         on_record=keep,
         on_progress=clock,
+        **call_options(backend, steps),
     ).run()
     return clock.seconds, result
 
@@ -202,7 +204,7 @@ def measure_loop(
         ArgumentError: `steps` does not suit, an episode ended early, or the batch does not fit in memory.
     """
     planner = candidate.plan_with(min(batch, PLAN_ROWS))
-    require_whole_plans(steps, planner)
+    require_whole_plans(steps, planner, backend_name)
     backend = make_backend(backend_name, candidate.task, image_size=planner.image_size, renderer=renderer)
     require_fit(backend, planner, batch, jax.local_devices()[:1] if backend.compiled else ())
     work = record_work(backend, planner, batch=batch, steps=steps)
@@ -247,16 +249,22 @@ def measure_loop(
     )
 
 
-def require_whole_plans(steps: int, planner: PolicyPlanner) -> None:
-    """Refuse episodes that end within a plan: all sides must do the same.
+def require_whole_plans(steps: int, planner: PolicyPlanner, backend_name: str) -> None:
+    """Refuse episodes that end within a plan, or within a call of a compiled loop: all sides must do the same.
 
     Raises:
         ArgumentError: names a length that works.
     """
-    length = planner.num_action_steps
+    length, unit = planner.num_action_steps, "actions of a plan"
+    if backend_name in COMPILED:
+        from imf_jax.rollout.compiled import CALL_STEPS
+
+        call = max(1, round(CALL_STEPS / length)) * length
+        if steps > call:
+            length, unit = call, f"control steps that --backend {backend_name} makes per call"
     require(
         steps >= 1 and steps % length == 0,
-        f"--steps {steps} must be a multiple of the {length} actions of a plan, "
+        f"--steps {steps} must be a multiple of the {length} {unit}, "
         f"for example {max(1, round(steps / length)) * length}",
     )
 
@@ -290,7 +298,7 @@ def measure_scaling(
         repeats: waves of each size, fewer where the time is short.
         max_seconds: budget for all sizes [s].
     """
-    require_whole_plans(steps, candidate.plan_with(1))
+    require_whole_plans(steps, candidate.plan_with(1), backend_name)
     start = time.perf_counter()
     rows: list[ScalingFigures] = []
     note, last = "", 0.0

@@ -12,7 +12,15 @@ import pytest
 from imf_jax.benchmark import device_figures, lewm
 from imf_jax.benchmark.bare import SEED, bare_physics, bare_planning, bare_rendering, record_work, require_full_length
 from imf_jax.benchmark.device_figures import NOT_MEASURED, measure_device
-from imf_jax.benchmark.rollouts import Candidate, WaveClock, batch_sizes, measure_loop, measure_scaling, run_waves
+from imf_jax.benchmark.rollouts import (
+    Candidate,
+    WaveClock,
+    batch_sizes,
+    measure_loop,
+    measure_scaling,
+    require_whole_plans,
+    run_waves,
+)
 from imf_jax.benchmark.sequential import SequentialSystem
 from imf_jax.benchmark.suite import RolloutFigures, measure_rollouts, untrained_candidates
 from imf_jax.benchmark.tables import markdown, require_matplotlib, scaling_plot
@@ -99,6 +107,15 @@ def test_loop_figures_belong_together(state: Candidate, here: NativeBackend) -> 
 def test_episodes_must_be_whole_plans(state: Candidate, steps: int) -> None:
     with pytest.raises(ArgumentError, match=rf"--steps {steps} must be a multiple of the 8 actions"):
         measure_loop(state, "native", batch=1, steps=steps, repeats=1)
+
+
+def test_episodes_must_be_whole_calls_of_a_compiled_loop(state: Candidate) -> None:
+    planner = state.plan_with(1)
+    for steps in (8, 24, 40, 200):
+        require_whole_plans(steps, planner, "warp")
+    require_whole_plans(48, planner, "native")
+    with pytest.raises(ArgumentError, match="--steps 48 must be a multiple of the 40 control steps that --backend mjx"):
+        require_whole_plans(48, planner, "mjx")
 
 
 def test_a_renderer_without_pictures_is_refused(state: Candidate) -> None:
