@@ -12,7 +12,7 @@ from imf_jax.rollout.ledger import RolloutProgress
 class ProgressBar:
     """Shows `RolloutProgress`; made by `progress_bar`."""
 
-    def __init__(self, bar: Progress, task: TaskID, total: int) -> None:
+    def __init__(self, bar: Progress, task: TaskID, total: int | None) -> None:
         self._bar = bar
         self._task = task
         self._total = total
@@ -28,19 +28,21 @@ class ProgressBar:
 
     def _text(self, progress: RolloutProgress, speed: float) -> str:
         rate = f"{100 * progress.successes / progress.episodes:.0f} %" if progress.episodes else "-"
-        return f"{progress.episodes}/{self._total} episodes, success {rate}, {speed:,.0f} control steps/s"
+        counted = progress.episodes if self._total is None else f"{progress.episodes}/{self._total}"
+        return f"{counted} episodes, success {rate}, {speed:,.0f} control steps/s"
 
 
 @contextmanager
-def progress_bar(total: int, *, shown: bool, **options: Any) -> Iterator[ProgressBar]:
+def progress_bar(total: int | None, *, shown: bool, label: str = "evaluate", **options: Any) -> Iterator[ProgressBar]:
     """A progress bar for `total` episodes that goes away from the terminal's last line when the context ends.
 
     Args:
-        total: episodes of the rollout.
+        total: episodes of the rollout; None if there is no end to them.
         shown: False keeps the terminal silent.
+        label: what is going on.
         options: passed on to `rich.progress.Progress`.
     """
-    columns = (TextColumn("evaluate"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
+    columns = (TextColumn(label), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
     with Progress(*columns, disable=not shown, **options) as bar:
-        task = bar.add_task("evaluate", total=1.0, text="compiling")
+        task = bar.add_task(label, total=1.0, text="compiling")
         yield ProgressBar(bar, task, total)

@@ -1,0 +1,129 @@
+"""Builds what records: the dataset, and the strategy that the flags name. Needs the packages of datasets."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from imf_jax.data.lerobot.features import robot_features
+from imf_jax.data.lerobot.writer import LeRobotWriter
+from imf_jax.errors import ArgumentError
+from imf_jax.rollout.evaluate import PicturedBackend
+from imf_jax.rollout.planner import Planner, ProgramPlanner
+from imf_jax.sim.rendering.camera import camera_view
+from imf_jax.sim.rendering.warp_renderer import WarpRenderer
+from imf_jax.sim.tasks import get_task
+from imf_jax.strategies.base import Strategy
+from imf_jax.strategies.correction import CorrectedPlanner, InterventionRules, beta_of_round
+from imf_jax.strategies.dagger import DaggerStrategy, OnPiece
+from imf_jax.strategies.episodic import EpisodicStrategy
+from imf_jax.strategies.events import EventRules
+from imf_jax.strategies.highlight import HighlightStrategy
+from imf_jax.strategies.recording import Recording, Render, recorded_scenes
+from imf_jax.strategies.sentry import SentryStrategy
+from imf_jax.strategies.session import Session
+from imf_jax.strategies.settings import DaggerConfig
+
+
+def open_recording(session: Session, on_note: Callable[[str], None] = lambda line: None) -> tuple[Recording, set[int]]:
+    """Create or resume the dataset that the flags name.
+
+    Args:
+        session: what is rolled out.
+        on_note: receives what had to be mended.
+
+    Returns:
+        the recording, and the scenes of this seed that the dataset holds anything of.
+
+    Raises:
+        ArgumentError: a resumed dataset has other features; both are named.
+        UserError: it is damaged, or the disk is nearly full.
+    """
+    flags = session.config.recording
+    assert flags.dataset is not None
+    task = get_task(session.candidate.task)
+    pictures = dict.fromkeys(flags.cameras, (flags.image_size, flags.image_size))
+    features = robot_features(pictures, task.env_state_dim)
+    event_rules(session)  # what it refuses must not leave an empty dataset behind
+    known: set[int] = set()
+    if flags.resume:
+        writer = LeRobotWriter.resume(flags.dataset, features, session.fps())
+        for line in writer.repaired:
+            on_note(f"{flags.dataset}: {line}")
+        known = recorded_scenes(flags.dataset, session.seed)
+    else:
+        writer = LeRobotWriter.create(flags.dataset, features, session.fps())
+    render = partial(make_render, session.backend, flags.cameras, flags.image_size) if flags.cameras else None
+    return Recording(writer, session.candidate.task, session.seed, render), known
+
+
+def make_render(backend: PicturedBackend, cameras: tuple[str, ...], size: int) -> Render:
+    """What takes the recorded pictures. The loop renders at the same time, so it has a renderer of its own."""
+    return WarpRenderer(backend.model, cameras, size, size).render
+
+
+def make_strategy(session: Session, recording: Recording, on_piece: OnPiece | None = None) -> Strategy:
+    """The strategy that the flags name; `on_piece`: see `DaggerStrategy`."""
+    config, fps = session.config, session.fps()
+    if config.strategy == "episodic":
+        return EpisodicStrategy(recording)
+    if config.strategy == "sentry":
+        sentry = config.sentry
+        return SentryStrategy(recording, shard_bytes=sentry.shard_bytes, max_bytes=sentry.max_bytes)
+    if config.strategy == "highlight":
+        highlight = config.highlight
+        return HighlightStrategy(
+            recording,
+            event_rules(session),
+            pre_frames=max(1, round(highlight.pre_s * fps)),
+            post_frames=round(highlight.post_s * fps),
+            ring_bytes=highlight.ring_bytes,
+        )
+    return DaggerStrategy(recording, save=config.dagger.save, on_piece=on_piece)
+
+
+def event_rules(session: Session) -> EventRules:
+    """What counts as an event.
+
+    Raises:
+        ArgumentError: the event camera cannot be used.
+    """
+    highlight, in_view = session.config.highlight, None
+    if "out_of_view" in highlight.events:
+        in_view = camera_test(session.backend, highlight.event_camera, session.config.recording.image_size)
+    return EventRules(
+        highlight.events, highlight.reward_jump, max(1, round(highlight.stall_s * session.fps())), in_view
+    )
+
+
+def camera_test(backend: PicturedBackend, camera: str, size: int) -> Callable[[np.ndarray], bool]:
+    """Is a point on the picture of a camera? The function takes (3,) [m].
+
+    Raises:
+        ArgumentError: the camera moves with an arm, so that what it sees says nothing about the object.
+    """
+    if backend.model.cam_bodyid[backend.model.camera(camera).id] != 0:
+        raise ArgumentError(f"--event-camera {camera} moves; --events out_of_view needs one that stands still")
+    view = camera_view(backend.model, backend.model.qpos0, camera, size, size)
+
+    def on_picture(point: np.ndarray) -> bool:
+        uv, _ = view.project(point)
+        return bool(np.isfinite(uv).all() and (uv >= 0).all() and (uv <= size).all())
+
+    return on_picture
+
+
+def intervention_rules(dagger: DaggerConfig, round_number: int) -> InterventionRules:
+    """When the expert is in charge in round 1, 2, ..."""
+    return InterventionRules(
+        distance=dagger.distance if "distance" in dagger.intervene else None,
+        no_progress_steps=dagger.no_progress_steps if "no_progress" in dagger.intervene else None,
+        beta=beta_of_round(dagger.beta, round_number) if "beta" in dagger.intervene else 0.0,
+        correction_steps=dagger.correction_steps,
+    )
+
+
+def corrected(session: Session, planner: ProgramPlanner, *, round_number: int) -> Planner:
+    """The planner with the expert as its corrector."""
+    rules = intervention_rules(session.config.dagger, round_number)
+    return CorrectedPlanner(planner, session.candidate.task, rules)

@@ -1,0 +1,148 @@
+"""The life of a strategy, and how it is fed from a rollout: setup, on_step for every control step, finish.
+
+A strategy never changes what happens in a rollout. It is a capture like any other: what it is told comes through the
+bounded queue of `imf_jax.rollout.capture`, and it works in that queue's thread.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
+from imf_jax.sim.backends.base import StepOutput
+
+INTERVENTION = "intervention"
+"""Note of a planner: bool (B, K), a corrector acted instead of the policy."""
+
+
+class Frame(NamedTuple):
+    """One control step of one scene: what was observed before it, what was commanded, where it led.
+
+    Attributes:
+        scene: index of the episode of the rollout.
+        step: control step of the scene, from 0.
+        before: what was read before the step, leaves (...) of one scene; `before.qpos` is what a picture needs.
+        action: float32 (16,) as commanded.
+        after: what was read after the step.
+        intervention: the corrector chose the action.
+    """
+
+    scene: int
+    step: int
+    before: StepOutput
+    action: np.ndarray
+    after: StepOutput
+    intervention: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes [bytes]."""
+        return int(self.action.nbytes + sum(np.asarray(leaf).nbytes for leaf in (*self.before, *self.after)))
+
+
+class Strategy:
+    """What is done with a rollout. This one counts only; the others record.
+
+    `setup`, then for the scenes, in any order and side by side: `on_step` ..., `on_end`; at last `finish`.
+
+    Attributes:
+        name: as on the command line.
+    """
+
+    name = "base"
+
+    @property
+    def failed(self) -> str | None:
+        """Why it cannot go on; the rollout is ended then."""
+        return None
+
+    def setup(self, qpos: np.ndarray) -> None:
+        """Prepare what takes long, for scenes at `qpos` (nq,); may be called again before the next rollout."""
+
+    def on_step(self, frames: Sequence[Frame]) -> None:
+        """Control steps were executed; frames of one scene come in order."""
+
+    def on_end(self, record: EpisodeRecord) -> None:
+        """A scene is over."""
+
+    def on_lost(self, scene: int) -> None:
+        """Something of a scene was missed; nothing of it that is still open may be kept."""
+
+    def finish(self) -> None:
+        """All is over, or was ended early."""
+
+    def wants_to_stop(self) -> bool:
+        """Has it had enough? Asked from another thread."""
+        return self.failed is not None
+
+    def bytes_per_scene(self, max_steps: int) -> int:
+        """Largest memory [bytes] held for a running scene."""
+        return 0
+
+
+class StrategyRecorder:
+    """Feeds a strategy from a rollout; see `imf_jax.rollout.recorders.base.Recorder`."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.name = strategy.name
+        self._strategy = strategy
+        self._newest: dict[int, StepOutput] = {}
+        self._steps: dict[int, int] = {}
+
+    def setup(self, qpos: np.ndarray) -> None:
+        """See `Recorder`."""
+        self._strategy.setup(qpos)
+
+    def bytes_per_episode(self, max_steps: int) -> int:
+        """See `Recorder`."""
+        return self._strategy.bytes_per_scene(max_steps)
+
+    def on_reset(self, reset: ResetBatch) -> None:
+        """See `Recorder`: the first observation of each scene."""
+        for row, scene in enumerate(reset.episodes.tolist()):
+            self._newest[scene] = jax.tree.map(lambda leaf, row=row: np.array(leaf[row]), reset.output)
+            self._steps[scene] = 0
+
+    def on_steps(self, steps: StepBatch) -> None:
+        """See `Recorder`: an observation belongs to the step after it, so all are shifted by one."""
+        frames: list[Frame] = []
+        intervened = steps.notes.get(INTERVENTION)
+        for row, (scene, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
+            for k in range(count):
+                after = StepOutput(*(np.array(leaf[row, k]) for leaf in steps.output))
+                frames.append(
+                    Frame(
+                        scene,
+                        self._steps[scene],
+                        self._newest[scene],
+                        np.array(steps.actions[row, k]),
+                        after,
+                        intervened is not None and bool(intervened[row, k]),
+                    )
+                )
+                self._newest[scene] = after
+                self._steps[scene] += 1
+        if frames and self._strategy.failed is None:
+            self._strategy.on_step(frames)
+
+    def finish(self, record: EpisodeRecord) -> dict[str, str]:
+        """See `Recorder`."""
+        self._forget(record.episode)
+        if self._strategy.failed is None:
+            self._strategy.on_end(record)
+        return {}
+
+    def discard(self, episode: int) -> None:
+        """See `Recorder`."""
+        self._forget(episode)
+        self._strategy.on_lost(episode)
+
+    def close(self) -> None:
+        """See `Recorder`: a strategy outlives a rollout, its `finish` comes later."""
+
+    def _forget(self, scene: int) -> None:
+        self._newest.pop(scene, None)
+        self._steps.pop(scene, None)

@@ -1,0 +1,258 @@
+"""A policy under supervision: the scripted expert takes over where the policy goes astray, then gives back.
+
+As in HG-DAgger (Kelly et al. 2019) the corrector drives whole stretches, not single actions: a policy that predicts
+chunks learns from stretches. When it steps in is a rule of what happens (`distance`, `no_progress`) or a draw (`beta`,
+the schedule of DAgger, Ross et al. 2011). It works one control step at a time, in both loops and on every backend.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imf_jax.config import ACTION_DIM
+from imf_jax.rollout.delay import hold
+from imf_jax.rollout.episode import noise_keys
+from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
+from imf_jax.sim.backends.base import StepOutput
+from imf_jax.sim.blocks import keep_rows
+from imf_jax.sim.expert import ExpertState, get_expert
+from imf_jax.strategies.base import INTERVENTION
+from imf_jax.strategies.modes import Mode, choose_move, move
+
+Array = jax.Array
+
+MEMORY = 0.9
+"""Share of the disagreement that is kept from one control step to the next: it is averaged over about 0.2 s."""
+
+AGREEMENT = 0.5
+"""The expert gives back when the disagreement is below this share of what it steps in for."""
+
+RESTART_STEPS = 150
+"""An expert that is stuck for so many control steps of a correction starts its plan over, 3 s."""
+
+_BETA_STREAM = 1
+"""Folded into the key of a plan's noise, for the draws of `beta`."""
+
+
+@dataclass(frozen=True)
+class InterventionRules:
+    """When the expert is in charge.
+
+    Attributes:
+        distance: largest distance between the actions of policy and expert, positions and openings, averaged over
+            about 0.2 s [m]; None turns the rule off.
+        no_progress_steps: control steps without a higher stage of the task; None turns the rule off.
+        beta: share of the stretches that the expert drives; 0 turns the rule off.
+        correction_steps: shortest correction, and length of the stretches of `beta` [control steps].
+    """
+
+    distance: float | None = None
+    no_progress_steps: int | None = None
+    beta: float = 0.0
+    correction_steps: int = 50
+
+
+class Supervision(NamedTuple):
+    """What is remembered of B scenes.
+
+    Attributes:
+        policy: memory of the policy's program.
+        chunk: float32 (B, K, 16) its last plan.
+        cursor: int32 (B,) which of these actions is next; K asks for a new plan.
+        plans: int32 (B,) plans of the policy so far.
+        expert: memory of the expert, which follows also while it is not in charge.
+        mode: int32 (B,) who acted in the last step, see `Mode`.
+        corrected: int32 (B,) control steps of the running correction.
+        disagreement: float32 (B, 2, 4) averaged difference of the actions: per arm position and opening [m].
+        best_stage: int32 (B,) highest stage so far.
+        stale: int32 (B,) control steps since it rose.
+        command: float32 (B, 16) the last action.
+    """
+
+    policy: Any
+    chunk: Array
+    cursor: Array
+    plans: Array
+    expert: ExpertState
+    mode: Array
+    corrected: Array
+    disagreement: Array
+    best_stage: Array
+    stale: Array
+    command: Array
+
+
+@dataclass(frozen=True)
+class CorrectedProgram:
+    """A policy and its corrector as a `PlanProgram` of one control step per plan.
+
+    Attributes:
+        policy: plans chunks; called whenever a scene has used one up.
+        task: whose expert corrects.
+        rules: when.
+    """
+
+    policy: PlanProgram
+    task: str
+    rules: InterventionRules
+    num_action_steps: int = 1
+
+    @property
+    def obs_horizon(self) -> int:
+        """See `PlanProgram`."""
+        return self.policy.obs_horizon
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """See `PlanProgram`."""
+        return self.policy.cameras
+
+    def start(self, output: StepOutput) -> Supervision:
+        """See `PlanProgram`."""
+        count, length = output.state.shape[0], self.policy.num_action_steps
+        zero = jnp.zeros(count, jnp.int32)
+        return Supervision(
+            policy=self.policy.start(output),
+            chunk=jnp.zeros((count, length, ACTION_DIM), jnp.float32),
+            cursor=zero + length,
+            plans=zero,
+            expert=get_expert(self.task).start(output),
+            mode=zero + Mode.AUTONOMOUS,
+            corrected=zero,
+            disagreement=jnp.zeros((count, 2, 4), jnp.float32),
+            best_stage=zero,
+            stale=zero,
+            command=hold(output).astype(jnp.float32),
+        )
+
+    def plan(
+        self,
+        weights: Any,
+        memory: Supervision,
+        observations: dict[str, Array],
+        output: StepOutput,
+        seed: Array,
+        episodes: Array,
+        replans: Array,
+    ) -> tuple[Array, Supervision]:
+        """See `PlanProgram`."""
+        due = memory.cursor >= self.policy.num_action_steps
+
+        def replan(memory: Supervision) -> Supervision:
+            plans = memory.plans.astype(replans.dtype)
+            chunk, after = self.policy.plan(weights, memory.policy, observations, output, seed, episodes, plans)
+            planned = memory._replace(
+                policy=after, chunk=chunk, cursor=jnp.zeros_like(memory.cursor), plans=memory.plans + 1
+            )
+            return keep_rows(due, planned, memory)
+
+        memory = jax.lax.cond(due.any(), replan, lambda memory: memory, memory)
+        action, memory = self._supervise(memory, output, seed, episodes, replans)
+        return action[:, None], memory
+
+    def notes(self, memory: Supervision) -> dict[str, Array]:
+        """What there is to say about the last plan, leaves (B, 1): did the expert act?"""
+        return {INTERVENTION: (memory.mode == Mode.CORRECTING)[:, None]}
+
+    def bytes_per_scene(self) -> int:
+        """See `PlanProgram`."""
+        return self.policy.bytes_per_scene() + 4096
+
+    def _supervise(
+        self, memory: Supervision, output: StepOutput, seed: Array, episodes: Array, step: Array
+    ) -> tuple[Array, Supervision]:
+        """One control step: who is in charge, and what is commanded, (B, 16)."""
+        expert, rules = get_expert(self.task), self.rules
+        proposal = jnp.take_along_axis(memory.chunk, memory.cursor[:, None, None], axis=1)[:, 0]
+        ready = self._ready(memory, output)
+        acted, correction = expert.act(ready, output)
+        new = difference(proposal, correction)
+        disagreement = MEMORY * memory.disagreement + (1 - MEMORY) * new
+        rose = output.stage > memory.best_stage
+        stale = jnp.where(rose, 0, memory.stale + 1)
+        was_correcting = memory.mode == Mode.CORRECTING
+        wanted = was_correcting & (memory.corrected < rules.correction_steps)
+        if rules.distance is not None:
+            limit = jnp.where(was_correcting, AGREEMENT * rules.distance, rules.distance)
+            apart = jnp.linalg.norm(disagreement[..., :3], axis=-1), jnp.abs(disagreement[..., 3])
+            wanted |= jnp.maximum(*apart).max(axis=-1) > limit
+        if rules.no_progress_steps is not None:
+            wanted |= stale >= rules.no_progress_steps
+        if rules.beta > 0:
+            wanted |= drawn(seed, episodes, step // rules.correction_steps) < rules.beta
+        mode = move(memory.mode, choose_move(memory.mode, wanted)).mode
+        correcting, autonomous = mode == Mode.CORRECTING, mode == Mode.AUTONOMOUS
+        action = jnp.where(autonomous[:, None], proposal, memory.command)
+        action = jnp.where(correcting[:, None], correction, action)
+        return action, memory._replace(
+            # Having been in the corrector's hands, the policy plans anew when it is in charge again.
+            cursor=jnp.where(mode == Mode.PAUSED, self.policy.num_action_steps, memory.cursor + 1),
+            expert=acted,
+            mode=mode,
+            corrected=jnp.where(correcting, memory.corrected + 1, 0),
+            disagreement=jnp.where((was_correcting & ~correcting)[:, None, None], 0.0, disagreement),
+            best_stage=jnp.maximum(memory.best_stage, output.stage).astype(jnp.int32),
+            stale=stale,
+            command=action,
+        )
+
+    def _ready(self, memory: Supervision, output: StepOutput) -> ExpertState:
+        """The expert before it acts: it goes on from the last command, and starts over where that is called for."""
+        correcting, paused = memory.mode == Mode.CORRECTING, memory.mode == Mode.PAUSED
+        shadow = anchored(memory.expert, memory.command)
+        expert = keep_rows(correcting, memory.expert, shadow)
+        fresh = anchored(get_expert(self.task).start(output), memory.command)
+        stuck = correcting & (memory.expert.waited > RESTART_STEPS)
+        untouched = paused & (output.stage == 0)  # nothing would be dropped
+        expert = keep_rows(stuck | untouched, fresh, expert)
+        return expert._replace(waited=jnp.where(paused, 0, expert.waited))
+
+
+def anchored(expert: ExpertState, command: Array) -> ExpertState:
+    """The expert as if it had given this command, float32 (B, 16), so that it goes on from there."""
+    arms = command.reshape(-1, 2, 8)
+    w, z = arms[..., 3], arms[..., 6]
+    yaw = jnp.arctan2(2 * w * z, w * w - z * z)  # downward hands turn about z only
+    pose = jnp.concatenate([arms[..., :3], yaw[..., None]], axis=-1)
+    return expert._replace(command=pose.astype(jnp.float32), opening=arms[..., 7].astype(jnp.float32))
+
+
+def difference(one: Array, other: Array) -> Array:
+    """How two actions (B, 16) differ, float32 (B, 2, 4): per arm position and gripper opening [m]."""
+    arms = (one - other).reshape(-1, 2, 8)
+    return jnp.concatenate([arms[..., :3], arms[..., 7:]], axis=-1)
+
+
+def drawn(seed: Array, episodes: Array, stretch: Array) -> Array:
+    """A number in 0..1 per scene and stretch, a function of (seed, episode, stretch) alone; float32 (B,)."""
+    keys = noise_keys(seed, episodes, stretch)
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _BETA_STREAM), dtype=jnp.float32))(keys)
+
+
+class CorrectedPlanner(ProgramPlanner):
+    """A planner whose policy is corrected; for both loops.
+
+    Args:
+        policy: a planner with a program.
+        task: whose expert corrects.
+        rules: when.
+    """
+
+    def __init__(self, policy: ProgramPlanner, task: str, rules: InterventionRules) -> None:
+        get_expert(task)  # an unknown task is refused now
+        self._corrected = CorrectedProgram(policy.program, task, rules)
+        super().__init__(self._corrected, policy.weights, policy.rows)
+
+    def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
+        """See `imf_jax.rollout.engine.Annotating`."""
+        rows = np.array([self._episodes.index(episode) for episode in episodes.tolist()])
+        notes = self._corrected.notes(jax.tree.map(lambda leaf: leaf[rows], self._memory))
+        return {name: np.asarray(values) for name, values in notes.items()}
+
+
+def beta_of_round(beta: float, number: int) -> float:
+    """The share that the expert drives in round 1, 2, ...: beta, beta^2, ... (Ross et al. 2011)."""
+    return float(np.clip(beta, 0, 1)) ** number

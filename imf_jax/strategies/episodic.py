@@ -1,0 +1,42 @@
+"""Episodic: every scene becomes one episode of a dataset, from its reset to its end."""
+
+from collections.abc import Sequence
+
+from imf_jax.data.lerobot.open_episode import OpenEpisode
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.strategies.base import Frame
+from imf_jax.strategies.recording import Recording, RecordingStrategy
+
+
+class EpisodicStrategy(RecordingStrategy):
+    """Records whole scenes; one that is not over when the rollout ends is not recorded."""
+
+    name = "episodic"
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__(recording)
+        self._open: dict[int, OpenEpisode] = {}
+
+    def on_step(self, frames: Sequence[Frame]) -> None:
+        """See `Strategy`."""
+        for frame, values in self._recording.filled(frames):
+            if frame.scene not in self._open:
+                self._open[frame.scene] = self._recording.open()
+            self._recording.add(self._open[frame.scene], values)
+
+    def on_end(self, record: EpisodeRecord) -> None:
+        """See `Strategy`; a scene that ended before its first step leaves nothing."""
+        episode = self._open.pop(record.episode, None)
+        if episode is not None:
+            self._recording.save(episode, record.episode, success=record.status == "success")
+
+    def on_lost(self, scene: int) -> None:
+        """See `Strategy`."""
+        episode = self._open.pop(scene, None)
+        if episode is not None:
+            episode.discard()
+
+    def finish(self) -> None:
+        """See `Strategy`."""
+        for scene in list(self._open):
+            self.on_lost(scene)

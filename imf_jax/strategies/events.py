@@ -1,0 +1,90 @@
+"""Moments of a scene that are worth keeping, found as its control steps come."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from imf_jax.rollout.episode import Status
+from imf_jax.strategies.base import Frame
+from imf_jax.strategies.settings import EventName
+
+LIFTED = 2
+"""Stage from which on an object is off the table, in every task."""
+
+DROP_STEPS = 5
+"""Control steps for which a lifted object must have been lost to count as dropped: contacts flicker."""
+
+STALL_DISTANCE = 0.005
+"""Hands that stay within this distance of where they were count as standing still [m]."""
+
+AT_END: dict[Status, EventName] = {"timeout": "failure", "error": "non_finite"}
+"""Events that only the end of a scene tells: time ran out, or physics or a plan was not finite."""
+
+
+@dataclass(frozen=True)
+class EventRules:
+    """What counts as an event.
+
+    Attributes:
+        events: those that are looked for.
+        reward_jump: change of the reward from one step to the next.
+        stall_steps: control steps without any motion of the hands.
+        in_view: is this point (3,) [m] on the picture? Only for `out_of_view`.
+    """
+
+    events: tuple[EventName, ...]
+    reward_jump: float = 2.0
+    stall_steps: int = 50
+    in_view: Callable[[np.ndarray], bool] | None = None
+
+
+class EventDetector:
+    """Watches one scene."""
+
+    def __init__(self, rules: EventRules) -> None:
+        self._rules = rules
+        self._reward: float | None = None
+        self._was_lifted, self._lost_for = False, 0
+        self._resting_at: np.ndarray | None = None
+        self._still_for = 0
+        self._was_in_view = True
+
+    def update(self, frame: Frame) -> tuple[EventName, ...]:
+        """The events that this step brings, each once and not for as long as it lasts."""
+        found: dict[EventName, bool] = {
+            "success": bool(frame.after.success),
+            "failure": bool(frame.after.failure) and not bool(frame.after.success),
+            "drop": self._drop(int(frame.after.stage)),
+            "stall": self._stall(np.asarray(frame.after.end_effector)[:, :3]),
+            "reward_jump": self._jump(float(frame.after.reward)),
+            "out_of_view": self._leaves_view(np.asarray(frame.after.env_state)),
+        }
+        return tuple(name for name in self._rules.events if found.get(name))
+
+    def _drop(self, stage: int) -> bool:
+        if stage >= LIFTED:
+            self._was_lifted, self._lost_for = True, 0
+            return False
+        self._lost_for += self._was_lifted
+        if self._lost_for < DROP_STEPS:
+            return False
+        self._was_lifted, self._lost_for = False, 0
+        return True
+
+    def _stall(self, hands: np.ndarray) -> bool:
+        if self._resting_at is None or np.linalg.norm(hands - self._resting_at, axis=1).max() > STALL_DISTANCE:
+            self._resting_at, self._still_for = hands, 0
+            return False
+        self._still_for += 1
+        return self._still_for == self._rules.stall_steps
+
+    def _jump(self, reward: float) -> bool:
+        before, self._reward = self._reward, reward
+        return before is not None and abs(reward - before) >= self._rules.reward_jump
+
+    def _leaves_view(self, env_state: np.ndarray) -> bool:
+        if self._rules.in_view is None:
+            return False
+        was, self._was_in_view = self._was_in_view, self._rules.in_view(env_state[:3])
+        return was and not self._was_in_view

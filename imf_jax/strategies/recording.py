@@ -1,0 +1,167 @@
+"""The dataset that a strategy writes: frames become rows and pictures, and a failure ends the recording for good."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imf_jax.data.lerobot import features as names
+from imf_jax.data.lerobot.features import Feature
+from imf_jax.data.lerobot.open_episode import OpenEpisode
+from imf_jax.data.lerobot.reader import open_dataset
+from imf_jax.data.lerobot.writer import LeRobotWriter
+from imf_jax.errors import UserError
+from imf_jax.strategies.base import Frame, Strategy
+
+RENDER_SCENES = 32
+"""Scenes pictured in one call; it bounds the memory of the pictures."""
+
+BITS_PER_PIXEL = 0.1
+"""Of an encoded picture, about, counted per place on the picture and not per channel."""
+
+Render = Callable[[np.ndarray], np.ndarray]
+"""Generalised positions (B, nq) -> pictures uint8 (B, C, H, W, 3)."""
+
+
+class Recording:
+    """Writes frames to a dataset.
+
+    Args:
+        writer: the dataset.
+        task: what is done in the episodes.
+        seed: seed of the scenes.
+        make_render: makes what takes the pictures, in the thread that will use it; None without cameras.
+
+    Attributes:
+        num_bytes: measured size of the saved episodes [bytes].
+        failed: why nothing is written any more.
+    """
+
+    def __init__(
+        self, writer: LeRobotWriter, task: str, seed: int, make_render: Callable[[], Render] | None = None
+    ) -> None:
+        self.writer = writer
+        self._task, self._seed = task, seed
+        self._make_render = make_render
+        self._render: Render | None = None
+        self._cameras = [name for name, feature in writer.recorded.items() if feature.dtype == "video"]
+        self.num_bytes = 0
+        self.failed: str | None = None
+
+    def setup(self, qpos: np.ndarray) -> None:
+        """Make the first picture: it compiles the renderer."""
+        if self._render is None and self._make_render is not None:
+            self._render = self._make_render()
+            self._render(qpos[None])
+
+    def open(self) -> OpenEpisode:
+        """Begin an episode of the dataset."""
+        try:
+            return self.writer.open_episode(self._task)
+        except (UserError, OSError) as error:
+            raise self._fail(error) from None
+
+    def filled(self, frames: Sequence[Frame]) -> Iterator[tuple[Frame, dict[str, Any]]]:
+        """Each frame with what the dataset keeps of it, pictures included."""
+        for first in range(0, len(frames), RENDER_SCENES):
+            part = frames[first : first + RENDER_SCENES]
+            pictures = self._render(np.stack([frame.before.qpos for frame in part])) if self._render else None
+            for row, frame in enumerate(part):
+                values = self._row(frame)
+                if pictures is not None:
+                    values |= dict(zip(self._cameras, pictures[row], strict=True))
+                yield frame, values
+
+    def add(self, episode: OpenEpisode, values: dict[str, Any]) -> None:
+        """Append what `filled` made of a frame."""
+        try:
+            episode.add(values)
+        except (UserError, OSError) as error:
+            raise self._fail(error) from None
+
+    def save(self, episode: OpenEpisode, scene: int, *, success: bool) -> int:
+        """Make an episode part of the dataset; returns its number.
+
+        Raises:
+            UserError: it could not be saved, and nothing more will be.
+        """
+        size = episode.num_bytes
+        constants = {names.SUCCESS: success, names.SEED: self._seed, names.SCENE: scene}
+        try:
+            number = episode.save(constants)
+        except (UserError, OSError) as error:
+            raise self._fail(error) from None
+        self.num_bytes += size
+        return number
+
+    def _row(self, frame: Frame) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            names.STATE: frame.before.state,
+            names.ACTION: frame.action,
+            names.REWARD: frame.after.reward,
+            names.INTERVENTION: frame.intervention,
+        }
+        if names.ENV_STATE in self.writer.recorded:
+            values[names.ENV_STATE] = frame.before.env_state
+        return values
+
+    def _fail(self, error: Exception) -> UserError:
+        self.failed = self.failed or f"the recording was stopped: {error}"
+        return UserError(self.failed)
+
+
+class RecordingStrategy(Strategy):
+    """What strategies with a dataset share.
+
+    Args:
+        recording: the dataset.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+
+    @property
+    def failed(self) -> str | None:
+        """See `Strategy`."""
+        return self._recording.failed
+
+    def setup(self, qpos: np.ndarray) -> None:
+        """See `Strategy`: the ray tracer compiles at its first picture."""
+        self._recording.setup(qpos)
+
+
+def piece_bytes(measured: int, num_frames: int, features: Mapping[str, Feature]) -> int:
+    """Size of an episode that is being recorded [bytes].
+
+    Args:
+        measured: what is encoded, and the rows.
+        num_frames: frames in it.
+        features: of the dataset; the pictures are estimated by them while the encoder has not given out any.
+    """
+    rows = num_frames * sum(
+        np.dtype(feature.dtype).itemsize * feature.shape[0]
+        for feature in features.values()
+        if feature.dtype != "video" and not feature.per_episode
+    )
+    return measured if measured > rows else rows + round(num_frames * estimated_frame_bytes(features))
+
+
+def estimated_frame_bytes(features: Mapping[str, Feature]) -> float:
+    """About how large the encoded pictures of one frame are [bytes]: height x width x bits per pixel, all cameras."""
+    shapes = [feature.shape for feature in features.values() if feature.dtype == "video"]
+    return sum(height * width * BITS_PER_PIXEL / 8 for height, width, _ in shapes)
+
+
+def recorded_scenes(folder: Path, seed: int) -> set[int]:
+    """The scenes of a seed of which a dataset holds anything.
+
+    Raises:
+        UserError: the dataset is damaged.
+    """
+    scenes = set()
+    for episode in open_dataset(folder).episodes:
+        constants = [episode.statistics.get(name) for name in (names.SEED, names.SCENE)]
+        if constants[0] is not None and constants[1] is not None and int(constants[0]["min"][0]) == seed:
+            scenes.add(int(constants[1]["min"][0]))
+    return scenes

@@ -1,0 +1,73 @@
+"""Sentry: record everything, unattended, scene after scene, until a limit is reached or somebody says stop.
+
+A recording that goes on for hours must not hang on one file: an episode of the dataset that has grown too large is
+saved and the next one begins with the very next frame. The rollout does not notice, so whatever the policy remembers
+is kept across the cut.
+"""
+
+from collections.abc import Sequence
+
+from imf_jax.data.lerobot.open_episode import OpenEpisode
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.strategies.base import Frame
+from imf_jax.strategies.recording import Recording, RecordingStrategy, piece_bytes
+
+
+class SentryStrategy(RecordingStrategy):
+    """Records continuously. A scene is one episode of the dataset, or several where it was cut.
+
+    The column `success` says whether the scene succeeded within the piece.
+
+    Args:
+        recording: the dataset.
+        shard_bytes: measured size at which an episode of the dataset is cut [bytes].
+        max_bytes: measured size of all together at which it has had enough [bytes]; None for no limit.
+    """
+
+    name = "sentry"
+
+    def __init__(self, recording: Recording, *, shard_bytes: int, max_bytes: int | None = None) -> None:
+        super().__init__(recording)
+        self._shard_bytes, self._max_bytes = shard_bytes, max_bytes
+        self._open: dict[int, OpenEpisode] = {}
+        self._total = 0
+
+    def on_step(self, frames: Sequence[Frame]) -> None:
+        """See `Strategy`."""
+        for frame, values in self._recording.filled(frames):
+            if frame.scene not in self._open:
+                self._open[frame.scene] = self._recording.open()
+            self._recording.add(self._open[frame.scene], values)
+            if self._size(frame.scene) >= self._shard_bytes:
+                self._save(frame.scene, success=bool(frame.after.success))
+        self._total = self._recording.num_bytes + sum(self._size(scene) for scene in self._open)
+
+    def on_end(self, record: EpisodeRecord) -> None:
+        """See `Strategy`."""
+        if record.episode in self._open:
+            self._save(record.episode, success=record.status == "success")
+
+    def on_lost(self, scene: int) -> None:
+        """See `Strategy`."""
+        episode = self._open.pop(scene, None)
+        if episode is not None:
+            episode.discard()
+
+    def finish(self) -> None:
+        """See `Strategy`: what is recorded of the scenes that were running is kept too."""
+        for scene in list(self._open):
+            if self.failed is None:
+                self._save(scene, success=False)
+            else:
+                self.on_lost(scene)
+
+    def wants_to_stop(self) -> bool:
+        """See `Strategy`."""
+        return super().wants_to_stop() or (self._max_bytes is not None and self._total >= self._max_bytes)
+
+    def _size(self, scene: int) -> int:
+        episode = self._open[scene]
+        return piece_bytes(episode.num_bytes, len(episode), self._recording.writer.recorded)
+
+    def _save(self, scene: int, *, success: bool) -> None:
+        self._recording.save(self._open.pop(scene), scene, success=success)
