@@ -11,6 +11,7 @@ from flax import nnx
 from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner, plan_rows
+from imf_jax.rollout.timing import StageClock
 
 HEAD = HeadConfig(obs_horizon=2, pred_horizon=8, num_action_steps=4, n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
 ENV_STATE_DIM = 3
@@ -100,3 +101,25 @@ def test_closed_loop_records_are_equal_for_any_num_envs(
     assert len({values[2] for values in alone.values()}) == 9
     assert run(4) == alone
     assert run(9, reversed(range(9))) == alone
+
+
+def test_a_clock_tells_preparation_from_inference_and_changes_no_plan(policy: Policy, observations: Any) -> None:
+    class Spy(StageClock):
+        waited = 0
+
+        def finished(self, values: Any) -> Any:
+            self.waited += 1
+            return super().finished(values)
+
+    plain, timed = PolicyPlanner(policy, plan_batch=4), PolicyPlanner(policy, plan_batch=4)
+    timed.clock = clock = Spy()
+    rows = list(range(12))
+    clock.start(0.0)
+    with clock.stage("inference_ms"):
+        planned = plan(timed, observations, rows)
+    told = clock.end_call(48, 0.0)
+    np.testing.assert_array_equal(planned, plan(plain, observations, rows))
+    assert clock.waited == 3, "three batches, each finished before the next is prepared"
+    assert told["preprocess_ms"] > 0
+    assert told["inference_ms"] > 0
+    assert told["preprocess_ms"] + told["inference_ms"] <= told["loop_total_ms"]
