@@ -96,6 +96,23 @@ def test_arms_move_as_on_native(
     assert output.finite.all()
 
 
+def test_interpolated_commands_move_the_arms_as_on_native(
+    backend: DeviceBackend,
+    native: NativeBackend,
+    keys: jax.Array,
+    actions: np.ndarray,
+    motion: tuple[SimState, StepOutput],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for one in (backend, native):
+        monkeypatch.setattr(one, "interpolation", 5)
+    _, output = backend.run_chunk(backend.reset(keys)[0], actions[:, :15])
+    _, expected = native.run_chunk(native.reset(keys)[0], actions[:, :15])
+    difference = np.abs(output.end_effector - expected.end_effector).max()
+    assert difference < 1e-3
+    assert np.abs(output.end_effector - motion[1].end_effector[:, :15]).max() > 5 * difference
+
+
 def test_a_scene_does_not_depend_on_the_batch(
     backend: DeviceBackend, keys: jax.Array, actions: np.ndarray, motion: tuple[SimState, StepOutput]
 ) -> None:

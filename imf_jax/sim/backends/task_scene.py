@@ -80,7 +80,7 @@ class TaskScene:
         """Servo commands of one control step: `count` of them, evenly from the last joint targets to the new ones.
 
         The last one is always `controls(joints, openings)`. Joint targets differ by at most `MAX_JOINT_STEP` from one
-        control step to the next, so hands that follow them are within a millimetre of the straight line.
+        control step to the next, so hands that follow them are within two millimetres of the straight line.
 
         Args:
             last, joints: (B, 14) joint targets of the control step before and of this one [rad].
