@@ -268,7 +268,7 @@ def evaluate(
                 clock=clock,
             ).run()
         if clock and missing:
-            write_timing(folder, clock.raw(result.warmup_s), whole=cluster.count == 1)
+            write_timing(folder, clock.raw(result.warmup_s, resumed=bool(there)), whole=cluster.count == 1)
         metrics = figures(records, result, len(episodes), backend.task.stages) | {"resumed_episodes": len(there)}
         files.finish(metrics, records)
     if cluster.count > 1:

@@ -36,6 +36,8 @@ TIMES = (*STAGES, TOTAL)
 
 ONE_PROGRAM = "obs_read, preprocess, inference and env_step are parts of one compiled program and cannot be told apart"
 
+RESUMED = "only of the episodes that ran after --resume; times measured before the interruption are lost"
+
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 """JAX's own event for the compilation of one function."""
 
@@ -120,13 +122,19 @@ class StageClock:
         }
         return told | {"call": len(self._calls) - 1, "call_steps": steps}
 
-    def raw(self, warmup_s: float) -> dict[str, Any]:
-        """All that was measured, plain JSON types, for `timing_figures`. `warmup_s`: time before the first call [s]."""
+    def raw(self, warmup_s: float, *, resumed: bool = False) -> dict[str, Any]:
+        """All that was measured, plain JSON types, for `timing_figures`.
+
+        Args:
+            warmup_s: time before the first call [s].
+            resumed: other episodes of the evaluation ran earlier, in another process.
+        """
         calls = [[None if np.isnan(value) else value for value in call] for call in self._calls]
         return {
             "calls": calls,
             "steps": self._steps,
             "staged": self.staged,
+            "resumed": resumed,
             "warmup_s": warmup_s,
             "compile_s": self.compile_s,
         }
@@ -184,6 +192,7 @@ def timing_figures(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     made = steps > 0
     before, within = np.array([part["compile_s"] for part in measured]).max(axis=0).tolist()
     notes = [] if all(part["staged"] for part in measured) else [ONE_PROGRAM]
+    notes += [RESUMED] if any(part["resumed"] for part in measured) else []
     return {
         **{name: _figures(times, np.ones_like(steps)) for name, times in zip(TIMES, calls, strict=True)},
         "aggregates": {

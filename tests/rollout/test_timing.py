@@ -88,7 +88,14 @@ def test_the_device_has_finished_when_a_stage_ends() -> None:
 
 
 def measured(calls: list[list[float | None]], steps: list[int], **more: Any) -> dict[str, Any]:
-    return {"calls": calls, "steps": steps, "staged": True, "warmup_s": 1.0, "compile_s": [0.5, 0.0]} | more
+    return {
+        "calls": calls,
+        "steps": steps,
+        "staged": True,
+        "resumed": False,
+        "warmup_s": 1.0,
+        "compile_s": [0.5, 0.0],
+    } | more
 
 
 def test_figures_per_call_and_per_step() -> None:
@@ -108,6 +115,7 @@ def test_figures_per_call_and_per_step() -> None:
         "count": 20, "mean": 2, "std": 1, "min": 1, "max": 3, "p50": 1, "p95": 3,
     }  # fmt: skip
     assert "note" not in figures
+    assert "after --resume" in timing_figures([measured(calls, [1, 1, 1], resumed=True)])["note"]
 
 
 def test_stages_of_one_program_are_null(tmp_path: Path) -> None:

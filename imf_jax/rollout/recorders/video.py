@@ -101,7 +101,10 @@ class VideoRecorder:
         self._render(qpos[None])
 
     def bytes_per_episode(self, max_steps: int) -> int:
-        """See `Recorder`: per camera an encoder with its index, and the pictures that are on their way to it."""
+        """See `Recorder`: per camera an encoder with its index, and the pictures that are on their way to it.
+
+        Not counted is the ray tracer itself, whose size does not depend on the episodes.
+        """
         pixels = self._size**2
         encoder = ENCODER_BYTES + ENCODER_BYTES_PER_PIXEL * pixels + INDEX_BYTES * max_steps
         return len(self._cameras) * (encoder + 2 * MOMENTS_PER_EPISODE * 3 * pixels)
