@@ -167,15 +167,17 @@ def test_a_renderer_that_fails_costs_videos_only(film: Any, tmp_path: Path) -> N
 
 
 def test_an_unfinished_episode_has_no_file_under_its_name(film: Any, tmp_path: Path) -> None:
-    seen: list[str] = []
+    class Watching(Colours):
+        def __call__(self, qpos: np.ndarray) -> np.ndarray:
+            seen.append(files(tmp_path))
+            return super().__call__(qpos)
 
-    def stop() -> bool:
-        seen.extend(files(tmp_path))
-        return len(seen) > 30
-
-    records, result = film(recorder(tmp_path), should_stop=stop)
+    seen: list[list[str]] = []
+    asked = iter([False] * 4 + [True] * 9)
+    records, result = film(recorder(tmp_path, Watching()), should_stop=lambda: next(asked))
     assert result.interrupted
-    assert "episodes/ep_000000/.front.mp4.partial" in seen, "what a killed run leaves is hidden"
+    hidden = [f"episodes/ep_00000{episode}/.{camera}.mp4.partial" for episode in (0, 1, 2) for camera in CAMERAS]
+    assert seen[2] == hidden, "what a killed run leaves is hidden"
     complete = {path for record in records.values() for path in record.artifacts.values()}
     assert files(tmp_path) == sorted(complete)
 
