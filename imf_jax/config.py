@@ -550,6 +550,71 @@ class EvalConfig:
         )
 
 
+@dataclass(frozen=True)
+class LatencyConfig:
+    """Success of one policy against how late its plans come, on the same scenes."""
+
+    # Checkpoint folder, or run folder, of which the newest complete checkpoint is taken.
+    checkpoint: Path
+    # Delays to evaluate [control steps]; by default all: 0 .. pred_horizon - obs_horizon, with --prefix those trained.
+    delays: tuple[int, ...] = ()
+    # Scenes per delay: episodes 0, 1, ... of the seed.
+    episodes: int = 50
+    # Scenes simulated at once; no influence on results of --backend native, by rounding only on the others.
+    num_envs: int = 50
+    # What simulates: warp (CUDA, slow on CPUs), mjx (any XLA device), native (CPU cores); auto: warp on CUDA or native.
+    backend: BackendName = "auto"
+    # Devices that share the scenes of warp and mjx: a number, or all.
+    devices: DeviceCount = 1
+    # Seed of scenes and planning noise.
+    seed: int = 0
+    # Scenes planned in one call; a divisor of num_envs wastes no time. Changes results by rounding only.
+    plan_batch: int = 10
+    # Function evaluations per plan; by default as in training.
+    sampling_steps: int | None = None
+    # Make a plan every so often; by default the num_action_steps of the policy [control steps].
+    replan_every: int | None = None
+    # What to do when a chunk ends before the next one comes: stay at its last action, or go on by its last increment.
+    on_empty: Literal["hold", "continue"] = "hold"
+    # Go over from the old chunk to the new one linearly within so many actions [control steps].
+    blend_steps: int = 0
+    # Plan with the actions given that are executed meanwhile; for policies trained with --prefix-training.
+    prefix: bool = False
+    # Servo commands per control step; a divisor of 5.
+    action_interpolation: int = 1
+    # Folder for latency.json, latency.png and an evaluation per delay; by default evals/<timestamp>_latency_<run>...
+    out: Path | None = None
+    # Draw latency.png, which needs the extra `plots`.
+    plot: bool = True
+
+    def execution(self, delay: int) -> ExecutionConfig:
+        """How plans reach the robot at a delay; without one there is nothing to give as a prefix."""
+        return ExecutionConfig(
+            inference="async",
+            delay_steps=delay,
+            replan_every=self.replan_every,
+            on_empty=self.on_empty,
+            blend_steps=self.blend_steps,
+            prefix=self.prefix and delay > 0,
+            action_interpolation=self.action_interpolation,
+        )
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs", "plan_batch"):
+            value = getattr(self, name)
+            require(value >= 1, f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        require(
+            self.sampling_steps is None or self.sampling_steps >= 1,
+            f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
+        )
+        require(
+            len(set(self.delays)) == len(self.delays), f"--delays {' '.join(map(str, self.delays))} names a delay twice"
+        )
+        for delay in self.delays or (0,):
+            require(delay >= 0, f"--delays {delay} must not be negative")
+            self.execution(delay)
+
+
 TYPE_KEY = "type"
 """Names the class of a dataclass that is stored where several are possible."""
 

@@ -268,6 +268,10 @@ def _gather(batches: list[np.ndarray], parts: tuple[jax.Array, ...]) -> np.ndarr
 Execute = Callable[[PolicyProgram, nnx.State], tuple[PlanProgram, Any]]
 
 
+def _as_it_is(program: PolicyProgram, weights: nnx.State) -> tuple[PlanProgram, Any]:
+    return program, weights
+
+
 class PolicyPlanner(ProgramPlanner):
     """Plans with an IMF-AttnRes policy: noise, normalisation, vision encoder and network are one compiled function.
 
@@ -281,8 +285,8 @@ class PolicyPlanner(ProgramPlanner):
     """
 
     def __init__(self, policy: Policy, plan_batch: int, execute: Execute | None = None) -> None:
-        parts = policy_program(policy)
-        super().__init__(*(execute(*parts) if execute else parts), plan_batch)
+        program, weights = policy_program(policy)
+        super().__init__(*(execute or _as_it_is)(program, weights), plan_batch)
         self.image_size = policy.config.encoder.image_size
 
 

@@ -1,0 +1,106 @@
+"""Success against the delay of plans. Example: python scripts/latency.py --checkpoint runs/transfer --delays 0 2 4 8"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from imf_jax.cli import run_main, stop_on_interrupt
+from imf_jax.config import LatencyConfig, to_dict
+from imf_jax.errors import EXIT_INTERRUPTED
+from imf_jax.files import write_json
+from imf_jax.rollout.candidates import Candidate, load_checkpoint
+from imf_jax.rollout.writers import require_empty, write_bytes
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> int:
+    config = tyro.cli(LatencyConfig, description=__doc__)
+    if config.out is not None:
+        require_empty(config.out)
+    # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
+    from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
+    from imf_jax.rollout.latency import (
+        JSON,
+        PLOT,
+        SCHEMA_VERSION,
+        require_matplotlib,
+        sweep_delays,
+        sweep_plot,
+        sweep_rows,
+        sweep_table,
+    )
+    from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
+    from imf_jax.training.checkpoints import read_config, resolve_checkpoint
+
+    delays = sweep_delays(config, read_config(resolve_checkpoint(config.checkpoint)).policy)
+    if config.plot:
+        require_matplotlib()
+    backend_name = resolve_backend(config.backend)
+    devices = resolve_devices(backend_name, config.devices, config.num_envs)
+
+    def load(delay: int) -> tuple[Candidate, Path]:
+        return load_checkpoint(
+            config.checkpoint,
+            task=None,
+            sampling_steps=config.sampling_steps,
+            plan_batch=config.plan_batch,
+            execution=config.execution(delay),
+        )
+
+    first, path = load(delays[0])
+    out = config.out or default_out(first.folder, config.seed)
+    console.print(f"checkpoint {path}, backend {backend_name}", style="dim", markup=False)
+    backend = make_backend(
+        backend_name,
+        first.task,
+        image_size=first.image_size,
+        renderer="warp",
+        interpolation=config.action_interpolation,
+    )
+    settings = EvaluationSettings(episodes=config.episodes, num_envs=config.num_envs, seed=config.seed)
+    results: dict[int, Any] = {}
+    codes = set()
+    with stop_on_interrupt() as should_stop:
+        for delay in delays:
+            candidate, _ = load(delay)
+            summary = evaluate(
+                candidate.planner,
+                backend,
+                settings,
+                out / f"delay_{delay:02d}",
+                policy=f"{candidate.label}, delay {delay}",
+                provenance={**candidate.provenance, "config": to_dict(config), "delay_steps": delay},
+                show_progress=True,
+                should_stop=should_stop,
+                devices=devices if backend.compiled else (),
+            )
+            codes.add(summary.exit_code)
+            if summary.records:
+                results[delay] = summary.records
+                console.print(f"delay {delay}: {summary.headline}", markup=False)
+                rows = sweep_rows(results, 1 / backend.control_dt)
+                said = {"policy": first.label, "task": first.task, "config": to_dict(config)}
+                write_json(out / JSON, {"schema": SCHEMA_VERSION, **said, "delays": rows})
+            if should_stop():
+                codes.add(EXIT_INTERRUPTED)
+                break
+    if results:
+        console.print(sweep_table(rows))
+        if config.plot:
+            write_bytes(out / PLOT, sweep_plot(rows, f"{first.label}, {first.task}"))
+        console.print(f"results in {out}: {JSON}{f', {PLOT}' if config.plot else ''}, delay_*/", markup=False)
+    return max(codes)  # in order of severity: some episodes errored, interrupted
+
+
+def default_out(name: str, seed: int) -> Path:
+    """A folder that no other sweep has."""
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return Path("evals") / f"{stamp}_latency_{name}_seed{seed}"
+
+
+if __name__ == "__main__":
+    run_main(main)

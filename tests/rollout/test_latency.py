@@ -1,0 +1,193 @@
+"""Sweeps of the delay: figures, table and plot; scripts/latency.py and the flags of scripts/eval.py on a checkpoint."""
+
+import io
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from imf_jax.cli import run_main
+from imf_jax.config import HeadConfig, LatencyConfig, ObjectiveConfig, PolicyConfig, TrainConfig
+from imf_jax.errors import ArgumentError
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.latency import sweep_delays, sweep_plot, sweep_rows, sweep_table
+from imf_jax.rollout.writers import read_json, read_records
+from imf_jax.sim.tasks.transfer import Transfer
+from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
+from imf_jax.training.state import build_policy, initial_state
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+HEAD = HeadConfig(pred_horizon=8, num_action_steps=4, n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
+
+
+def records(successes: list[bool]) -> list[EpisodeRecord]:
+    return [
+        EpisodeRecord(e, 0, 0, "success" if done else "timeout", 10, 0, 9, 1.0, 1.0, 9 if done else None, 2)
+        for e, done in enumerate(successes)
+    ]
+
+
+def test_rows_compare_each_delay_with_the_smallest_on_the_same_scenes() -> None:
+    worse = [False] * 8 + [True] * 2
+    rows = sweep_rows({3: records(worse), 0: records([True] * 8 + [False, True]), 6: records([])}, control_hz=50)
+    assert [(row["delay_steps"], row["delay_ms"], row["n_success"]) for row in rows] == [
+        (0, 0, 9),
+        (3, 60, 2),
+        (6, 120, 0),
+    ]
+    assert (rows[0]["n_lost"], rows[0]["p_value_holm"]) == (None, None)
+    assert (rows[1]["n_lost"], rows[1]["n_won"]) == (8, 1)
+    assert rows[1]["p_value"] == pytest.approx(2 * (1 + 9) / 2**9)
+    assert rows[1]["p_value_holm"] == pytest.approx(2 * rows[1]["p_value"])
+    assert rows[1]["pc_success_ci95"] == pytest.approx([5.7, 51.0], abs=0.1)
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(sweep_table(rows))
+    text = screen.file.getvalue()
+    assert "8 / 1" in text
+    assert "5.7-51.0" in text
+    picture = Image.open(io.BytesIO(sweep_plot(rows, "tiny, transfer")))
+    assert picture.size == (1050, 675)
+    assert np.asarray(picture.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize(
+    ("options", "trained", "expected"),
+    [
+        ({}, 0, [0, 1, 2, 3, 4, 5, 6]),
+        ({"delays": (4, 0)}, 0, [0, 4]),
+        ({"prefix": True}, 3, [0, 1, 2, 3]),
+        ({"prefix": True, "replan_every": 2}, 3, [0, 1, 2]),
+    ],
+)
+def test_delays_are_those_a_policy_can_be_executed_with(options: dict, trained: int, expected: list[int]) -> None:
+    policy = PolicyConfig(head=HEAD, objective=ObjectiveConfig(prefix_training=trained))
+    assert sweep_delays(LatencyConfig(Path("run"), **options), policy) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delays": (0, 7)}, r"--delay-steps 7 is beyond the chunk; this policy allows 0\.\.6"),
+        ({"delays": (-1,)}, "--delays -1 must not be negative"),
+        ({"delays": (1, 1)}, "--delays 1 1 names a delay twice"),
+        ({"replan_every": 8}, "--replan-every 8 is more actions than a chunk has"),
+        ({"replan_every": 0}, "--replan-every 0 must be at least 1"),
+        ({"blend_steps": 3}, "--blend-steps 3 is longer than two chunks overlap: 2 actions"),
+        ({"prefix": True}, "--prefix needs a policy trained for it"),
+        ({"action_interpolation": 3}, "--action-interpolation 3 does not divide"),
+        ({"episodes": 0}, "--episodes is 0"),
+    ],
+)
+def test_sweeps_that_cannot_run_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        sweep_delays(LatencyConfig(Path("run"), **options), PolicyConfig(head=HEAD))
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Run]:
+    """Run a script as a command line would, with episodes of 12 steps."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Transfer, "max_steps", 12)
+
+    def run(name: str, *arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        main = runpy.run_path(str(SCRIPTS / name))["main"]
+        with pytest.raises(SystemExit) as stopped:
+            run_main(main)
+        output = capsys.readouterr()
+        return Run(stopped.value.code, output.out, output.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training run with a checkpoint of a tiny policy."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    config = TrainConfig(policy=PolicyConfig(head=HEAD, objective=ObjectiveConfig(prefix_training=2)))
+    policy = build_policy(config, 7)
+    reach = np.tile([0.5, 0.3, 0.3, 1, 0.1, 0.1, 0.1, 0.05], 2)
+    widths = {"action": reach, "qpos": np.ones(16), "env_state": np.ones(7)}
+    policy.set_statistics({name: {"min": -w, "max": w, "mean": 0 * w, "std": w} for name, w in widths.items()})
+    state, frozen = initial_state(policy, config)
+    save_checkpoint(
+        folder,
+        state._replace(step=jnp.int32(1)),
+        frozen,
+        config,
+        CheckpointMeta(1, "transfer", 7, "average", "", None, {}),
+    )
+    return folder
+
+
+def test_a_sweep_from_a_checkpoint_to_table_json_and_plot(script: Callable[..., Run], run_folder: Path) -> None:
+    run = script(
+        "latency.py", "--checkpoint", run_folder, "--delays", 0, 2, "--episodes", 3, "--out", "sweep", "--prefix"
+    )
+    assert run.code == 0, run.err
+    assert "results in sweep: latency.json, latency.png, delay_*/" in run.out
+    content = read_json(Path("sweep/latency.json"))
+    assert [(row["delay_steps"], row["n_episodes"]) for row in content["delays"]] == [(0, 3), (2, 3)]
+    assert Path("sweep/latency.png").read_bytes().startswith(b"\x89PNG")
+
+    # Without delay a sweep repeats a plain evaluation; with one it is what eval.py says about the same flags.
+    latency = ("--inference", "async", "--delay-steps", 2, "--prefix")
+    for flags, folder in (((), "delay_00"), (latency, "delay_02")):
+        again = script("eval.py", "--checkpoint", run_folder, "--episodes", 3, "--out", f"again_{folder}", *flags)
+        assert again.code == 0, again.err
+        swept, alone = (read_records(Path(path))[0] for path in (f"sweep/{folder}", f"again_{folder}"))
+        assert [r.return_ for r in swept] == [r.return_ for r in alone]
+        assert [r.replans for r in swept] == [3, 3, 3]
+    assert read_json(Path("again_delay_02/manifest.json"))["config"]["execution"]["delay_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval.py", "--inference", "async", "--delay-steps", 7], "--delay-steps 7 is beyond the chunk"),
+        (["eval.py", "--delay-steps", 2], "--delay-steps 2 would do nothing with --inference sync"),
+        (["eval.py", "--replan-every", 0], "--replan-every 0 must be at least 1"),
+        (["eval.py", "--action-interpolation", 2], "--action-interpolation 2 does not divide"),
+        (["eval.py", "--inference", "async", "--delay-steps", 3, "--prefix"], "trained for delays up to"),
+        (["latency.py", "--delays", 9], "--delay-steps 9 is beyond the chunk"),
+        (["latency.py", "--blend-steps", 3], "--blend-steps 3 is longer than two chunks overlap"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    script: Callable[..., Run], run_folder: Path, tmp_path: Path, arguments: list, message: str
+) -> None:
+    name, *flags = arguments
+    run = script(name, "--checkpoint", run_folder, *flags)
+    assert run.code == 2
+    assert message in run.err
+    assert run.err.count("\n") == 1
+    assert not (tmp_path / "evals").exists()
+
+
+def test_an_expert_cannot_come_late(script: Callable[..., Run]) -> None:
+    run = script("eval.py", "--expert", "--inference", "async", "--delay-steps", 1)
+    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert "--inference async needs a --checkpoint" in run.err
+
+
+def test_a_plot_without_matplotlib_is_refused_in_one_line(
+    script: Callable[..., Run], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run = script("latency.py", "--checkpoint", run_folder)
+    assert (run.code, run.err.count("\n")) == (1, 1)
+    assert "pip install 'imf_jax[plots]', or leave the plot out with --no-plot" in run.err
+    assert not Path("evals").exists()
