@@ -465,6 +465,17 @@ class ExecutionConfig:
             f"control step; choose 1 or {SUBSTEPS}",
         )
 
+    def require_no_plan_ahead(self) -> None:
+        """Refuse what needs a policy: a scripted expert chooses the action of the next control step only."""
+        require(
+            self.inference == "sync",
+            f"--inference {self.inference} needs a --checkpoint: the scripted expert plans no step ahead",
+        )
+        require(
+            self.replan_every in (None, 1),
+            f"--replan-every {self.replan_every} needs a --checkpoint: the scripted expert plans no step ahead",
+        )
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -544,6 +555,8 @@ class EvalConfig:
             self.expert != (self.checkpoint is not None),
             "say what to evaluate: either --checkpoint FOLDER or --expert",
         )
+        if self.expert:
+            self.execution.require_no_plan_ahead()
         require(not self.continue_on_error, "--continue-on-error would do nothing without --jobs")
         require(
             not self.resume or self.out is not None, "--resume needs the --out folder of the evaluation to continue"

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imf_jax.config import IMAGE_SIZE, ExecutionConfig, require, to_dict
+from imf_jax.config import IMAGE_SIZE, ExecutionConfig, to_dict
 
 
 class Candidate(NamedTuple):
@@ -75,17 +75,13 @@ def load_expert(task: str | None, execution: ExecutionConfig | None = None) -> C
 
     Args:
         task: the task.
-        execution: how its actions reach the robot.
+        execution: how its actions reach the robot; at once by default.
 
     Raises:
-        ArgumentError: the task has no expert, or is to come late.
+        ArgumentError: the task has no expert, or the execution needs a policy.
     """
     if execution is not None:
-        require(execution.inference == "sync", "--inference async needs a --checkpoint: an expert plans no step ahead")
-        require(
-            execution.replan_every in (None, 1),
-            f"--replan-every {execution.replan_every} needs a --checkpoint: an expert plans no step ahead",
-        )
+        execution.require_no_plan_ahead()
     from imf_jax.rollout.expert_planner import ExpertPlanner
 
     name = task or "transfer"

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import yaml
 
-from imf_jax.config import EvalConfig, from_dict, require, to_dict
+from imf_jax.config import EvalConfig, ExecutionConfig, from_dict, require, to_dict
 from imf_jax.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -47,8 +47,10 @@ SCHEMA_VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 KEYS = ("name", "checkpoint", "expert", "task", "overrides", "episodes", "seeds", "captures")
 CAPTURES = ("save_trajectory", "save_images", "save_timing", "record_video", "video_cameras", "video_size", "camera")
-NOT_OVERRIDABLE = ("jobs", "out", "resume", "continue_on_error", "cluster", "checkpoint", "expert", "task", "episodes")
-"""Flags of the whole night, or with a key of their own."""
+NOT_OVERRIDABLE = (
+    "jobs", "out", "resume", "continue_on_error", "cluster", "checkpoint", "expert", "task", "episodes", "execution",
+)  # fmt: skip
+"""Flags of the whole night, or with a key of their own; those of the execution are overridden one by one."""
 
 JobStatus = Literal["running", "done", "failed", "interrupted"]
 
@@ -135,9 +137,14 @@ def _read_entry(entry: Any, number: int, path: Path, defaults: EvalConfig) -> li
     _require_known(entry, KEYS, where)
     captures = _mapping(entry, "captures", where)
     overrides = _mapping(entry, "overrides", where)
+    execution = {field.name for field in dataclasses.fields(ExecutionConfig)} & overrides.keys()
+    executed = to_dict(defaults.execution) | {name: overrides.pop(name) for name in execution}
     flags = [field.name for field in dataclasses.fields(EvalConfig)]
     _require_known(captures, [flag for flag in CAPTURES if flag in flags], f"{where}, captures")
-    _require_known(overrides, [flag for flag in flags if flag not in NOT_OVERRIDABLE], f"{where}, overrides")
+    known = [flag for flag in flags if flag not in NOT_OVERRIDABLE] + [
+        f.name for f in dataclasses.fields(ExecutionConfig)
+    ]
+    _require_known(overrides, known, f"{where}, overrides")
     seeds = entry.get("seeds", [defaults.seed])
     require(
         isinstance(seeds, list) and bool(seeds) and all(isinstance(seed, int) for seed in seeds),
@@ -145,6 +152,7 @@ def _read_entry(entry: Any, number: int, path: Path, defaults: EvalConfig) -> li
     )
     require(len(set(seeds)) == len(seeds), f"{where}: a seed is given twice")
     values = to_dict(defaults) | {"jobs": None, "resume": False, "continue_on_error": False} | overrides | captures
+    values["execution"] = executed
     values |= {key: entry[key] for key in ("checkpoint", "expert", "task", "episodes") if key in entry}
     jobs = []
     for seed in seeds:
@@ -183,10 +191,12 @@ def _require_types(config: EvalConfig, where: str) -> None:
 def _require_checkpoint(config: EvalConfig, where: str) -> None:
     if config.checkpoint is None:
         return
-    from imf_jax.training.checkpoints import resolve_checkpoint
+    from imf_jax.rollout.delay import require_execution
+    from imf_jax.training.checkpoints import read_config, resolve_checkpoint
 
     try:
-        resolve_checkpoint(config.checkpoint)
+        policy = read_config(resolve_checkpoint(config.checkpoint)).policy
+        require_execution(config.execution, policy.head, policy.objective.prefix_training)
     except UserError as error:
         raise ArgumentError(f"{where}: {error}") from None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from imf_jax.config import EvalConfig
+from imf_jax.config import EvalConfig, ExecutionConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.rollout.jobs import Job, read_jobs, resolve_folders, run_job, run_jobs
 
@@ -31,6 +31,8 @@ jobs:
     assert (first.seed, first.episodes, first.plan_batch, first.num_envs) == (3, 7, 5, 12)
     assert (first.save_trajectory, first.save_images, first.jobs) == (True, True, None)
     assert (last.seed, last.episodes, last.save_trajectory) == (0, 50, False)
+    (late,) = jobs(tmp_path, "jobs: [{name: a, expert: true, overrides: {action-interpolation: 5}}]")
+    assert late.config.execution == ExecutionConfig(action_interpolation=5)
     content = {"jobs": [{"name": "b.2", "expert": True}]}
     assert jobs(tmp_path, json.dumps(content), "jobs.json") == [found[-1]]
 
@@ -51,6 +53,10 @@ jobs:
         ("jobs: [{name: a, expert: true, episode: 3}]", "'episode' is not known; did you mean episodes"),
         ("jobs: [{name: a, expert: true, overrides: {num_env: 3}}]", "overrides: 'num_env' is not known; did you mean"),
         ("jobs: [{name: a, expert: true, overrides: {out: x}}]", "overrides: 'out' is not known"),
+        ("jobs: [{name: a, expert: true, overrides: {delay_steps: 2}}]", "job a: --delay-steps 2 would do nothing"),
+        ("jobs: [{name: a, expert: true, overrides: {inference: async}}]", "job a: --inference async needs a"),
+        ("jobs: [{name: a, expert: true, overrides: {inference: asink}}]", "job a: --inference asink is not known"),
+        ("jobs: [{name: a, expert: true, overrides: {execution: {}}}]", "overrides: 'execution' is not known"),
         ("jobs: [{name: a, expert: true, captures: {pictures: true}}]", "captures: 'pictures' is not known"),
         ("jobs: [{name: a, expert: true, episodes: 0}]", "job a: --episodes is 0"),
         ("jobs: [{name: a, expert: true, episodes: ten}]", "job a: "),
