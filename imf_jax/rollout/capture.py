@@ -99,29 +99,43 @@ class CaptureQueue:
             self._ended[record.episode] = record
         self._put(_Job(0, partial(self._finish, record)))
 
-    def drain(self) -> None:
-        """Wait until nothing is waiting any more, or patience has run out."""
+    def drain(self, on_wait: Callable[[int], None] = lambda episodes: None) -> None:
+        """Wait until nothing is waiting any more, or patience has run out.
+
+        Args:
+            on_wait: called now and then with the number of episodes whose artifacts are not complete.
+        """
         if self._thread is not None:
-            self._wait(lambda: not self._jobs and not self._waiting)
+            self._wait(lambda: not self._jobs and not self._waiting, on_wait)
         self._raise_failure()
 
-    def close(self) -> None:
-        """Wait for what is still waiting, then close the recorders. Further calls do nothing."""
+    def close(self, on_wait: Callable[[int], None] = lambda episodes: None) -> None:
+        """Wait for what is still waiting, then close the recorders; once is enough. `on_wait`: see `drain`."""
         if self._closing:
             return
+        if self._thread is not None:
+            try:
+                self.drain(on_wait)
+            except BaseException:
+                self.abandon()
+                raise
         self._closing = True
-        if self._thread is None:
-            return
-        try:
-            self.drain()
-        finally:
+        if self._thread is not None and not self._given_up:
             with self._condition:
                 self._condition.notify_all()
-            if not self._given_up:
-                self._thread.join()
-                for recorder in self._recorders:
-                    self._attempt(recorder, "the end", recorder.close)
-        self._raise_failure()
+            self._thread.join()
+            for recorder in self._recorders:
+                self._attempt(recorder, "the end", recorder.close)
+            self._raise_failure()
+
+    def abandon(self) -> None:
+        """Stop now: what waits is dropped. Episodes whose artifacts are not complete leave no record, so that a resumed
+        run makes both."""
+        with self._condition:
+            self._closing = self._given_up = True
+            self._jobs.clear()
+            self._ended.clear()
+            self._condition.notify_all()
 
     def _broadcast(self, method: str, batch: Any, episodes: np.ndarray) -> None:
         if self._thread is None or self._given_up:
@@ -141,12 +155,13 @@ class CaptureQueue:
             self._condition.notify_all()
         self._raise_failure()
 
-    def _wait(self, ready: Callable[[], bool]) -> None:
+    def _wait(self, ready: Callable[[], bool], on_wait: Callable[[int], None] = lambda episodes: None) -> None:
         started = time.perf_counter()
         with self._condition:
             self._progress = max(self._progress, time.monotonic()) if not self._waiting else self._progress
             while not ready() and not self._given_up and self._failure is None:
                 self._condition.wait(timeout=0.2)
+                on_wait(len(self._ended))
                 if time.monotonic() - self._progress > self._patience:
                     self._give_up()
         self.waited_s += time.perf_counter() - started

@@ -241,6 +241,14 @@ class LoopProgram:
         return keep_rows(running, {name: join(name) for name in past}, past)
 
 
+def replans_per_call(max_steps: int, chunk: int, call_steps: int) -> int:
+    """Plans per call so that calls take about `call_steps` control steps and little runs past the end of an episode."""
+    total = math.ceil(max_steps / chunk)
+    wanted = min(total, max(1, round(call_steps / chunk)))
+    near = range(max(1, wanted * 2 // 3), wanted * 3 // 2 + 1)
+    return min(near, key=lambda replans: (math.ceil(total / replans) * replans, abs(replans - wanted)))
+
+
 class CompiledRollout:
     """One rollout of a planner on a compiled backend; `run` it once. Arguments as of `imf_jax.rollout.engine.Rollout`.
 
@@ -279,7 +287,7 @@ class CompiledRollout:
         self._program, self._weights = planner.program, planner.weights
         self._episodes, self._seed, self._num_envs = list(episodes), np.uint32(seed), num_envs
         chunk = self._program.num_action_steps
-        replans = max(1, round(call_steps / chunk))
+        replans = replans_per_call(max_steps, chunk, call_steps)
         self._calls = math.ceil(max_steps / (replans * chunk))
         self._frames_per_call = num_envs * len(self._program.cameras) * replans * min(chunk, self._program.obs_horizon)
         self._loop = LoopProgram(
@@ -314,8 +322,10 @@ class CompiledRollout:
                 for episodes in self._waves():
                     if not self._run_wave(episodes):
                         break
-        finally:
-            ledger.close()
+        except BaseException:
+            ledger.abandon()
+            raise
+        ledger.close(self._on_progress)
         return ledger.result
 
     def _waves(self) -> Iterator[np.ndarray]:

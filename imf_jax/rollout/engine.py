@@ -111,8 +111,10 @@ class Rollout:
                 if self._clock:
                     self._clock.start(self._ledger.captures.waited_s)
                 self._loop()
-        finally:
-            self._ledger.close()
+        except BaseException:
+            self._ledger.abandon()
+            raise
+        self._ledger.close(self._on_progress)
         result = self._ledger.result
         result.frames_rendered = self._frames.rendered if self._frames else 0
         return result

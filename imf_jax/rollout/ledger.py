@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class RolloutProgress:
         control_steps: control steps so far, running episodes included.
         loop_s: time [s] since the start of the loop, without waiting for captures.
         share: share of the work in 0..1; a running episode counts by its steps.
+        unwritten: finished episodes whose captures are still being made; told when nothing else is left to do.
     """
 
     episodes: int
@@ -28,6 +29,7 @@ class RolloutProgress:
     control_steps: int
     loop_s: float
     share: float
+    unwritten: int = 0
 
 
 @dataclass
@@ -97,14 +99,21 @@ class Ledger:
         self._waited_before = self.captures.waited_s
         self.result.warmup_s = self._started - self._created
 
-    def close(self) -> None:
-        """The loop is over, or has failed: wait for the captures and finish the result."""
-        if not self._started:  # failed in the warm-up
-            self.captures.close()
-            return
+    def abandon(self) -> None:
+        """The loop was stopped or has failed: captures that are not complete are dropped."""
+        self.captures.abandon()
+
+    def close(self, on_progress: Callable[[RolloutProgress], None] | None = None) -> None:
+        """The loop is over: wait for the captures and finish the result."""
+
+        def waiting(episodes: int) -> None:
+            if on_progress:
+                on_progress(replace(at_the_end, unwritten=episodes))
+
+        at_the_end = self.progress(0)
         self.result.wall_s = self.loop_seconds()
         try:
-            self.captures.close()
+            self.captures.close(waiting)
         finally:
             self.result.capture_s = self.captures.waited_s - self._waited_before
             self.result.capture_errors = list(self.captures.errors)

@@ -28,6 +28,8 @@ class ProgressBar:
 
     def _text(self, progress: RolloutProgress, speed: float) -> str:
         rate = f"{100 * progress.successes / progress.episodes:.0f} %" if progress.episodes else "-"
+        if progress.unwritten:
+            return f"{progress.episodes} episodes, success {rate}; making captures of {progress.unwritten} more"
         counted = progress.episodes if self._total is None else f"{progress.episodes}/{self._total}"
         return f"{counted} episodes, success {rate}, {speed:,.0f} control steps/s"
 

@@ -147,3 +147,32 @@ def test_a_record_that_cannot_be_written_ends_the_rollout() -> None:
     queue.end(record(0))
     with pytest.raises(OSError, match="no space left"):
         queue.close()
+
+
+def test_abandoned_captures_leave_no_record_and_do_not_wait() -> None:
+    """Ctrl-C twice: what is not complete is made again when the run is resumed."""
+    recorder, records = Slow(), []
+    queue = CaptureQueue([recorder], records.append)
+    queue.steps(steps(0))
+    queue.end(record(0))
+    queue.drain()
+    recorder.gate.clear()
+    queue.steps(steps(1))
+    queue.end(record(1))
+    started = time.monotonic()
+    queue.abandon()
+    queue.close()
+    assert time.monotonic() - started < 1
+    recorder.gate.set()
+    time.sleep(0.2)
+    assert [r.episode for r in records] == [0]
+
+
+def test_who_waits_hears_what_is_left() -> None:
+    recorder, left = Slow(), []
+    queue = CaptureQueue([recorder], lambda record: None)
+    recorder.gate.clear()
+    queue.end(record(3))
+    threading.Timer(0.5, recorder.gate.set).start()
+    queue.close(left.append)
+    assert left[0] == 1

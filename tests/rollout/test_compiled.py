@@ -19,7 +19,7 @@ from flax import nnx
 from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.policy import Policy
-from imf_jax.rollout.compiled import CompiledRollout, LoopProgram
+from imf_jax.rollout.compiled import CompiledRollout, LoopProgram, replans_per_call
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord, noise_keys, scene_keys
 from imf_jax.rollout.expert_planner import ExpertPlanner
@@ -301,6 +301,13 @@ def test_eight_devices_give_the_same_records_as_one(reference: dict[int, Episode
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["8"] == found["1"]
     assert found["8"] == [record.to_json() for record in what_happened(reference).values()]
+
+
+@pytest.mark.parametrize(("max_steps", "chunk", "executed"), [(700, 8, 704), (700, 1, 700), (250, 8, 256), (16, 8, 16)])
+def test_little_runs_past_the_end_of_an_episode(max_steps: int, chunk: int, executed: int) -> None:
+    steps = replans_per_call(max_steps, chunk, 40) * chunk
+    assert -(-max_steps // steps) * steps == executed
+    assert steps <= 64
 
 
 def test_devices_must_divide_the_scenes() -> None:

@@ -70,12 +70,15 @@ class NativeBackend:
         self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
         self.renderer, self.image_size, self.interpolation = renderer, image_size, interpolation
         self._threads = threads
+        # Beside C MuJoCo the small programs belong on the CPU too, also where JAX's default device is a GPU.
+        self._device = _cpu()
         self._targets = jax.jit(self._parts.targets)
         self._sample = jax.jit(jax.vmap(lambda key: self._parts.sample(jax.random.wrap_key_data(key))))
         self._batch: mujoco.batch.Batch | None = None
 
     def reset(self, keys: Array) -> tuple[SimState, StepOutput]:
-        joints, objects = in_blocks(self._sample, _key_data(keys))
+        with jax.default_device(self._device):
+            joints, objects = in_blocks(self._sample, _key_data(keys))
         count = len(joints)
         batch = self._simulations(count)
         ids = np.arange(count)
@@ -108,7 +111,8 @@ class NativeBackend:
         """
         actions = np.asarray(actions, np.float32)
         count, length = actions.shape[:2]
-        joints, openings, ik_error = in_blocks(self._targets, np.asarray(state.joint_target, np.float32), actions)
+        with jax.default_device(self._device):
+            joints, openings, ik_error = in_blocks(self._targets, np.asarray(state.joint_target, np.float32), actions)
         batch = self._simulations(count)
         ids = np.arange(count)
         batch.state[:count] = state.physics
@@ -184,6 +188,14 @@ class NativeBackend:
         return self._parts.judge(
             state, robot, reading, hands=hands, finite=finite, ik_error=ik_error, qpos=qpos, overflow=overflow
         )
+
+
+def _cpu() -> jax.Device | None:
+    """JAX's CPU; None where JAX was told to use nothing else than an accelerator."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def _key_data(keys: Array) -> np.ndarray:
