@@ -52,7 +52,7 @@ def main() -> int:
         )
 
     first, path = load(delays[0])
-    out = config.out or default_out(first.folder, config.seed)
+    out = config.out or default_out(path.resolve().parent.parent.name, config.seed)
     console.print(f"checkpoint {path}, backend {backend_name}", style="dim", markup=False)
     backend = make_backend(
         backend_name,
@@ -72,7 +72,7 @@ def main() -> int:
                 backend,
                 settings,
                 out / f"delay_{delay:02d}",
-                policy=f"{candidate.label}, delay {delay}",
+                policy=candidate.label,
                 provenance={**candidate.provenance, "config": to_dict(config), "delay_steps": delay},
                 show_progress=True,
                 should_stop=should_stop,
@@ -83,15 +83,15 @@ def main() -> int:
                 results[delay] = summary.records
                 console.print(f"delay {delay}: {summary.headline}", markup=False)
                 rows = sweep_rows(results, 1 / backend.control_dt)
-                said = {"policy": first.label, "task": first.task, "config": to_dict(config)}
-                write_json(out / JSON, {"schema": SCHEMA_VERSION, **said, "delays": rows})
+                swept = {**first.provenance, "task": first.task, "config": to_dict(config)}
+                write_json(out / JSON, {"schema": SCHEMA_VERSION, **swept, "delays": rows})
             if should_stop():
                 codes.add(EXIT_INTERRUPTED)
                 break
     if results:
         console.print(sweep_table(rows))
         if config.plot:
-            write_bytes(out / PLOT, sweep_plot(rows, f"{first.label}, {first.task}"))
+            write_bytes(out / PLOT, sweep_plot(rows, f"{path}, {first.task}"))
         console.print(f"results in {out}: {JSON}{f', {PLOT}' if config.plot else ''}, delay_*/", markup=False)
     return max(codes)  # in order of severity: some episodes errored, interrupted
 

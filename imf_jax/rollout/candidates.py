@@ -64,8 +64,11 @@ def load_checkpoint(
         "sampling_steps": policy.config.sampling_steps,
         "training": to_dict(loaded.config),
     }
-    planner = policy_planner(policy, plan_batch, execution or ExecutionConfig())
+    execution = execution or ExecutionConfig()
+    planner = policy_planner(policy, plan_batch, execution)
     label, folder = f"{run}, step {loaded.step}", f"{run}_step{loaded.step}"
+    if execution.delay_steps:
+        label, folder = f"{label}, delay {execution.delay_steps}", f"{folder}_delay{execution.delay_steps}"
     candidate = Candidate(planner, task or loaded.meta.task, label, folder, provenance, planner.image_size)
     return candidate, loaded.path
 
