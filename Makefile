@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # LeRobot needs Python 3.12 or newer.
 LEROBOT_PYTHON ?= $(PYTHON)
+TEST_WORKERS ?= 2
 DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
@@ -29,7 +30,7 @@ demo: install ## collect, train, evaluate and show the result (two cores, no GPU
 	  --reference $(DEMO)/expert --save-images --save-trajectory
 
 test: lint ## lint, types and all tests (under 10 minutes on two cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 lint: install ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
