@@ -52,7 +52,7 @@ class InterventionRules:
     distance: float | None = None
     no_progress_steps: int | None = None
     beta: float = 0.0
-    correction_steps: int = 50
+    correction_steps: int = 25
 
 
 class Supervision(NamedTuple):

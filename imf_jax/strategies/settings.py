@@ -118,13 +118,13 @@ class DaggerConfig:
     # or for a random share of the time (beta).
     intervene: tuple[RuleName, ...] = ("distance", "no_progress")
     # Distance between both actions at which the expert takes over, averaged over 0.2 s [m].
-    distance: float = 0.02
+    distance: float = 0.01
     # Control steps without a higher stage of the task after which the expert takes over.
-    no_progress_steps: int = 150
+    no_progress_steps: int = 100
     # Share of the stretches that the expert drives; in round r of --rounds, beta to the power of r.
     beta: float = 0.5
     # Shortest correction, and length of the stretches of beta [control steps].
-    correction_steps: int = 50
+    correction_steps: int = 25
     # Record the corrections only, or whole episodes with the column intervention.
     save: Literal["corrections", "episodes"] = "corrections"
     # Record, train on what was recorded and evaluate, so many times.
