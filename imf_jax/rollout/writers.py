@@ -1,5 +1,6 @@
 """The files of an evaluation folder. Whole files appear at once or not at all; records are flushed one by one."""
 
+import errno
 import json
 import os
 import shutil
@@ -68,17 +69,24 @@ class EvaluationFolder:
                     (path / name).unlink(missing_ok=True)
                 shutil.rmtree(path / EPISODES, ignore_errors=True)
             write_json(path / MANIFEST, manifest)
-            self._records = open(path / RECORDS, "a" if resumed else "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+            # Unbuffered: what a full disk does not take is known at once.
+            self._records = open(path / RECORDS, "ab" if resumed else "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
 
     def add(self, record: EpisodeRecord) -> None:
-        """Append a record and hand it to the operating system at once.
+        """Append a record and hand it to the operating system at once; a line that does not fit leaves no part.
 
         Raises:
             UserError: it cannot be written.
         """
+        line = record.to_json().encode() + b"\n"
         with said(self.path):
-            self._records.write(record.to_json() + "\n")
-            self._records.flush()
+            end = self._records.seek(0, os.SEEK_END)
+            try:
+                if self._records.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                self._records.truncate(end)
+                raise
 
     def finish(self, metrics: dict[str, Any], records: Sequence[EpisodeRecord] = ()) -> None:
         """Write `metrics.json`, and the records again, in order of their episodes.
@@ -87,7 +95,6 @@ class EvaluationFolder:
             UserError: it cannot be written.
         """
         with said(self.path):
-            self._records.flush()
             if records:
                 write_bytes(self.path / RECORDS, lines_of(records))
             write_json(self.path / METRICS, metrics)
