@@ -1,6 +1,5 @@
 """Files of an evaluation folder: nothing half written, nothing overwritten."""
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -47,6 +46,48 @@ def test_a_folder_that_holds_something_is_refused_untouched(tmp_path: Path) -> N
         EvaluationFolder(tmp_path / "notes", {})
     with pytest.raises(UserError, match="is a file"):
         EvaluationFolder(tmp_path / "notes/a.txt", {})
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write the evaluation to .*Not a directory"):
+        EvaluationFolder(tmp_path / "file/run", {})
+
+
+def test_replace_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
+    with EvaluationFolder(tmp_path, {"name": "first"}) as folder:
+        folder.add(record(0))
+        folder.finish({})
+    write_bytes(tmp_path / "episodes/ep_000000/trajectory.png", b"old")
+    with EvaluationFolder(tmp_path, {"name": "second"}, replace=True):
+        assert sorted(os.listdir(tmp_path)) == ["episodes.jsonl", "manifest.json"]
+    assert read_records(tmp_path)[0] == []
+
+
+def test_a_failed_write_leaves_no_remains(tmp_path: Path) -> None:
+    with EvaluationFolder(tmp_path / "run", {}) as folder, pytest.raises(ValueError, match="not JSON compliant"):
+        folder.finish({"x": float("nan")})
+    assert sorted(os.listdir(tmp_path / "run")) == ["episodes.jsonl", "manifest.json"]
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_bytes(tmp_path / "taken", b"x")
+    assert sorted(os.listdir(tmp_path)) == ["run", "taken"]
+
+
+def test_corrupt_lines_are_reported_not_raised(tmp_path: Path) -> None:
+    lines = [record(0).to_json(), '{"schema": 1, "epis', record(1).to_json()]
+    (tmp_path / "episodes.jsonl").write_text("\n".join(lines))
+    records, problems = read_records(tmp_path)
+    assert [r.episode for r in records] == [0, 1]
+    assert len(problems) == 1
+    assert "episodes.jsonl:2" in problems[0]
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no episodes\.jsonl"):
+        read_records(tmp_path)
+    with pytest.raises(UserError, match=r"metrics\.json is not there"):
+        read_json(tmp_path / "metrics.json")
 
 
 class Half:
