@@ -1,18 +1,24 @@
 """A tiny analytic simulator and planners for it: what is tested here is the loop, not the physics."""
 
+import runpy
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
+from imf_jax.cli import run_main
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.tasks.transfer import Transfer
 
 MAX_STEPS = 40
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 class PointBackend:
@@ -145,5 +151,30 @@ def roll() -> Callable[..., dict[int, EpisodeRecord]]:
         assert not result.capture_errors
         assert len({record.episode for record in records}) == len(records)
         return {record.episode: record for record in records}
+
+    return run
+
+
+class ScriptRun(NamedTuple):
+    """What a script left: its exit code and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ScriptRun]:
+    """Run a script as a command line would, in an empty folder, with episodes of 20 steps."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Transfer, "max_steps", 20)
+
+    def run(name: str, *arguments: object) -> ScriptRun:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        main = runpy.run_path(str(SCRIPTS / name))["main"]
+        with pytest.raises(SystemExit) as stopped:
+            run_main(main)
+        output = capsys.readouterr()
+        return ScriptRun(stopped.value.code, output.out, output.err)
 
     return run

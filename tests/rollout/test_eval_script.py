@@ -1,48 +1,21 @@
 """scripts/eval.py and scripts/report.py: a real checkpoint in, files and exit codes out, one line for every mistake."""
 
-import runpy
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imf_jax.cli import run_main
 from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
 from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records
-from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
 from imf_jax.training.state import build_policy, initial_state
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Run]:
-    """Run a script as a command line would, with episodes of 20 steps."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Transfer, "max_steps", 20)
-
-    def run(name: str, *arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        main = runpy.run_path(str(SCRIPTS / name))["main"]
-        with pytest.raises(SystemExit) as stopped:
-            run_main(main)
-        output = capsys.readouterr()
-        return Run(stopped.value.code, output.out, output.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +34,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_run_folder_means_its_newest_checkpoint_said_aloud(script: Callable[..., Run], run_folder: Path) -> None:
+def test_run_folder_means_its_newest_checkpoint_said_aloud(script: Callable[..., Any], run_folder: Path) -> None:
     run = script("eval.py", "--checkpoint", run_folder, "--episodes", 3, "--num-envs", 2, "--sampling-steps", 2)
     assert run.code == 0, run.err
     (out,) = Path("evals").glob("*_tiny_step2_seed0")
@@ -83,7 +56,7 @@ def test_run_folder_means_its_newest_checkpoint_said_aloud(script: Callable[...,
     assert script("report.py", "one").out.strip() == "one/report.html"
 
 
-def test_captures_change_no_record(script: Callable[..., Run], run_folder: Path) -> None:
+def test_captures_change_no_record(script: Callable[..., Any], run_folder: Path) -> None:
     common = ("eval.py", "--checkpoint", run_folder, "--episodes", 3, "--seed", 5)
     assert script(*common, "--out", "plain").code == 0
     assert script(*common, "--out", "captured", "--num-envs", 2, "--save-trajectory").code == 0
@@ -96,7 +69,7 @@ def test_captures_change_no_record(script: Callable[..., Run], run_folder: Path)
         assert (Path("captured") / b.artifacts["trajectory"]).is_file()
 
 
-def test_expert_as_reference(script: Callable[..., Run], run_folder: Path) -> None:
+def test_expert_as_reference(script: Callable[..., Any], run_folder: Path) -> None:
     assert script("eval.py", "--expert", "--episodes", 2, "--out", "expert").code == 0
     run = script("eval.py", "--checkpoint", run_folder, "--episodes", 2, "--out", "run", "--reference", "expert")
     assert "scripted expert: success 0/2" in run.out
@@ -104,7 +77,7 @@ def test_expert_as_reference(script: Callable[..., Run], run_folder: Path) -> No
 
 
 def test_interrupt_keeps_what_is_finished(
-    script: Callable[..., Run], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    script: Callable[..., Any], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add = EvaluationFolder.add
 
@@ -153,7 +126,7 @@ def test_interrupt_keeps_what_is_finished(
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
-    script: Callable[..., Run], run_folder: Path, tmp_path: Path, arguments: list, code: int, message: str
+    script: Callable[..., Any], run_folder: Path, tmp_path: Path, arguments: list, code: int, message: str
 ) -> None:
     for name in ("empty", "full"):
         (tmp_path / name).mkdir()
@@ -167,13 +140,13 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
-def test_report_of_a_folder_without_evaluation(script: Callable[..., Run], tmp_path: Path) -> None:
+def test_report_of_a_folder_without_evaluation(script: Callable[..., Any], tmp_path: Path) -> None:
     run = script("report.py", tmp_path)
     assert (run.code, run.err.count("\n")) == (1, 1)
     assert "manifest.json is not there; give the folder of an evaluation" in run.err
 
 
-def test_resume_runs_what_is_missing(script: Callable[..., Run], run_folder: Path) -> None:
+def test_resume_runs_what_is_missing(script: Callable[..., Any], run_folder: Path) -> None:
     command = ("eval.py", "--checkpoint", run_folder, "--episodes", 4, "--save-trajectory")
     assert script(*command, "--out", "whole").code == 0
     assert script(*command, "--out", "cut").code == 0
@@ -212,7 +185,7 @@ def test_resume_runs_what_is_missing(script: Callable[..., Run], run_folder: Pat
 
 
 def test_jobs_run_one_after_the_other_and_each_leaves_its_record(
-    script: Callable[..., Run], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    script: Callable[..., Any], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = Path("night.yaml")
     file.write_text(
