@@ -206,8 +206,8 @@ class CorrectedProgram:
         expert = keep_rows(correcting, memory.expert, shadow)
         fresh = anchored(get_expert(self.task).start(output), memory.command)
         stuck = correcting & (memory.expert.waited > RESTART_STEPS)
-        untouched = paused & (output.stage == 0)  # nothing would be dropped
-        expert = keep_rows(stuck | untouched, fresh, expert)
+        lost = paused & (output.stage == 0) & (memory.best_stage > 0)  # what was touched once is not any more
+        expert = keep_rows(stuck | lost, fresh, expert)
         return expert._replace(waited=jnp.where(paused, 0, expert.waited))
 
 
