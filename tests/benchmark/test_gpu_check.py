@@ -70,7 +70,7 @@ def test_pytest_runs_and_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     (tmp_path / "test_one.py").write_text("def test_good(): pass\ndef test_bad(): assert False\n")
     real = gpu_check.run_tests(300, ["test_one.py"])
-    assert (real["passed"], real["failed"], real["error"]) == (1, 1, None)
+    assert (real["passed"], real["failed"], real["error"]) == (1, 1, "exit code 1")
 
 
 def test_tests_that_do_not_come_to_an_end_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
