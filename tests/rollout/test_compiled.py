@@ -131,10 +131,11 @@ class HostPlanner:
     def __init__(self, program: Straight) -> None:
         self.program, self.memory = program, {}
         self.obs_horizon, self.num_action_steps, self.cameras = 2, 4, program.cameras
+        self._plan = jax.jit(program.plan)
 
     def plan(self, observations: Any, output: Any, seed: int, episodes: np.ndarray, replans: np.ndarray) -> np.ndarray:
         # The memory of this planner is the number of the plan.
-        actions, _ = self.program.plan(
+        actions, _ = self._plan(
             jnp.float32(1e-3), replans, observations, output, np.uint32(seed), episodes.astype(np.uint32), replans
         )
         return np.asarray(actions)
@@ -175,10 +176,17 @@ def reference() -> dict[int, EpisodeRecord]:
     return run()
 
 
+class JittedBackend(ProgramBackend):
+    """The same functions for the loop of the host, compiled one by one."""
+
+    def __init__(self) -> None:
+        self.reset, self.step = jax.jit(super().reset), jax.jit(super().step)  # type: ignore[method-assign]
+
+
 def host_run(**settings: Any) -> dict[int, EpisodeRecord]:
     records: list[EpisodeRecord] = []
     Rollout(
-        ProgramBackend(), HostPlanner(Straight(**settings)), range(10), seed=0, max_steps=MAX_STEPS, num_envs=4,
+        JittedBackend(), HostPlanner(Straight(**settings)), range(10), seed=0, max_steps=MAX_STEPS, num_envs=4,
         on_record=records.append,
     ).run()  # fmt: skip
     return {record.episode: record for record in sorted(records, key=lambda record: record.episode)}

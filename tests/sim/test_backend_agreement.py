@@ -1,5 +1,6 @@
 """MJX-JAX and MJX-Warp against C MuJoCo: the same scenes, the same motion until contact, the same outcome after it."""
 
+import os
 import warnings
 
 import jax
@@ -22,6 +23,16 @@ SCENES = 6
 @pytest.fixture(scope="module")
 def native() -> NativeBackend:
     return NativeBackend("transfer", visual="primitive")
+
+
+LONG = pytest.mark.skipif("IMF_LONG_TESTS" not in os.environ, reason="compiles long; set IMF_LONG_TESTS to run it")
+
+long_on_mjx = pytest.mark.parametrize(
+    "backend",
+    [pytest.param(MjxBackend, marks=LONG, id="mjx"), pytest.param(WarpBackend, id="warp")],
+    indirect=True,
+    scope="module",
+)
 
 
 @pytest.fixture(scope="module", params=[MjxBackend, WarpBackend], ids=["mjx", "warp"])
@@ -96,6 +107,7 @@ def test_arms_move_as_on_native(
     assert output.finite.all()
 
 
+@long_on_mjx
 def test_interpolated_commands_move_the_arms_as_on_native(
     backend: DeviceBackend,
     native: NativeBackend,
@@ -113,6 +125,7 @@ def test_interpolated_commands_move_the_arms_as_on_native(
     assert np.abs(output.end_effector - motion[1].end_effector[:, :15]).max() > 5 * difference
 
 
+@long_on_mjx
 def test_a_scene_does_not_depend_on_the_batch(
     backend: DeviceBackend, keys: jax.Array, actions: np.ndarray, motion: tuple[SimState, StepOutput]
 ) -> None:
@@ -142,6 +155,7 @@ def test_a_diverging_scene_keeps_its_state_and_harms_no_other(
     np.testing.assert_array_equal(output.state[2], before.state[2])
 
 
+@long_on_mjx
 def test_steps_can_be_scanned_inside_a_program(backend: DeviceBackend, keys: jax.Array, actions: np.ndarray) -> None:
     @jax.jit
     def program(keys: jax.Array, actions: jax.Array) -> tuple[SimState, StepOutput]:
@@ -152,6 +166,7 @@ def test_steps_can_be_scanned_inside_a_program(backend: DeviceBackend, keys: jax
     assert output.state.shape == (3, SCENES, 16)
 
 
+@long_on_mjx
 def test_pictures_follow_the_poses(
     backend: DeviceBackend, keys: jax.Array, motion: tuple[SimState, StepOutput]
 ) -> None:
