@@ -2,8 +2,14 @@
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+
+def timestamp() -> str:
+    """Local time for the name of a folder, such as 20261121-143233."""
+    return datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 
 
 def flush_to_disk(path: Path) -> None:

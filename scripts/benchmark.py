@@ -179,12 +179,13 @@ class RolloutsBenchmark:
         sizes = [parse_size(size) for size in self.sizes]
         camera_size = parse_size(self.camera_size) if self.camera_size else None
         from imf_jax.benchmark import suite
-        from imf_jax.benchmark.tables import json_content, require_matplotlib, scaling_plot
+        from imf_jax.benchmark.tables import json_content, scaling_plot
+        from imf_jax.plots import require_matplotlib
         from imf_jax.rollout.writers import write_bytes
         from imf_jax.sim.backends.choice import resolve_backend
 
         if self.out is not None:
-            require_matplotlib()
+            require_matplotlib("take --json instead of --out")
         backend = resolve_backend(self.backend)
         if self.checkpoint is not None:
             candidates = [suite.trained_candidate(self.checkpoint)]

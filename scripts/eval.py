@@ -1,7 +1,6 @@
 """Evaluate a policy in batched rollouts. Example: python scripts/eval.py --checkpoint runs/transfer --save-images"""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import EvalConfig, require, to_dict
+from imf_jax.files import timestamp
 from imf_jax.rollout.candidates import Candidate, load_checkpoint, load_expert
 from imf_jax.rollout.writers import METRICS, RECORDS, REPORT, read_json, require_empty
 
@@ -43,8 +43,7 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
     candidate = load_candidate(config)
     if out is None:
         require(cluster.count == 1, "several processes need one --out folder that all of them can write")
-        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        out = Path("evals") / f"{stamp}_{candidate.folder}_seed{config.seed}"
+        out = Path("evals") / f"{timestamp()}_{candidate.folder}_seed{config.seed}"
     if config.resume and cluster.count == 1:
         require_resumable(out)
     settings = EvaluationSettings(

@@ -1,6 +1,5 @@
 """Success against the delay of plans. Example: python scripts/latency.py --checkpoint runs/transfer --delays 0 2 4 8"""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from rich.console import Console
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import LatencyConfig, to_dict
 from imf_jax.errors import EXIT_INTERRUPTED
-from imf_jax.files import write_json
+from imf_jax.files import timestamp, write_json
 from imf_jax.rollout.candidates import Candidate, load_checkpoint
 from imf_jax.rollout.writers import require_empty, write_bytes
 
@@ -22,12 +21,12 @@ def main() -> int:
     if config.out is not None:
         require_empty(config.out)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
+    from imf_jax.plots import require_matplotlib
     from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
     from imf_jax.rollout.latency import (
         JSON,
         PLOT,
         SCHEMA_VERSION,
-        require_matplotlib,
         sweep_delays,
         sweep_plot,
         sweep_rows,
@@ -38,7 +37,7 @@ def main() -> int:
 
     delays = sweep_delays(config, read_config(resolve_checkpoint(config.checkpoint)).policy)
     if config.plot:
-        require_matplotlib()
+        require_matplotlib("leave the plot out with --no-plot")
     backend_name = resolve_backend(config.backend)
     devices = resolve_devices(backend_name, config.devices, config.num_envs)
 
@@ -98,8 +97,7 @@ def main() -> int:
 
 def default_out(name: str, seed: int) -> Path:
     """A folder that no other sweep has."""
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    return Path("evals") / f"{stamp}_latency_{name}_seed{seed}"
+    return Path("evals") / f"{timestamp()}_latency_{name}_seed{seed}"
 
 
 if __name__ == "__main__":

@@ -100,7 +100,6 @@ def record_work(backend: Any, planner: PolicyPlanner, *, batch: int, steps: int)
         num_envs=batch,
         on_record=records.append,
         recorders=[notes],
-        **call_options(backend, steps),
     ).run()
     require_full_length(records, steps)
     assert notes.start is not None
@@ -122,15 +121,6 @@ def record_work(backend: Any, planner: PolicyPlanner, *, batch: int, steps: int)
         later = (np.asarray(chunk.output.qpos[:, -horizon:]) for chunk in chunks[:-1])
         frames = (np.asarray(first.qpos), *later)
     return Work(np.stack([chunk.actions for chunk in chunks]), frames, observations)
-
-
-def call_options(backend: Any, steps: int) -> dict[str, int]:
-    """Options of a loop: a compiled one makes no longer calls than an episode of `steps` control steps."""
-    if not backend.compiled:
-        return {}
-    from imf_jax.rollout.compiled import CALL_STEPS
-
-    return {"call_steps": min(steps, CALL_STEPS)}
 
 
 def require_full_length(records: list[EpisodeRecord], steps: int) -> None:

@@ -17,7 +17,6 @@ from imf_jax.benchmark.bare import (
     bare_physics,
     bare_planning,
     bare_rendering,
-    call_options,
     record_work,
     require_full_length,
 )
@@ -176,7 +175,6 @@ def run_waves(
         num_envs=batch,
         on_record=keep,
         on_progress=clock,
-        **call_options(backend, steps),
     ).run()
     return clock.seconds, result
 

@@ -8,7 +8,6 @@ import jax
 
 from imf_jax.benchmark.policy import cpu_threads
 from imf_jax.benchmark.rollouts import ScalingFigures
-from imf_jax.errors import UserError
 
 
 class Table(NamedTuple):
@@ -60,21 +59,6 @@ def json_content(tables: Sequence[Table]) -> dict[str, Any]:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def require_matplotlib() -> None:
-    """Make sure that plots can be drawn.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "--out draws a plot and matplotlib is not installed; install the extra: pip install 'imf_jax[plots]', "
-            "or take --json alone"
-        ) from None
 
 
 def scaling_plot(rows: Sequence[ScalingFigures]) -> bytes:

@@ -37,7 +37,7 @@ from imf_jax.errors import (
     ArgumentError,
     UserError,
 )
-from imf_jax.files import write_json
+from imf_jax.files import timestamp, write_json
 from imf_jax.rollout.writers import write_bytes
 
 JOB = "job.json"
@@ -203,7 +203,7 @@ def _require_checkpoint(config: EvalConfig, where: str) -> None:
 
 def resolve_folders(jobs: Sequence[Job], out: Path | None) -> dict[str, Path]:
     """Where each job writes, decided once: `<out>/<name>`, or `evals/<timestamp>_<name>` without --out."""
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    stamp = timestamp()
     return {job.name: out / job.name if out else Path("evals") / f"{stamp}_{job.name}" for job in jobs}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from rich.table import Table
 
 from imf_jax.config import LatencyConfig, PolicyConfig, require
-from imf_jax.errors import UserError
 from imf_jax.rollout.comparison import holm_correction, mcnemar_p_value
 from imf_jax.rollout.delay import require_execution
 from imf_jax.rollout.episode import EpisodeRecord
@@ -102,21 +101,6 @@ def sweep_table(rows: Sequence[dict[str, Any]]) -> Table:
             p_value,
         )
     return table
-
-
-def require_matplotlib() -> None:
-    """Make sure that the plot can be drawn.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "matplotlib, which draws the plot, is not installed; install the extra: pip install 'imf_jax[plots]', "
-            "or leave the plot out with --no-plot"
-        ) from None
 
 
 def sweep_plot(rows: Sequence[dict[str, Any]], title: str) -> bytes:

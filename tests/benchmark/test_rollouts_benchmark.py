@@ -23,10 +23,11 @@ from imf_jax.benchmark.rollouts import (
 )
 from imf_jax.benchmark.sequential import SequentialSystem
 from imf_jax.benchmark.suite import RolloutFigures, measure_rollouts, untrained_candidates
-from imf_jax.benchmark.tables import markdown, require_matplotlib, scaling_plot
+from imf_jax.benchmark.tables import markdown, scaling_plot
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.lewm import LewmSizes
 from imf_jax.models.vit import VitSizes
+from imf_jax.plots import require_matplotlib
 from imf_jax.rollout import capacity
 from imf_jax.rollout.episode import EpisodeRecord, scene_keys
 from imf_jax.rollout.ledger import RolloutProgress
@@ -210,4 +211,4 @@ def test_tables_and_plot(state: Candidate, here: Any) -> None:
 def test_a_plot_without_matplotlib_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"pip install 'imf_jax\[plots\]'"):
-        require_matplotlib()
+        require_matplotlib("take --json instead of --out")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from imf_jax.benchmark.wandering import Wanderer
 from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.policy import Policy
@@ -23,7 +24,6 @@ from imf_jax.rollout.compiled import CompiledRollout, LoopProgram, replans_per_c
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord, noise_keys, scene_keys
 from imf_jax.rollout.expert_planner import ExpertPlanner
-from imf_jax.rollout.planner import PolicyPlanner, PolicyProgram
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.recorders.video import VideoRecorder
 from imf_jax.rollout.statistics import wilson_interval
@@ -354,20 +354,10 @@ def test_the_expert_hands_over_on_warp_as_on_native(warp_run: Any, transfer_back
         assert found[record.episode].overflow_steps == 0
 
 
-class Wander(PolicyProgram):
-    """An untrained policy around a posture in reach."""
-
-    def plan(self, *arguments: Any) -> tuple[jax.Array, Any]:
-        centre = jnp.array([0.46, 0.2, 0.25, 1, 0, 0, 0, 0.05, 0.46, -0.25, 0.2, 1, 0, 0, 0, 0.05], jnp.float32)
-        actions, memory = super().plan(*arguments)
-        return centre + 0.08 * jnp.tanh(actions), memory
-
-
 def test_the_first_plan_on_warp_is_that_on_native(warp_run: Any, transfer_backend: Any, tmp_path: Path) -> None:
     """Scenes and keys are equal on every backend, so the first actions are too; and a second run gives the same."""
     head = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
-    host = PolicyPlanner(Policy(PolicyConfig(head=head), 7, rngs=nnx.Rngs(0)), plan_batch=4)
-    host.program = Wander(**vars(host.program))
+    host = Wanderer(Policy(PolicyConfig(head=head), 7, rngs=nnx.Rngs(0)), plan_batch=4)
 
     def actions(name: str, roll: Callable[..., Any]) -> list[np.ndarray]:
         roll(recorders=[TrajectoryRecorder(tmp_path / name)])

@@ -197,46 +197,36 @@ class LeRobotWriter:
     ) -> int:
         """Put a finished episode in its place; called by `OpenEpisode.save`."""
         with self._saving:
-            return self._commit(task, length, columns, pictures, videos)
-
-    def _commit(
-        self,
-        task: str,
-        length: int,
-        columns: Mapping[str, np.ndarray],
-        pictures: Mapping[str, Statistics],
-        videos: Mapping[str, Path],
-    ) -> int:
-        episode = self.num_episodes
-        tasks = self._tasks if task in self._tasks else [*self._tasks, task]
-        counted = np.arange(length)[:, None]
-        columns = {
-            **columns,
-            "timestamp": (counted / self.fps).astype(np.float32),
-            "frame_index": counted,
-            "episode_index": np.full_like(counted, episode),
-            "index": self.num_frames + counted,
-            "task_index": np.full_like(counted, tasks.index(task)),
-        }
-        statistics = {
-            name: pictures[name] if name in pictures else column_statistics(columns[name]) for name in self.features
-        }
-        row = self._row(episode, task, length)
-        with self.writing():
-            for name, video in videos.items():
-                path = self.folder / layout.file_path(layout.VIDEO, self._numbers[name], name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                flush_to_disk(video)
-                os.replace(video, path)
-            table = layout.frames_table(self.features, columns)
-            layout.write_table(self.folder / layout.file_path(layout.DATA, self._numbers["data"]), table)
-            if tasks is not self._tasks:
-                layout.write_table(self.folder / layout.TASKS, layout.tasks_table(tasks))
-            row_path = self.folder / layout.file_path(layout.EPISODES, self._numbers["episodes"])
-            layout.write_table(row_path, layout.episode_table(row, statistics))
-        self._count(length, tasks, statistics)
-        self._write_totals()
-        return episode
+            episode = self.num_episodes
+            tasks = self._tasks if task in self._tasks else [*self._tasks, task]
+            counted = np.arange(length)[:, None]
+            columns = {
+                **columns,
+                "timestamp": (counted / self.fps).astype(np.float32),
+                "frame_index": counted,
+                "episode_index": np.full_like(counted, episode),
+                "index": self.num_frames + counted,
+                "task_index": np.full_like(counted, tasks.index(task)),
+            }
+            statistics = {
+                name: pictures[name] if name in pictures else column_statistics(columns[name]) for name in self.features
+            }
+            row = self._row(episode, task, length)
+            with self.writing():
+                for name, video in videos.items():
+                    path = self.folder / layout.file_path(layout.VIDEO, self._numbers[name], name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    flush_to_disk(video)
+                    os.replace(video, path)
+                table = layout.frames_table(self.features, columns)
+                layout.write_table(self.folder / layout.file_path(layout.DATA, self._numbers["data"]), table)
+                if tasks is not self._tasks:
+                    layout.write_table(self.folder / layout.TASKS, layout.tasks_table(tasks))
+                row_path = self.folder / layout.file_path(layout.EPISODES, self._numbers["episodes"])
+                layout.write_table(row_path, layout.episode_table(row, statistics))
+            self._count(length, tasks, statistics)
+            self._write_totals()
+            return episode
 
     def forget(self, episode: OpenEpisode) -> None:
         """Called by an episode that is saved or discarded."""

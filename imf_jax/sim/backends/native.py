@@ -31,11 +31,6 @@ _OVERFLOW = [
 ]
 
 
-def _warnings(batch: mujoco.batch.Batch, count: int, kinds: list[int]) -> np.ndarray:
-    """How often each of the first `count` simulations has given a warning of these kinds so far, (count,)."""
-    return batch.warning[:count, kinds, 1].sum(axis=1)
-
-
 class NativeBackend:
     """Batched scenes of one task on C MuJoCo threads; see `imf_jax.sim.backends.base.Backend`."""
 
@@ -153,7 +148,7 @@ class NativeBackend:
         self, batch: mujoco.batch.Batch, ids: np.ndarray, before: np.ndarray, commands: list[Array]
     ) -> tuple[np.ndarray, np.ndarray]:
         """One control step of physics; scenes that fail or diverge go back to `before`. Returns finite, overflow."""
-        diverged, overflown = (_warnings(batch, len(ids), kinds) for kinds in (_DIVERGED, _OVERFLOW))
+        warned = batch.warning[: len(ids), :, 1].copy()
         failed = np.zeros(len(ids), bool)
         for ctrl in commands:
             batch.ctrl[: len(ids)] = ctrl
@@ -163,8 +158,9 @@ class NativeBackend:
                 failed |= np.isin(ids, error.ids)
         rows = batch.state[: len(ids)]
         # MuJoCo restarts a scene that diverges and only a warning counter tells.
-        failed |= _warnings(batch, len(ids), _DIVERGED) > diverged
-        overflow = _warnings(batch, len(ids), _OVERFLOW) > overflown
+        newly = batch.warning[: len(ids), :, 1] > warned
+        failed |= newly[:, _DIVERGED].any(axis=1)
+        overflow = newly[:, _OVERFLOW].any(axis=1)
         finite = np.isfinite(rows).all(axis=1) & ~failed
         if not finite.all():
             broken = ids[~finite]
