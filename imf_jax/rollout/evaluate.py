@@ -228,7 +228,9 @@ def evaluate(
     folder = cluster.folder(out)
     records: list[EpisodeRecord] = []
     resumed = resume and started(folder)
+    known: dict[str, Any] | None = None
     if resumed:
+        known = read_json(folder / METRICS) if (folder / METRICS).is_file() else None
         records, problems = take_up(folder, manifest)
         for problem in problems:
             on_note(problem)
@@ -269,7 +271,10 @@ def evaluate(
             ).run()
         if clock and missing:
             write_timing(folder, clock.raw(result.warmup_s, resumed=bool(there)), whole=cluster.count == 1)
-        metrics = figures(records, result, len(episodes), backend.task.stages) | {"resumed_episodes": len(there)}
+        if missing or known is None:
+            metrics = figures(records, result, len(episodes), backend.task.stages) | {"resumed_episodes": len(there)}
+        else:  # it was complete: what was measured, and what could not be captured, stays
+            metrics = known
         files.finish(metrics, records)
     if cluster.count > 1:
         return _merge(out, cluster, manifest, settings.episodes, backend.task.stages)

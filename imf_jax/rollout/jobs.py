@@ -52,7 +52,7 @@ NOT_OVERRIDABLE = (
 )  # fmt: skip
 """Flags of the whole night, or with a key of their own; those of the execution are overridden one by one."""
 
-JobStatus = Literal["running", "done", "failed", "interrupted"]
+JobStatus = Literal["done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -227,31 +227,37 @@ class JobResult:
 
 
 def run_job(job: Job, folder: Path, run: Callable[[EvalConfig, Path], Any], *, resume: bool) -> JobResult:
-    """Run a job and leave `job.json` in its folder, whatever happens.
+    """Run a job and leave `job.json` in its folder, whatever happens; a folder of somebody else is left alone.
 
     Args:
         job: the job.
         folder: where it writes.
         run: evaluates a configuration into a folder and returns its `Summary`.
-        resume: pass over a job that is done, continue one that is not.
+        resume: complete a job that was begun.
     """
     from imf_jax.rollout.resume import require_resumable, started
     from imf_jax.rollout.writers import require_empty
 
+    try:
+        if not resume:
+            require_empty(folder)
+        elif not started(folder):
+            # A job that failed before its first episode has left nothing but its own record.
+            for name in (JOB, TRACEBACK):
+                (folder / name).unlink(missing_ok=True)
+            require_resumable(folder)
+    except UserError as error:
+        return JobResult(job.name, folder, "failed", error.exit_code, str(error))
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     content: dict[str, Any] = {"schema": SCHEMA_VERSION, "name": job.name, "started": begun}
 
-    def leave(status: JobStatus, exit_code: int | None, **more: Any) -> None:
-        ended = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")
+    def leave(status: JobStatus, exit_code: int, **more: Any) -> None:
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / JOB, {**content, "status": status, "exit_code": exit_code, "ended": ended, **more})
 
     try:
-        if not resume:
-            require_empty(folder)
-        elif not (folder / JOB).is_file() and not started(folder):
-            require_resumable(folder)
-        summary = run(dataclasses.replace(job.config, resume=resume), folder)
+        summary = run(dataclasses.replace(job.config, out=folder, resume=resume), folder)
     except KeyboardInterrupt:
         _leave_quietly(leave, "interrupted", EXIT_INTERRUPTED, reason="interrupted", **_finished(folder))
         raise
@@ -262,8 +268,7 @@ def run_job(job: Job, folder: Path, run: Callable[[EvalConfig, Path], Any], *, r
         if not isinstance(error, UserError):
             more["traceback"] = TRACEBACK
             _leave_quietly(write_bytes, folder / TRACEBACK, traceback.format_exc().encode())
-        if not isinstance(error, ArgumentError):  # a folder that was refused is somebody else's
-            _leave_quietly(leave, "failed", code, **more)
+        _leave_quietly(leave, "failed", code, **more)
         return JobResult(job.name, folder, "failed", code, " ".join(reason.split()))
     status: JobStatus = "interrupted" if summary.exit_code == EXIT_INTERRUPTED else "done"
     leave(status, summary.exit_code, **_finished(folder))

@@ -22,7 +22,7 @@ from imf_jax.rollout.writers import (
 DAMAGED = "episodes.damaged.jsonl"
 """Where lines of a record file go that cannot be read."""
 
-_CIRCUMSTANCES = {"created", "versions", "device", "devices", "policy", "training", "reference", "resumed", "config"}
+_CIRCUMSTANCES = {"created", "versions", "device", "devices", "policy", "training", "reference", "config"}
 """Entries of a manifest that may differ between the parts of one evaluation."""
 
 _FREE_FLAGS = {"out", "resume", "reference", "devices", "cluster", "jobs", "continue_on_error", "checkpoint", "backend"}

@@ -177,6 +177,7 @@ def test_resume_runs_what_is_missing(script: Callable[..., Any], run_folder: Pat
     before = records.read_bytes()
     assert script(*command, "--out", "cut", "--resume").code == 0
     assert records.read_bytes() == before
+    assert read_json(Path("cut/metrics.json")) == figures[0]
 
     other = script(*command, "--seed", 3, "--out", "cut", "--resume")
     assert other.code == 2

@@ -116,3 +116,22 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     result = run_job(job, theirs, lambda config, folder: None, resume=False)
     assert (result.status, result.exit_code) == ("failed", 2)
     assert [path.name for path in theirs.iterdir()] == ["thesis.tex"]
+
+
+def test_a_job_that_failed_before_its_first_episode_leaves_its_record_and_can_be_resumed(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path, "jobs: [{name: a, expert: true}]")
+    folder = tmp_path / "night/a"
+
+    def refuse(config: EvalConfig, folder: Path) -> Any:
+        raise ArgumentError("camera 'back' is not in the scene")
+
+    result = run_job(job, folder, refuse, resume=False)
+    assert (result.status, result.exit_code) == ("failed", 2)
+    assert json.loads((folder / "job.json").read_text())["reason"] == "camera 'back' is not in the scene"
+
+    def found_empty(config: EvalConfig, folder: Path) -> Any:
+        assert config.resume
+        assert list(folder.iterdir()) == []
+        raise RuntimeError("reached")
+
+    assert run_job(job, folder, found_empty, resume=True).line == "reached"
