@@ -75,7 +75,8 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, previous)
+        # Not `previous`: shells start background jobs with SIGINT ignored, and a second one must work there too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, on_interrupt)
     try:

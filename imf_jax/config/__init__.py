@@ -1,0 +1,69 @@
+"""Every setting a user can change, as frozen dataclasses. Field comments become the `--help` text.
+
+Presets in `configs/` are instances of `TrainConfig`; command lines override single fields. A value that cannot
+work is refused here, before anything is built, by an `ArgumentError` that names the field and the mend.
+"""
+
+from imf_jax.config.base import (
+    ACTION_DIM,
+    IMAGE_SIZE,
+    STATE_DIM,
+    SUBSTEPS,
+    VIEWS,
+    BackendName,
+    DeviceCount,
+    RendererName,
+    TrackerMode,
+    TrackerName,
+    VideoChoice,
+    require,
+    require_video_settings,
+)
+from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
+from imf_jax.config.policy import (
+    SMALLEST_CROP,
+    EncoderConfig,
+    HeadConfig,
+    LewmEncoderConfig,
+    ObjectiveConfig,
+    PolicyConfig,
+    ResNetEncoderConfig,
+    StateEncoderConfig,
+)
+from imf_jax.config.stored import TYPE_KEY, from_dict, to_dict
+from imf_jax.config.training import CollectConfig, OptimizerConfig, TrainConfig, ValidationConfig
+
+__all__ = [
+    "ACTION_DIM",
+    "IMAGE_SIZE",
+    "SMALLEST_CROP",
+    "STATE_DIM",
+    "SUBSTEPS",
+    "TYPE_KEY",
+    "VIEWS",
+    "BackendName",
+    "ClusterConfig",
+    "CollectConfig",
+    "DeviceCount",
+    "EncoderConfig",
+    "EvalConfig",
+    "ExecutionConfig",
+    "HeadConfig",
+    "LatencyConfig",
+    "LewmEncoderConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "PolicyConfig",
+    "RendererName",
+    "ResNetEncoderConfig",
+    "StateEncoderConfig",
+    "TrackerMode",
+    "TrackerName",
+    "TrainConfig",
+    "ValidationConfig",
+    "VideoChoice",
+    "from_dict",
+    "require",
+    "require_video_settings",
+    "to_dict",
+]

@@ -1,0 +1,61 @@
+"""What every setting shares: sizes of the robots, words with a fixed choice, and how a value is refused."""
+
+from typing import Literal
+
+from imf_jax.errors import ArgumentError
+
+ACTION_DIM = 16
+"""Two arms x (position xyz 3, quaternion wxyz 4, gripper 1)."""
+
+STATE_DIM = 16
+"""Two arms x (7 joint angles, gripper opening 1)."""
+
+VIEWS = ("r_vis", "top", "front")
+"""Cameras of the scenes, in the order in which encoders take their pictures."""
+
+IMAGE_SIZE = 256
+"""Height and width of camera pictures unless a setting says otherwise [pixels]."""
+
+SUBSTEPS = 5
+"""Physics steps per control step: 50 Hz control."""
+
+
+RendererName = Literal["warp", "opengl"]
+"""What makes camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
+
+BackendName = Literal["auto", "warp", "mjx", "native"]
+"""What simulates: MuJoCo Warp, MJX-JAX or C MuJoCo; auto: Warp on CUDA, else C MuJoCo."""
+
+DeviceCount = int | Literal["all"]
+"""How many local devices share the scenes."""
+
+VideoChoice = int | Literal["all", "failures", "none"]
+"""Episodes whose videos are kept; a number: the first so many."""
+
+TrackerName = Literal["swanlab", "wandb", "tensorboard"]
+"""Services and formats that a training run can be followed in; each is an extra of the package."""
+
+TrackerMode = Literal["online", "offline", "disabled"]
+"""Send at once, keep in the run folder to be sent later, or neither."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ArgumentError(message)` unless `condition` holds."""
+    if not condition:
+        raise ArgumentError(message)
+
+
+def require_video_settings(record: VideoChoice, cameras: tuple[str, ...], size: int) -> None:
+    """Refuse videos that cannot be made, whatever the scene."""
+    words = ("all", "failures", "none")
+    known = isinstance(record, int) and not isinstance(record, bool) and record >= 0
+    require(
+        known or record in words,
+        f"--record-video is {record}; it must be {', '.join(words)}, or the number of first episodes to record",
+    )
+    require(len(cameras) > 0, "--video-cameras is empty; name at least one camera")
+    require(len(set(cameras)) == len(cameras), f"--video-cameras {' '.join(cameras)} names a camera twice")
+    require(
+        size >= 16 and size % 2 == 0,
+        f"--video-size is {size}; it must be even and at least 16 (colours are stored for 2 x 2 pixels)",
+    )

@@ -1,0 +1,252 @@
+"""Settings of evaluations: what runs where, what is captured, and how plans reach the robot."""
+
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from imf_jax.config.base import (
+    IMAGE_SIZE,
+    SUBSTEPS,
+    BackendName,
+    DeviceCount,
+    RendererName,
+    VideoChoice,
+    require,
+    require_video_settings,
+)
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Several processes, on one host or many, that share one evaluation and its --out folder.
+
+    Start the same command in every process, with another --cluster.process-id each. JAX's variables
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID stand in for flags that are not given.
+    """
+
+    # HOST:PORT at which process 0 can be reached.
+    coordinator: str | None = None
+    # How many processes there are.
+    num_processes: int | None = None
+    # Which one this is, from 0.
+    process_id: int | None = None
+    # How long to wait for the others at the start [s].
+    timeout_s: int = 300
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How planned actions reach the robot: at once, or as late as a planner beside the control loop would be."""
+
+    # Plan while the robot waits (sync), or while it goes on with the plan before (async).
+    inference: Literal["sync", "async"] = "sync"
+    # How late a plan comes: that of the observation at t takes over at t + delay (async only) [control steps].
+    delay_steps: int = 0
+    # Make a plan every so often; by default the num_action_steps of the policy [control steps].
+    replan_every: int | None = None
+    # What to do when a chunk ends before the next one comes: stay at its last action, or go on by its last increment.
+    on_empty: Literal["hold", "continue"] = "hold"
+    # Go over from the old chunk to the new one linearly within so many actions (async only) [control steps].
+    blend_steps: int = 0
+    # Plan with the actions given that are executed meanwhile; for policies trained with --prefix-training (async only).
+    prefix: bool = False
+    # Servo commands per control step, between the last action's joint targets and this one's; a divisor of 5.
+    action_interpolation: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("inference", "on_empty"):
+            known = typing.get_args(typing.get_type_hints(ExecutionConfig)[name])
+            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            require(value in known, f"{flag} {value} is not known; choose from: {', '.join(known)}")
+        for name in ("delay_steps", "blend_steps", "action_interpolation", "replan_every"):
+            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            require(type(value) is int or value is None, f"{flag} {value} must be a whole number")
+        for name in ("delay_steps", "blend_steps"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name.replace('_', '-')} {value} must not be negative")
+            require(
+                self.inference == "async" or not value,
+                f"--{name.replace('_', '-')} {value} would do nothing with --inference sync; add --inference async",
+            )
+        require(
+            self.inference == "async" or self.on_empty == "hold",
+            f"--on-empty {self.on_empty} would do nothing with --inference sync; add --inference async",
+        )
+        require(
+            not self.prefix or self.delay_steps >= 1,
+            "--prefix would do nothing without a delay; add --inference async --delay-steps 1 or more",
+        )
+        require(
+            self.replan_every is None or self.replan_every >= 1,
+            f"--replan-every {self.replan_every} must be at least 1",
+        )
+        require(
+            self.action_interpolation >= 1 and SUBSTEPS % self.action_interpolation == 0,
+            f"--action-interpolation {self.action_interpolation} does not divide the {SUBSTEPS} physics steps of a "
+            f"control step; choose 1 or {SUBSTEPS}",
+        )
+
+    def require_no_plan_ahead(self) -> None:
+        """Refuse what needs a policy: a scripted expert chooses the action of the next control step only."""
+        require(
+            self.inference == "sync",
+            f"--inference {self.inference} needs a --checkpoint: the scripted expert plans no step ahead",
+        )
+        require(
+            self.replan_every in (None, 1),
+            f"--replan-every {self.replan_every} needs a --checkpoint: the scripted expert plans no step ahead",
+        )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """One evaluation in batched rollouts, of a checkpoint or of the scripted expert."""
+
+    # Checkpoint folder, or run folder, of which the newest complete checkpoint is taken.
+    checkpoint: Path | None = None
+    # Evaluate the scripted expert of the task instead of a checkpoint.
+    expert: bool = False
+    # Task to evaluate on; by default the one that the policy was trained for (of an expert: transfer).
+    task: str | None = None
+    # Scenes to evaluate: episodes 0, 1, ... of the seed.
+    episodes: int = 50
+    # Scenes simulated at once; no influence on results of --backend native, by rounding only on the others.
+    num_envs: int = 50
+    # What simulates: warp (CUDA, slow on CPUs), mjx (any XLA device), native (CPU cores); auto: warp on CUDA or native.
+    backend: BackendName = "auto"
+    # Devices that share the scenes of warp and mjx: a number, or all.
+    devices: DeviceCount = 1
+    # Several processes that share the episodes.
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    # How planned actions reach the robot.
+    execution: Annotated[ExecutionConfig, tyro.conf.arg(name="")] = field(default_factory=ExecutionConfig)
+    # Seed of scenes and planning noise; validation and demonstrations use other ranges.
+    seed: int = 0
+    # Scenes planned in one call; a divisor of num_envs wastes no time. Changes results by rounding only.
+    plan_batch: int = 10
+    # Function evaluations per plan; by default as in training.
+    sampling_steps: int | None = None
+    # Folder that receives the evaluation, empty unless --resume; by default evals/<timestamp>_<run>_step<n>_seed<seed>.
+    out: Path | None = None
+    # Continue the evaluation in --out: only what is missing runs. The records are those of an uninterrupted run.
+    resume: bool = False
+    # YAML or JSON file of named jobs, see the README; what a job does not name is as given here.
+    jobs: Path | None = None
+    # With --jobs: go on with the next job after one that failed (the exit code still tells).
+    continue_on_error: bool = False
+    # Write trajectory.npz per episode: commanded actions and executed end-effector poses.
+    save_trajectory: bool = False
+    # Write trajectory.png per episode: a camera's picture with the executed path of both end effectors in red.
+    save_images: bool = False
+    # Write timing.json: the time of each stage of the loop, per call and per control step; with --save-trajectory also
+    # the raw times per step. Compiled loops have one stage.
+    save_timing: bool = False
+    # Write an MP4 per episode and camera: of all episodes, of those that did not succeed (failures), of none, or of the
+    # first N.
+    record_video: VideoChoice = "none"
+    # Cameras of the videos (r_vis, top, front).
+    video_cameras: tuple[str, ...] = ("front",)
+    # Height and width of the videos, even [pixels].
+    video_size: int = IMAGE_SIZE
+    # What makes the pictures that a policy sees: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
+    renderer: RendererName = "warp"
+    # Camera of those pictures.
+    camera: str = "front"
+    # Folder of another evaluation (for example of the scripted expert) to show beside this one.
+    reference: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs", "plan_batch"):
+            require(
+                getattr(self, name) >= 1, f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1"
+            )
+        require(
+            self.sampling_steps is None or self.sampling_steps >= 1,
+            f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
+        )
+        require_video_settings(self.record_video, self.video_cameras, self.video_size)
+        if self.jobs is not None:
+            require(
+                not self.expert and self.checkpoint is None,
+                "--jobs names its checkpoints itself; leave --checkpoint and --expert out",
+            )
+            require(not self.resume or self.out is not None, "--resume needs the --out folder of the jobs to continue")
+            return
+        require(
+            self.expert != (self.checkpoint is not None),
+            "say what to evaluate: either --checkpoint FOLDER or --expert",
+        )
+        if self.expert:
+            self.execution.require_no_plan_ahead()
+        require(not self.continue_on_error, "--continue-on-error would do nothing without --jobs")
+        require(
+            not self.resume or self.out is not None, "--resume needs the --out folder of the evaluation to continue"
+        )
+
+
+@dataclass(frozen=True)
+class LatencyConfig:
+    """Success of one policy against how late its plans come, on the same scenes."""
+
+    # Checkpoint folder, or run folder, of which the newest complete checkpoint is taken.
+    checkpoint: Path
+    # Delays to evaluate [control steps]; by default all: 0 .. pred_horizon - obs_horizon, with --prefix those trained.
+    delays: tuple[int, ...] = ()
+    # Scenes per delay: episodes 0, 1, ... of the seed.
+    episodes: int = 50
+    # Scenes simulated at once; no influence on results of --backend native, by rounding only on the others.
+    num_envs: int = 50
+    # What simulates: warp (CUDA, slow on CPUs), mjx (any XLA device), native (CPU cores); auto: warp on CUDA or native.
+    backend: BackendName = "auto"
+    # Devices that share the scenes of warp and mjx: a number, or all.
+    devices: DeviceCount = 1
+    # Seed of scenes and planning noise.
+    seed: int = 0
+    # Scenes planned in one call; a divisor of num_envs wastes no time. Changes results by rounding only.
+    plan_batch: int = 10
+    # Function evaluations per plan; by default as in training.
+    sampling_steps: int | None = None
+    # Make a plan every so often; by default the num_action_steps of the policy [control steps].
+    replan_every: int | None = None
+    # What to do when a chunk ends before the next one comes: stay at its last action, or go on by its last increment.
+    on_empty: Literal["hold", "continue"] = "hold"
+    # Go over from the old chunk to the new one linearly within so many actions [control steps].
+    blend_steps: int = 0
+    # Plan with the actions given that are executed meanwhile; for policies trained with --prefix-training.
+    prefix: bool = False
+    # Servo commands per control step; a divisor of 5.
+    action_interpolation: int = 1
+    # Folder for latency.json, latency.png and an evaluation per delay; by default evals/<timestamp>_latency_<run>...
+    out: Path | None = None
+    # Draw latency.png, which needs the extra `plots`.
+    plot: bool = True
+
+    def execution(self, delay: int) -> ExecutionConfig:
+        """How plans reach the robot at a delay; without one there is nothing to give as a prefix."""
+        return ExecutionConfig(
+            inference="async",
+            delay_steps=delay,
+            replan_every=self.replan_every,
+            on_empty=self.on_empty,
+            blend_steps=self.blend_steps,
+            prefix=self.prefix and delay > 0,
+            action_interpolation=self.action_interpolation,
+        )
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs", "plan_batch"):
+            value = getattr(self, name)
+            require(value >= 1, f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        require(
+            self.sampling_steps is None or self.sampling_steps >= 1,
+            f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
+        )
+        require(
+            len(set(self.delays)) == len(self.delays), f"--delays {' '.join(map(str, self.delays))} names a delay twice"
+        )
+        for delay in self.delays or (0,):
+            require(delay >= 0, f"--delays {delay} must not be negative")
+            self.execution(delay)

@@ -1,0 +1,192 @@
+"""Settings of a policy: encoder, transformer head, objective."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from imf_jax.config.base import ACTION_DIM, IMAGE_SIZE, VIEWS, require
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The IMF-AttnRes transformer."""
+
+    # Channels of an action [entries of the action vector].
+    action_dim: int = ACTION_DIM
+    # Observations the policy sees: the newest one and those before it [control steps].
+    obs_horizon: int = 2
+    # Length of a predicted chunk of actions [control steps].
+    pred_horizon: int = 16
+    # Actions executed from a chunk before planning again [control steps].
+    num_action_steps: int = 8
+    # Width of the transformer [channels].
+    n_emb: int = 384
+    # Transformer layers; each is one attention and one SwiGLU sub-layer.
+    n_layer: int = 12
+    # Query heads.
+    n_head: int = 8
+    # Key/value heads; fewer than query heads means grouped-query attention.
+    n_kv_head: int = 8
+    # Mask attention so that a token sees only earlier tokens.
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("action_dim", "obs_horizon", "pred_horizon", "n_emb", "n_layer", "n_head", "n_kv_head"):
+            require(getattr(self, name) >= 1, f"head.{name} is {getattr(self, name)}; it must be at least 1")
+        require(
+            self.n_emb % (2 * self.n_head) == 0,
+            f"head.n_emb {self.n_emb} must be a multiple of 2 x n_head {self.n_head} (rotary pairs per head)",
+        )
+        require(
+            self.n_head % self.n_kv_head == 0,
+            f"head.n_head {self.n_head} must be a multiple of head.n_kv_head {self.n_kv_head}",
+        )
+        longest = self.pred_horizon - self.obs_horizon + 1
+        require(
+            1 <= self.num_action_steps <= longest,
+            f"head.num_action_steps {self.num_action_steps} must lie in 1..{longest} "
+            f"(pred_horizon {self.pred_horizon} - obs_horizon {self.obs_horizon} + 1)",
+        )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The improved MeanFlow training objective."""
+
+    # How the two times of a sample are drawn: sigmoid of a normal, or uniform on [0, 1].
+    time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    # Mean of the normal under the sigmoid (logit_normal only).
+    time_mean: float = -0.4
+    # Standard deviation of the normal under the sigmoid (logit_normal only).
+    time_std: float = 1.0
+    # Share of a batch trained with r = t, which is plain flow matching.
+    equal_time_fraction: float = 0.5
+    # Regression loss between the compound velocity V and e - x.
+    loss: Literal["pseudo_huber", "mse"] = "pseudo_huber"
+    # Error at which the pseudo-Huber loss turns from quadratic to linear [normalised action units].
+    huber_delta: float = 1.0
+    # What the network predicts: the chunk itself, or its orthonormal DCT-II over the horizon.
+    action_representation: Literal["time", "dct"] = "time"
+    # Train also to continue chunks whose first actions are given, as if plans came up to so many control steps late;
+    # needed to evaluate with --prefix. 0 turns it off.
+    prefix_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
+
+    def __post_init__(self) -> None:
+        require(self.prefix_training >= 0, f"--prefix-training {self.prefix_training} must not be negative")
+        require(
+            not self.prefix_training or self.action_representation == "time",
+            "--prefix-training needs objective.action_representation time: a coefficient of the DCT mixes all actions",
+        )
+        require(
+            0 <= self.equal_time_fraction <= 1,
+            f"objective.equal_time_fraction {self.equal_time_fraction} must lie in 0..1",
+        )
+        require(self.time_std > 0, f"objective.time_std {self.time_std} must be positive")
+        require(self.huber_delta > 0, f"objective.huber_delta {self.huber_delta} must be positive")
+
+
+@dataclass(frozen=True)
+class StateEncoderConfig:
+    """Condition on robot state and the task's scene state (object poses); no camera."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras whose pictures the policy reads."""
+        return ()
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the pictures of its scenes [pixels]; the policy itself reads none."""
+        return IMAGE_SIZE
+
+
+@dataclass(frozen=True)
+class LewmEncoderConfig:
+    """Condition on one embedding of all three camera views by the frozen LEWM encoder, then robot state."""
+
+    # Folder with the converted encoder, from converters/lewm.py.
+    weights: Path = Path("encoders/lewm")
+    # Layout of the three views in the one picture that the encoder sees: side by side, or 2 x 2.
+    fusion: Literal["row", "grid"] = "row"
+    # Height and width of the camera pictures, as they were recorded [pixels].
+    image_size: int = IMAGE_SIZE
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras whose pictures the policy reads; the encoder was trained on exactly these."""
+        return VIEWS
+
+    def __post_init__(self) -> None:
+        require(self.image_size >= 1, f"encoder.image_size {self.image_size} must be at least 1")
+
+
+@dataclass(frozen=True)
+class ResNetEncoderConfig:
+    """Condition on camera pictures by a ResNet-18 with spatial softmax, trained with the policy, then robot state."""
+
+    # Cameras whose pictures are read.
+    cameras: tuple[str, ...] = VIEWS
+    # Height and width of the camera pictures, as they were recorded [pixels].
+    image_size: int = IMAGE_SIZE
+    # Height and width of what is cut out of a picture: at random in training, from its centre otherwise [pixels].
+    crop_size: int = 224
+    # Normalisation in the residual blocks; group normalisation does not depend on the batch.
+    norm: Literal["group", "batch"] = "group"
+    # Use one network for all cameras instead of one per camera.
+    shared: bool = False
+    # Give every camera a condition token of its own (its features and the robot state) instead of one for all.
+    token_per_camera: bool = False
+    # Keypoints of the spatial softmax; each is an x and a y.
+    keypoints: int = 32
+    # Channels of the first stage; the later ones have 2, 4 and 8 times as many. 64 is ResNet-18.
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        require(len(self.cameras) > 0, "encoder.cameras is empty; name at least one camera")
+        require(
+            len(set(self.cameras)) == len(self.cameras),
+            f"encoder.cameras {', '.join(self.cameras)} names a camera twice",
+        )
+        require(
+            self.width >= 16 and self.width % 16 == 0,
+            f"encoder.width {self.width} must be a multiple of 16 (group normalisation has 16 channels a group)",
+        )
+        require(self.keypoints >= 1, f"encoder.keypoints {self.keypoints} must be at least 1")
+        require(
+            SMALLEST_CROP <= self.crop_size <= self.image_size,
+            f"encoder.crop_size {self.crop_size} must lie in {SMALLEST_CROP}..{self.image_size} (encoder.image_size)",
+        )
+
+
+SMALLEST_CROP = 33
+"""A ResNet-18 makes a single cell of anything smaller, and a spatial softmax over one cell says nothing [pixels]."""
+
+EncoderConfig = StateEncoderConfig | LewmEncoderConfig | ResNetEncoderConfig
+"""The encoders a policy can have; the first one is that of configurations which name none."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Encoder, IMF-AttnRes head, objective and normalizer."""
+
+    # Transformer that predicts average velocities.
+    head: HeadConfig = field(default_factory=HeadConfig)
+    # Training objective.
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    # What the policy observes besides the robot state.
+    encoder: EncoderConfig = field(default_factory=StateEncoderConfig)
+    # Scale actions and states to [-1, 1] by their range, or to zero mean and unit variance.
+    normalization: Literal["min_max", "mean_std"] = "min_max"
+    # Function evaluations per plan: 1 is one-step generation.
+    sampling_steps: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.sampling_steps >= 1, f"policy.sampling_steps {self.sampling_steps} must be at least 1")
+        latest = self.head.pred_horizon - self.head.obs_horizon
+        require(
+            self.objective.prefix_training <= latest,
+            f"--prefix-training {self.objective.prefix_training} leaves nothing of a chunk to learn; "
+            f"it must lie in 0..{latest} (pred_horizon {self.head.pred_horizon} - obs_horizon {self.head.obs_horizon})",
+        )

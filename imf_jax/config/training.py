@@ -1,0 +1,152 @@
+"""Settings of demonstrations and of training runs."""
+
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imf_jax.config.base import IMAGE_SIZE, RendererName, TrackerMode, TrackerName, require
+from imf_jax.config.policy import PolicyConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    # Peak learning rate.
+    learning_rate: float = 1e-4
+    # Decay rate of the first moment.
+    beta1: float = 0.9
+    # Decay rate of the second moment.
+    beta2: float = 0.95
+    # Decoupled weight decay, on the kernels of linear layers only.
+    weight_decay: float = 1e-3
+    # Linear warm-up [training steps].
+    warmup_steps: int = 500
+    # Training steps over which the learning rate rises and falls; by default max_steps.
+    decay_steps: int | None = None
+    # Learning rate at the end of the cosine, as a share of the peak.
+    final_fraction: float = 0.0
+    # Largest global gradient norm.
+    clip_norm: float = 5.0
+    # Decay of the exponential moving average of the weights; 0 turns it off.
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"optimizer.learning_rate {self.learning_rate} must be positive")
+        require(0 <= self.ema_decay < 1, f"optimizer.ema_decay {self.ema_decay} must lie in [0, 1)")
+        require(self.clip_norm > 0, f"optimizer.clip_norm {self.clip_norm} must be positive")
+        require(self.warmup_steps >= 0, f"optimizer.warmup_steps {self.warmup_steps} must not be negative")
+        require(
+            self.decay_steps is None or self.decay_steps >= 1,
+            f"optimizer.decay_steps {self.decay_steps} must be at least 1",
+        )
+        require(self.weight_decay >= 0, f"optimizer.weight_decay {self.weight_decay} must not be negative")
+        require(0 <= self.final_fraction <= 1, f"optimizer.final_fraction {self.final_fraction} must lie in 0..1")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"optimizer.{name} {getattr(self, name)} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Rollouts during training, on scenes that testing never uses."""
+
+    # Training steps between two validations; 0 validates at the end only.
+    every: int = 0
+    # Episodes per validation; 0 turns validation off.
+    num_episodes: int = 10
+    # Front-view path pictures kept per validation; no video is made.
+    num_images: int = 5
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, f"validation.every {self.every} must not be negative")
+        require(self.num_episodes >= 0, f"validation.num_episodes {self.num_episodes} must not be negative")
+        require(self.num_images >= 0, f"validation.num_images {self.num_images} must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    # Task whose demonstrations are learned and on which validation rolls out.
+    task: str = "transfer"
+    # Folder of demonstrations (episode_*.hdf5 and stats.json), from scripts/collect.py.
+    data: Path = Path("demos/transfer")
+    # Folder that receives the run; must not hold a run yet unless --resume.
+    out: Path = Path("runs/transfer")
+    # Continue the run in --out from its newest complete checkpoint.
+    resume: bool = False
+    # Seed of initial weights, batches, noise and times.
+    seed: int = 0
+    # Optimizer steps.
+    max_steps: int = 50_000
+    # Windows per optimizer step.
+    batch_size: int = 64
+    # Training steps between two checkpoints (and at the end).
+    save_every: int = 5_000
+    # Newest checkpoints kept, besides the best one.
+    keep: int = 2
+    # Training steps between two lines of metrics.jsonl.
+    log_every: int = 50
+    # Also follow the run in these (swanlab, wandb, tensorboard); metrics.jsonl is always written. Each is an extra.
+    tracker: tuple[TrackerName, ...] = ()
+    # Send at once, keep in the run folder for later, or neither. What tensorboard writes always stays in the folder.
+    tracker_mode: TrackerMode = "online"
+    # The policy.
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    # The optimizer.
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # Rollout validation.
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "save_every", "keep", "log_every"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        require(self.seed >= 0, f"seed {self.seed} must not be negative")
+        known = typing.get_args(TrackerName)
+        for name in self.tracker:
+            require(name in known, f"--tracker {name} is not known; choose from: {', '.join(known)}")
+        require(
+            len(set(self.tracker)) == len(self.tracker), f"--tracker {' '.join(self.tracker)} names a tracker twice"
+        )
+        require(
+            self.tracker_mode in typing.get_args(TrackerMode),
+            f"--tracker-mode {self.tracker_mode} is not known; choose from: {', '.join(typing.get_args(TrackerMode))}",
+        )
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Scripted demonstrations of one task."""
+
+    # Task to demonstrate.
+    task: str = "transfer"
+    # Folder that receives episode_*.hdf5 and stats.json; an interrupted collection in it is continued.
+    out: Path = Path("demos/transfer")
+    # Successful demonstrations to record; scenes in which the expert fails are passed over and counted.
+    episodes: int = 200
+    # Seed of the scenes and of the noise; training and test scenes never coincide.
+    seed: int = 0
+    # Scenes simulated at once, fewer if their pictures would not fit in memory; has no influence on any result.
+    num_envs: int = 64
+    # Largest standard deviation of the noise added to commanded hand positions [m]; each episode draws its share.
+    position_noise: float = 0.008
+    # Largest standard deviation of the noise added to commanded hand yaw [rad].
+    yaw_noise: float = 0.04
+    # Cameras whose pictures are recorded (r_vis, top, front); none by default.
+    cameras: tuple[str, ...] = ()
+    # Height and width of recorded pictures [pixels].
+    image_size: int = IMAGE_SIZE
+    # What makes the pictures: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
+    renderer: RendererName = "warp"
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs", "image_size"):
+            value = getattr(self, name)
+            require(value >= 1, f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        require(
+            self.renderer == "warp" or bool(self.cameras),
+            f"--renderer {self.renderer} would do nothing: name --cameras to record",
+        )
+        for name in ("position_noise", "yaw_noise"):
+            value = getattr(self, name)
+            require(0 <= value <= 0.2, f"--{name.replace('_', '-')} is {value}; it must lie in 0..0.2")
