@@ -20,10 +20,11 @@ from imf_jax.benchmark.wandering import Wanderer
 from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.policy import Policy
-from imf_jax.rollout.compiled import CompiledRollout, LoopProgram, replans_per_call
+from imf_jax.rollout.compiled import CompiledRollout, replans_per_call
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord, noise_keys, scene_keys
 from imf_jax.rollout.expert_planner import ExpertPlanner
+from imf_jax.rollout.loop_program import LoopProgram
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.recorders.video import VideoRecorder
 from imf_jax.rollout.statistics import wilson_interval

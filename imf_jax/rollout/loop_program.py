@@ -1,0 +1,226 @@
+"""The closed loop as one compiled program: observe, plan, a chunk of control steps, again, for all scenes at once.
+
+What happens in an episode follows from keys of (seed, episode), as on the host. A scene whose episode is over is
+frozen: shapes never change. `imf_jax.rollout.compiled` runs the program and keeps the records.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from imf_jax.rollout.delay import hold
+from imf_jax.rollout.planner import PlanProgram
+from imf_jax.sim.backends.base import Array, SimState, StepOutput
+from imf_jax.sim.backends.device import DeviceBackend
+from imf_jax.sim.blocks import keep_rows
+
+AXIS = "scenes"
+
+
+@runtime_checkable
+class AnnotatingProgram(Protocol):
+    """A `PlanProgram` that says more about its plans than their actions."""
+
+    def notes(self, memory: Any) -> dict[str, jax.Array]:
+        """Name -> values (B, K, ...) about the actions of the last plan, of its memory after it."""
+        ...
+
+
+class Tally(NamedTuple):
+    """What the record of an episode needs; every field is (B,).
+
+    Attributes:
+        running: bool the episode is not over.
+        success, failure, diverged, unplannable: bool how it ended; a timeout if none of them.
+        steps, replans, overflow_steps: int32; total_reward, max_reward, max_ik_error: float32; see `EpisodeRecord`.
+    """
+
+    running: jax.Array
+    success: jax.Array
+    failure: jax.Array
+    diverged: jax.Array
+    unplannable: jax.Array
+    steps: jax.Array
+    replans: jax.Array
+    overflow_steps: jax.Array
+    total_reward: jax.Array
+    max_reward: jax.Array
+    max_ik_error: jax.Array
+
+
+class Wave(NamedTuple):
+    """B scenes on the device; every leaf has the leading axis B.
+
+    Attributes:
+        sim: state of the simulation.
+        output: what was read last.
+        observations: what the next plan reads, see `imf_jax.rollout.planner.Observations`.
+        memory: what the planner remembers.
+        tally: what happened so far.
+    """
+
+    sim: SimState
+    output: StepOutput
+    observations: dict[str, jax.Array]
+    memory: Any
+    tally: Tally
+
+
+class Trace(NamedTuple):
+    """What captures read of R replans of K control steps.
+
+    Attributes:
+        actions: float32 (B, R, K, 16) as planned.
+        output: leaves (B, R, K, ...).
+        counted: int32 (B, R) how many of the K steps belong to the episode.
+        live: bool (B, R) the episode was running and had a plan.
+        notes: what the program says about the actions besides, name -> (B, R, K, ...).
+    """
+
+    actions: jax.Array
+    output: StepOutput
+    counted: jax.Array
+    live: jax.Array
+    notes: dict[str, jax.Array]
+
+
+class LoopProgram:
+    """The compiled functions of a rollout: `begin` a wave, then `advance` it again and again.
+
+    Args:
+        backend: the simulator.
+        program: the planner.
+        max_steps: control steps after which an episode is a timeout.
+        replans: plans per call of `advance`.
+        traced: return a `Trace` of each call.
+        devices: the devices that share the scenes in equal parts.
+    """
+
+    def __init__(
+        self,
+        backend: DeviceBackend,
+        program: PlanProgram,
+        *,
+        max_steps: int,
+        replans: int,
+        traced: bool,
+        devices: Sequence[Any],
+    ) -> None:
+        self._backend, self._program = backend, program
+        self._max_steps, self._replans, self._traced = max_steps, replans, traced
+        everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
+        share = partial(jax.shard_map, mesh=Mesh(np.array(devices), (AXIS,)), out_specs=sharded, check_vma=False)
+        self.begin = jax.jit(share(self._begin, in_specs=(sharded, sharded)))
+        self.advance = jax.jit(
+            share(self._advance, in_specs=(everywhere, everywhere, sharded, sharded)), donate_argnums=3
+        )
+
+    def _begin(self, keys: jax.Array, running: jax.Array) -> Wave:
+        """Start scenes. `keys`: uint32 (B, 2) key data; `running`: bool (B,), False for padding."""
+        sim, output = self._backend.reset(jax.random.wrap_key_data(keys, impl="threefry2x32"))
+        horizon = self._program.obs_horizon
+
+        def repeat(first: Array) -> jax.Array:
+            return jnp.repeat(first[:, None], horizon, axis=1)
+
+        observations = {"state": repeat(output.state), "env_state": repeat(output.env_state)}
+        if self._program.cameras:
+            observations["images"] = repeat(self._backend.pictures(jnp.asarray(output.qpos), self._program.cameras))
+        never, zero, none = (jnp.zeros(running.shape, kind) for kind in (bool, jnp.int32, jnp.float32))
+        tally = Tally(
+            running=running,
+            success=never,
+            failure=never,
+            diverged=never,
+            unplannable=never,
+            steps=zero,
+            replans=zero,
+            overflow_steps=zero,
+            total_reward=none,
+            max_reward=none - jnp.inf,
+            max_ik_error=none,
+        )
+        return Wave(sim, output, observations, self._program.start(output), tally)
+
+    def _advance(
+        self, weights: Any, seed: jax.Array, episodes: jax.Array, wave: Wave
+    ) -> tuple[Wave, Trace | tuple[()]]:
+        """Make `replans` plans and execute them. `seed`: uint32 scalar; `episodes`: uint32 (B,)."""
+
+        def replan(wave: Wave, _: None) -> tuple[Wave, Trace | tuple[()]]:
+            return self._replan(weights, seed, episodes, wave)
+
+        wave, trace = jax.lax.scan(replan, wave, length=self._replans)
+        return wave, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trace)
+
+    def _replan(self, weights: Any, seed: jax.Array, episodes: jax.Array, wave: Wave) -> tuple[Wave, Trace | tuple[()]]:
+        program, tally = self._program, wave.tally
+        planned, memory = program.plan(
+            weights, wave.memory, wave.observations, wave.output, seed, episodes, tally.replans
+        )
+        usable = jnp.isfinite(planned).all(axis=(1, 2)) & wave.output.finite
+        live = tally.running & usable
+        tally = tally._replace(
+            running=live,
+            unplannable=tally.unplannable | (tally.running & ~usable),
+            replans=tally.replans + live,
+        )
+        # What is planned for a scene that is over is not executed, but it must not be harmful either.
+        actions = jnp.where(usable[:, None, None], planned, hold(wave.output)[:, None])
+        start = wave._replace(tally=tally, memory=keep_rows(live, memory, wave.memory))
+        end, (output, counted) = jax.lax.scan(self._control_step, start, jnp.swapaxes(actions, 0, 1))
+        end = end._replace(observations=self._observe(wave.observations, output, end.tally.running))
+        if not self._traced:
+            return end, ()
+        by_scene = partial(jax.tree.map, lambda leaf: jnp.swapaxes(leaf, 0, 1))
+        notes = program.notes(memory) if isinstance(program, AnnotatingProgram) else {}
+        return end, Trace(actions, by_scene(output), counted.sum(axis=0, dtype=jnp.int32), live, notes)
+
+    def _control_step(self, wave: Wave, action: jax.Array) -> tuple[Wave, tuple[StepOutput, jax.Array]]:
+        """One control step of the running scenes; the others stay as they are."""
+        tally = wave.tally
+        sim, output = self._backend.step(wave.sim, action)
+        live = tally.running
+        counted = live & output.finite
+        success, failure = counted & output.success, counted & output.failure & ~output.success
+        timeout = tally.steps + 1 >= self._max_steps
+        tally = Tally(
+            running=counted & ~success & ~failure & ~timeout,
+            success=tally.success | success,
+            failure=tally.failure | failure,
+            diverged=tally.diverged | (live & ~output.finite),
+            unplannable=tally.unplannable,
+            steps=tally.steps + counted,
+            replans=tally.replans,
+            overflow_steps=tally.overflow_steps + (counted & output.overflow),
+            total_reward=tally.total_reward + jnp.where(counted, output.reward, 0.0),
+            max_reward=jnp.where(counted, jnp.maximum(tally.max_reward, output.reward), tally.max_reward),
+            max_ik_error=jnp.where(
+                counted, jnp.maximum(tally.max_ik_error, output.ik_error.max(axis=-1)), tally.max_ik_error
+            ),
+        )
+        after = wave._replace(
+            sim=keep_rows(live, sim, wave.sim), output=keep_rows(live, output, wave.output), tally=tally
+        )
+        return after, (after.output, counted)
+
+    def _observe(self, past: dict[str, jax.Array], output: StepOutput, running: jax.Array) -> dict[str, jax.Array]:
+        """What the next plan reads, after outputs with leading axes (K, B)."""
+        horizon = self._program.obs_horizon
+        newest = {"state": output.state[-horizon:], "env_state": output.env_state[-horizon:]}
+        if self._program.cameras:
+            # One call of the renderer per moment: its number of scenes is fixed.
+            newest["images"] = jax.lax.map(
+                lambda qpos: self._backend.pictures(qpos, self._program.cameras), output.qpos[-horizon:]
+            )
+
+        def join(name: str) -> jax.Array:
+            new = jnp.swapaxes(newest[name], 0, 1)
+            return jnp.concatenate([past[name], new], axis=1)[:, -horizon:]
+
+        return keep_rows(running, {name: join(name) for name in past}, past)
