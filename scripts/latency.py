@@ -18,7 +18,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main() -> int:
     config = tyro.cli(LatencyConfig, description=__doc__)
-    if config.out is not None:
+    if config.out is not None and not config.resume:
         require_empty(config.out)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.plots import require_matplotlib
@@ -27,6 +27,8 @@ def main() -> int:
         JSON,
         PLOT,
         SCHEMA_VERSION,
+        delay_folder,
+        require_sweep,
         sweep_delays,
         sweep_plot,
         sweep_rows,
@@ -38,6 +40,8 @@ def main() -> int:
     delays = sweep_delays(config, read_config(resolve_checkpoint(config.checkpoint)).policy)
     if config.plot:
         require_matplotlib("leave the plot out with --no-plot")
+    if config.resume and config.out is not None:
+        require_sweep(config.out, delays)
     backend_name = resolve_backend(config.backend)
     devices = resolve_devices(backend_name, config.devices, config.num_envs)
 
@@ -70,11 +74,13 @@ def main() -> int:
                 candidate.planner,
                 backend,
                 settings,
-                out / f"delay_{delay:02d}",
+                delay_folder(out, delay),
                 policy=candidate.label,
                 provenance={**candidate.provenance, "config": to_dict(config), "delay_steps": delay},
+                resume=config.resume,
                 show_progress=True,
                 should_stop=should_stop,
+                on_note=lambda line: console.print(line, style="dim", markup=False),
                 devices=devices if backend.compiled else (),
             )
             codes.add(summary.exit_code)

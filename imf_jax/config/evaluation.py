@@ -221,6 +221,8 @@ class LatencyConfig:
     action_interpolation: int = 1
     # Folder for latency.json, latency.png and an evaluation per delay; by default evals/<timestamp>_latency_<run>...
     out: Path | None = None
+    # Continue the sweep in --out, also by other --delays: only episodes that are missing run.
+    resume: bool = False
     # Draw latency.png, which needs the extra `plots`.
     plot: bool = True
 
@@ -247,6 +249,7 @@ class LatencyConfig:
         require(
             len(set(self.delays)) == len(self.delays), f"--delays {' '.join(map(str, self.delays))} names a delay twice"
         )
+        require(not self.resume or self.out is not None, "--resume needs the --out folder of the sweep to continue")
         for delay in self.delays or (0,):
             require(delay >= 0, f"--delays {delay} must not be negative")
             self.execution(delay)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -10,6 +11,7 @@ from imf_jax.config import LatencyConfig, PolicyConfig, require
 from imf_jax.rollout.comparison import holm_correction, mcnemar_p_value
 from imf_jax.rollout.delay import require_execution
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.resume import require_resumable
 from imf_jax.rollout.statistics import episode_statistics
 
 JSON = "latency.json"
@@ -38,6 +40,28 @@ def sweep_delays(config: LatencyConfig, policy: PolicyConfig) -> list[int]:
     for delay in delays:
         require_execution(config.execution(delay), head, trained)
     return delays
+
+
+def delay_folder(out: Path, delay: int) -> Path:
+    """Where in the folder of a sweep the evaluation of a delay [control steps] lies."""
+    return out / f"delay_{delay:02d}"
+
+
+def require_sweep(out: Path, delays: Sequence[int]) -> None:
+    """Refuse to continue what is no sweep.
+
+    Args:
+        out: the folder of the sweep; there may be nothing of it yet.
+        delays: those that will be evaluated [control steps].
+
+    Raises:
+        ArgumentError: the folder, or that of a delay, holds something else.
+        UserError: a folder cannot be read.
+    """
+    if not any(out.glob("delay_*")):
+        require_resumable(out)
+    for delay in delays:
+        require_resumable(delay_folder(out, delay))
 
 
 def sweep_rows(results: dict[int, Sequence[EpisodeRecord]], control_hz: float) -> list[dict[str, Any]]:

@@ -25,8 +25,20 @@ DAMAGED = "episodes.damaged.jsonl"
 _CIRCUMSTANCES = {"created", "versions", "device", "devices", "policy", "training", "reference", "config"}
 """Entries of a manifest that may differ between the parts of one evaluation."""
 
-_FREE_FLAGS = {"out", "resume", "reference", "devices", "cluster", "jobs", "continue_on_error", "checkpoint", "backend"}
-"""Flags that may differ; checkpoint and backend are compared as what they turned out to be."""
+_FREE_FLAGS = {
+    "backend",
+    "checkpoint",
+    "cluster",
+    "continue_on_error",
+    "delays",
+    "devices",
+    "jobs",
+    "out",
+    "plot",
+    "reference",
+    "resume",
+}
+"""Flags that may differ; checkpoint, backend and delay are compared as what they turned out to be."""
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -127,6 +127,28 @@ def test_a_sweep_from_a_checkpoint_to_table_json_and_plot(script: Callable[..., 
         assert [r.replans for r in swept] == [5, 5, 5]
     assert read_json(Path("again_delay_02/manifest.json"))["config"]["execution"]["delay_steps"] == 2
 
+    # Cut off within the second delay, and continued with one more.
+    cut = Path("sweep/delay_02/episodes.jsonl")
+    whole = cut.read_bytes().splitlines(keepends=True)
+    cut.write_bytes(whole[0])
+    for name in ("sweep/latency.json", "sweep/delay_02/metrics.json"):
+        Path(name).unlink()
+    command = ["latency.py", "--checkpoint", run_folder, "--episodes", 3, "--prefix", "--resume", "--no-plot"]
+    run = script(*command, "--delays", 0, 1, 2, "--out", "sweep")
+    assert run.code == 0, run.err
+    assert "1 of 3 episodes are there already" in run.out
+    rows = read_json(Path("sweep/latency.json"))["delays"]
+    assert [(row["delay_steps"], row["n_episodes"]) for row in rows] == [(0, 3), (1, 3), (2, 3)]
+    assert [(r.episode, r.return_) for r in read_records(Path("sweep/delay_02"))[0]] == [
+        (r.episode, r.return_) for r in read_records(Path("again_delay_02"))[0]
+    ]
+
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").touch()
+    run = script(*command, "--out", "mine")
+    assert (run.code, run.err.count("\n")) == (2, 1)
+    assert "mine holds no evaluation that could be resumed" in run.err
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -136,6 +158,7 @@ def test_a_sweep_from_a_checkpoint_to_table_json_and_plot(script: Callable[..., 
         (["eval.py", "--replan-every", 0], "--replan-every 0 must be at least 1"),
         (["eval.py", "--action-interpolation", 2], "--action-interpolation 2 does not divide"),
         (["eval.py", "--inference", "async", "--delay-steps", 3, "--prefix"], "trained for delays up to"),
+        (["latency.py", "--resume"], "--resume needs the --out folder of the sweep"),
         (["latency.py", "--delays", 9], "--delay-steps 9 is beyond the chunk"),
         (["latency.py", "--blend-steps", 3], "--blend-steps 3 is longer than two chunks overlap"),
     ],
