@@ -19,18 +19,21 @@ from imf_jax.strategies.dagger import DaggerStrategy, OnPiece
 from imf_jax.strategies.episodic import EpisodicStrategy
 from imf_jax.strategies.events import EventRules
 from imf_jax.strategies.highlight import HighlightStrategy
-from imf_jax.strategies.recording import Recording, Render, recorded_scenes
+from imf_jax.strategies.recording import Recording, Render, episode_scenes
 from imf_jax.strategies.sentry import SentryStrategy
 from imf_jax.strategies.session import Session
 from imf_jax.strategies.settings import DaggerConfig
 
 
-def open_recording(session: Session, on_note: Callable[[str], None] = lambda line: None) -> tuple[Recording, set[int]]:
+def open_recording(
+    session: Session, on_note: Callable[[str], None] = lambda line: None, *, keep: int | None = None
+) -> tuple[Recording, set[int]]:
     """Create or resume the dataset that the flags name.
 
     Args:
         session: what is rolled out.
         on_note: receives what had to be mended.
+        keep: episodes of a resumed dataset to keep; all by default.
 
     Returns:
         the recording, and the scenes of this seed that the dataset holds anything of.
@@ -47,10 +50,10 @@ def open_recording(session: Session, on_note: Callable[[str], None] = lambda lin
     event_rules(session)  # what it refuses must not leave an empty dataset behind
     known: set[int] = set()
     if flags.resume:
-        writer = LeRobotWriter.resume(flags.dataset, features, session.fps())
+        writer = LeRobotWriter.resume(flags.dataset, features, session.fps(), keep=keep)
         for line in writer.repaired:
             on_note(f"{flags.dataset}: {line}")
-        known = recorded_scenes(flags.dataset, session.seed)
+        known = {place[1] for place in episode_scenes(flags.dataset) if place and place[0] == session.seed}
     else:
         writer = LeRobotWriter.create(flags.dataset, features, session.fps())
     render = partial(make_render, session.backend, flags.cameras, flags.image_size) if flags.cameras else None

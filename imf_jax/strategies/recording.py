@@ -153,15 +153,14 @@ def estimated_frame_bytes(features: Mapping[str, Feature]) -> float:
     return sum(height * width * BITS_PER_PIXEL / 8 for height, width, _ in shapes)
 
 
-def recorded_scenes(folder: Path, seed: int) -> set[int]:
-    """The scenes of a seed of which a dataset holds anything.
+def episode_scenes(folder: Path) -> list[tuple[int, int] | None]:
+    """Seed and scene of each episode of a dataset, None where it does not say.
 
     Raises:
         UserError: the dataset is damaged.
     """
-    scenes = set()
+    found: list[tuple[int, int] | None] = []
     for episode in open_dataset(folder).episodes:
-        constants = [episode.statistics.get(name) for name in (names.SEED, names.SCENE)]
-        if constants[0] is not None and constants[1] is not None and int(constants[0]["min"][0]) == seed:
-            scenes.add(int(constants[1]["min"][0]))
-    return scenes
+        seed, scene = (episode.statistics.get(name) for name in (names.SEED, names.SCENE))
+        found.append(None if seed is None or scene is None else (int(seed["min"][0]), int(scene["min"][0])))
+    return found

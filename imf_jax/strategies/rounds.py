@@ -8,107 +8,34 @@ round is the data. Every policy is evaluated, without the expert, on the same va
     <out>/round_1/run/         the training run of round 1
     <out>/round_1/evaluation/
     <out>/rounds.json          success per round with Wilson intervals
+
+A round has a row in `rounds.json` once it is recorded, and its success once it is evaluated; that is what `--resume`
+goes by. What a round had recorded when it was cut off is removed and recorded again.
 """
 
 import dataclasses
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from imf_jax.config import TrainConfig, ValidationConfig, from_dict, require
-from imf_jax.data.episodes import Episode, episode_number, list_episodes, write_episode
+from imf_jax.config import TrainConfig, ValidationConfig, from_dict, require, to_dict
+from imf_jax.data.episodes import list_episodes
 from imf_jax.data.statistics import write_statistics
-from imf_jax.errors import EXIT_OK, UserError
+from imf_jax.errors import EXIT_OK
 from imf_jax.files import write_json
 from imf_jax.rollout.candidates import Candidate
 from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
+from imf_jax.rollout.resume import differences
 from imf_jax.rollout.statistics import wilson_interval
-from imf_jax.strategies.assembly import corrected, make_render, make_strategy, open_recording
-from imf_jax.strategies.base import Frame
+from imf_jax.rollout.writers import read_json
+from imf_jax.strategies.assembly import corrected, make_strategy, open_recording
 from imf_jax.strategies.dagger import DaggerStrategy
-from imf_jax.strategies.recording import Render
-from imf_jax.strategies.session import SCENES, Session, StrategySummary, log_run
+from imf_jax.strategies.demonstrations import Demonstrations
+from imf_jax.strategies.recording import Recording, episode_scenes
+from imf_jax.strategies.session import SCENES, Session, StrategySummary, log_run, logged_runs
 from imf_jax.strategies.settings import RolloutConfig
 
 ROUNDS = "rounds.json"
-
-
-class Demonstrations:
-    """The growing folder of demonstrations: a copy of the first ones, and every correction as an episode behind them.
-
-    Args:
-        folder: must not exist.
-        first: the demonstrations to begin with; their files are linked, or copied where that cannot be.
-        session: what is rolled out.
-        encoder_cameras: whose pictures the policy learns from.
-        image_size: their height and width [pixels].
-    """
-
-    def __init__(
-        self, folder: Path, first: Path, session: Session, encoder_cameras: tuple[str, ...], image_size: int
-    ) -> None:
-        self.folder = folder
-        self._session, self._cameras, self._image_size = session, encoder_cameras, image_size
-        self._render: Render | None = None
-        paths = list_episodes(first)
-        folder.mkdir(parents=True)
-        for path in paths:
-            try:
-                os.link(path, folder / path.name)
-            except OSError:  # another disk
-                shutil.copy2(path, folder / path.name)
-        self.num_first = len(paths)
-        self._next = episode_number(paths[-1]) + 1
-
-    def add(self, frames: list[Frame], success: bool) -> None:
-        """Write what is worth learning from of a recorded piece."""
-        for part in teachable(frames, success):
-            write_episode(self.folder, self._episode(part, success))
-            self._next += 1
-
-    def _episode(self, frames: list[Frame], success: bool) -> Episode:
-        session = self._session
-        return Episode(
-            action=np.stack([frame.action for frame in frames]),
-            qpos=np.stack([frame.before.state for frame in frames]),
-            env_state=np.stack([frame.before.env_state for frame in frames]),
-            reward=np.array([frame.after.reward for frame in frames], np.float32),
-            noise=np.zeros((len(frames), frames[0].action.shape[0]), np.float32),
-            seed=session.seed,
-            episode=self._next,
-            task=session.candidate.task,
-            control_hz=1.0 / session.backend.control_dt,
-            success=success,
-            images=self._pictures(frames),
-        )
-
-    def _pictures(self, frames: list[Frame]) -> dict[str, np.ndarray]:
-        if not self._cameras:
-            return {}
-        if self._render is None:
-            self._render = make_render(self._session.backend, self._cameras, self._image_size)
-        pictures = self._render(np.stack([frame.before.qpos for frame in frames]))
-        return {camera: pictures[:, index] for index, camera in enumerate(self._cameras)}
-
-
-def teachable(frames: list[Frame], success: bool) -> Iterator[list[Frame]]:
-    """The parts of a piece to learn from: all of it if its scene succeeded, else only what the expert did."""
-    if success:
-        yield frames
-        return
-    part: list[Frame] = []
-    for frame in frames:
-        if frame.intervention:
-            part.append(frame)
-        elif part:
-            yield part
-            part = []
-    if part:
-        yield part
 
 
 def run_rounds(
@@ -124,71 +51,160 @@ def run_rounds(
         the summary of the last recording.
 
     Raises:
-        ArgumentError: the folder of the rounds exists, or the checkpoint does not tell its demonstrations.
-        UserError: there are no demonstrations, or nothing was corrected.
+        ArgumentError: the folder of the rounds exists, or holds others than those to resume, or the checkpoint does not
+            tell its demonstrations.
+        UserError: there are no demonstrations.
     """
     flags = config.dagger
     assert flags.rounds is not None
-    require(not flags.out.exists(), f"--out {flags.out} exists already; choose another folder")
+    resume = config.recording.resume
+    require(resume or not flags.out.exists(), f"--out {flags.out} exists already; go on with it by --resume")
     session = Session(config)
     training = training_config(session.candidate, config)
     list_episodes(training.data)  # none, or no folder: say so before anything is made
-    recording, _ = open_recording(session, on_note)
+    rows = take_up(session) if resume else []
+    recording, _ = open_recording(session, on_note, keep=rows[-1]["dataset_episodes"] if rows else None)
     encoder = training.policy.encoder
-    demonstrations = Demonstrations(
-        flags.out / "demonstrations", training.data, session, encoder.cameras, encoder.image_size
-    )
-    table = [evaluated(session, session.candidate, flags.out, 0, {"demonstrations": demonstrations.num_first})]
-    on_note(round_line(table[0]))
-    scenes = config.episodes or SCENES
+    demonstrations = Demonstrations(flags.out / "demonstrations", session, encoder.cameras, encoder.image_size)
+    if rows:
+        demonstrations.keep(rows[-1]["demonstrations"])
+    else:
+        shutil.rmtree(demonstrations.folder, ignore_errors=True)
+        demonstrations.begin(training.data)
+
+    def keep(rows: list[dict[str, Any]]) -> None:
+        write_json(flags.out / ROUNDS, {**circumstances(session), "rounds": rows})
+
+    summary = StrategySummary(complete=True)
     candidate = session.candidate
     with recording.writer:
-        for number in range(1, flags.rounds + 1):
-            strategy = make_strategy(session, recording, demonstrations.add)
-            assert isinstance(strategy, DaggerStrategy)
-            try:
-                summary = session.run(
-                    strategy,
-                    corrected(session, candidate.planner, round_number=number),
-                    iter([range((number - 1) * scenes, number * scenes)]),
-                    total=scenes,
-                    should_stop=should_stop,
-                    show_progress=show_progress,
-                )
-            finally:
-                strategy.finish()
-            summary.failed = strategy.failed
-            if summary.failed is not None or summary.interrupted:
-                return summary
-            log_run(session, summary, recording.writer.folder)
-            if not strategy.frames:
-                on_note(f"round {number}: the expert had nothing to correct; more rounds would not change anything")
-                return summary
-            write_statistics(demonstrations.folder)
-            run = flags.out / f"round_{number}" / "run"
-            if train_round(dataclasses.replace(training, data=demonstrations.folder, out=run)) != EXIT_OK:
-                summary.interrupted = True
-                return summary
-            candidate = session.load(run)
-            table.append(
-                evaluated(
-                    session,
-                    candidate,
-                    flags.out,
-                    number,
+        for number in range(flags.rounds + 1):
+            if number == len(rows):
+                told: dict[str, Any] = {}
+                if number:
+                    summary, told = record_round(
+                        session, candidate, recording, demonstrations, number, should_stop, show_progress
+                    )
+                    if summary.failed is not None or summary.interrupted:
+                        return summary
+                    if not summary.frames:
+                        on_note(f"round {number}: the expert had nothing to correct; more rounds would not change that")
+                        return summary
+                rows.append(
                     {
-                        "demonstrations": len(list_episodes(demonstrations.folder)),
-                        "supervised_scenes": len(summary.records),
-                        "supervised_successes": sum(record.status == "success" for record in summary.records),
-                        "corrections": strategy.corrections,
-                        "corrected_frames": strategy.frames,
-                        "corrected_share": strategy.frames / max(1, summary.control_steps),
-                    },
+                        "round": number,
+                        "demonstrations": len(demonstrations),
+                        "dataset_episodes": recording.writer.num_episodes,
+                        **told,
+                    }
                 )
-            )
-            write_json(flags.out / ROUNDS, {"seed": config.seed, "rounds": table})
-            on_note(round_line(table[-1]))
+                keep(rows)
+                if number:
+                    log_run(session, summary, recording.writer.folder)
+            if number:
+                run = flags.out / f"round_{number}" / "run"
+                if train_round(dataclasses.replace(training, data=demonstrations.folder, out=run)) != EXIT_OK:
+                    summary.interrupted = True
+                    return summary
+                candidate = session.load(run)
+            if "n_episodes" not in rows[number]:
+                figures = evaluated(session, candidate, number, should_stop, show_progress)
+                if figures is None:
+                    summary.interrupted = True
+                    return summary
+                rows[number] |= figures
+                keep(rows)
+            on_note(round_line(rows[number]))
     return summary
+
+
+def circumstances(session: Session) -> dict[str, Any]:
+    """What all rounds in a folder have in common, as a manifest; the number of rounds may grow."""
+    config = to_dict(session.config)
+    flags = {name: value for name, value in config.items() if not isinstance(value, dict)}
+    for group in config.values():
+        flags |= group if isinstance(group, dict) else {}
+    del flags["rounds"]
+    return {
+        "backend": session.backend.name,
+        "checkpoint": session.candidate.provenance["checkpoint"],
+        "config": flags,
+    }
+
+
+def take_up(session: Session) -> list[dict[str, Any]]:
+    """The rows of the rounds to go on with; none if they were cut off before there was one.
+
+    Raises:
+        ArgumentError: there are other rounds in the folder, or episodes in the dataset that are not of these.
+        UserError: a file is damaged.
+    """
+    flags, dataset = session.config.dagger, session.config.recording.dataset
+    assert dataset is not None
+    path, rows = flags.out / ROUNDS, []
+    if path.is_file():
+        before = read_json(path)
+        rows = before.pop("rounds", [])
+        differing = differences(before, circumstances(session))
+        require(
+            not differing,
+            f"--resume: {flags.out} holds rounds with another {', '.join(differing)}; repeat their command with "
+            "--resume, or choose another --out",
+        )
+    else:
+        others = [entry.name for entry in flags.out.glob("*") if not entry.name.startswith((".", "demonstrations"))]
+        require(not others, f"--resume: {flags.out} holds no {ROUNDS} to go on with; choose another --out")
+    kept = rows[-1]["dataset_episodes"] if rows else 0
+    found = episode_scenes(dataset)
+    scenes = session.config.episodes or SCENES
+    going_on = range((len(rows) - 1) * scenes, len(rows) * scenes) if rows else range(0)
+    ours = all(place is not None and place[0] == session.seed and place[1] in going_on for place in found[kept:])
+    alone = all(run["config"]["dagger"]["rounds"] is not None for run in logged_runs(dataset))
+    require(
+        len(found) >= kept and ours and alone,
+        f"--resume: {dataset} holds other episodes than those of the rounds in {flags.out}; start anew with "
+        "another --dataset and --out",
+    )
+    return rows
+
+
+def record_round(
+    session: Session,
+    candidate: Candidate,
+    recording: Recording,
+    demonstrations: Demonstrations,
+    number: int,
+    should_stop: Callable[[], bool],
+    show_progress: bool,
+) -> tuple[StrategySummary, dict[str, Any]]:
+    """Let the expert supervise the policy of the round before on scenes of their own.
+
+    Returns:
+        how it went, `frames` counting those in which the expert acted; and its part of the row of the round.
+    """
+    scenes = session.config.episodes or SCENES
+    strategy = make_strategy(session, recording, demonstrations.add)
+    assert isinstance(strategy, DaggerStrategy)
+    try:
+        summary = session.run(
+            strategy,
+            corrected(session, candidate.planner, round_number=number),
+            iter([range((number - 1) * scenes, number * scenes)]),
+            total=scenes,
+            should_stop=should_stop,
+            show_progress=show_progress,
+        )
+    finally:
+        strategy.finish()
+    summary.failed, summary.frames = strategy.failed, strategy.frames
+    write_statistics(demonstrations.folder)
+    return summary, {
+        "supervised_scenes": len(summary.records),
+        "supervised_successes": sum(record.status == "success" for record in summary.records),
+        "corrections": strategy.corrections,
+        "corrected_frames": strategy.frames,
+        "corrected_share": strategy.frames / max(1, summary.control_steps),
+    }
 
 
 def training_config(candidate: Candidate, config: RolloutConfig) -> TrainConfig:
@@ -204,7 +220,7 @@ def training_config(candidate: Candidate, config: RolloutConfig) -> TrainConfig:
         data=flags.demonstrations or before.data,
         resume=False,
         max_steps=steps,
-        save_every=steps,
+        save_every=min(before.save_every, steps),
         tracker=(),
         optimizer=optimizer,
         validation=ValidationConfig(num_episodes=0),
@@ -212,18 +228,29 @@ def training_config(candidate: Candidate, config: RolloutConfig) -> TrainConfig:
 
 
 def train_round(config: TrainConfig) -> int:
-    """Train a policy; returns the exit code of the training."""
+    """Train the policy of a round, or go on with it; returns the exit code of the training."""
+    from imf_jax.training.checkpoints import CONFIG, newest_checkpoint
     from imf_jax.training.loop import train
 
+    begun = (config.out / CONFIG).is_file()
+    newest = newest_checkpoint(config.out) if begun else None
+    if newest is not None and int(newest.name) == config.max_steps:
+        return EXIT_OK
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    return train(config)
+    return train(dataclasses.replace(config, resume=begun))
 
 
-def evaluated(session: Session, candidate: Candidate, out: Path, number: int, told: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate the policy of a round, without the expert, on the validation scenes: a row of the table."""
+def evaluated(
+    session: Session, candidate: Candidate, number: int, should_stop: Callable[[], bool], show_progress: bool
+) -> dict[str, Any] | None:
+    """Evaluate the policy of a round, without the expert, on the validation scenes: its part of a row.
+
+    Returns:
+        the figures; None if it was asked to stop before.
+    """
     config = session.config
     episodes = config.dagger.validation_episodes
-    folder = out / f"round_{number}" / "evaluation"
+    folder = config.dagger.out / f"round_{number}" / "evaluation"
     folder.parent.mkdir(parents=True, exist_ok=True)
     shares = len(session.devices) if session.backend.compiled else 1
     summary = evaluate(
@@ -238,14 +265,17 @@ def evaluated(session: Session, candidate: Candidate, out: Path, number: int, to
         folder,
         policy=candidate.label,
         provenance=candidate.provenance,
+        resume=True,
+        show_progress=show_progress,
+        should_stop=should_stop,
         devices=session.devices if session.backend.compiled else (),
     )
     successes, count = summary.metrics["n_success"], summary.metrics["n_episodes"]
     if count < episodes:
-        raise UserError(f"round {number}: the evaluation in {folder} was ended early; the round cannot be compared")
+        return None
     low, high = wilson_interval(successes, count)
     return {
-        "round": number, **told, "n_episodes": count, "n_success": successes, "pc_success": 100 * successes / count,
+        "n_episodes": count, "n_success": successes, "pc_success": 100 * successes / count,
         "pc_success_ci95": [100 * low, 100 * high],
     }  # fmt: skip
 

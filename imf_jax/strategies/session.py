@@ -1,5 +1,6 @@
 """One run of a strategy from its flags to its last frame."""
 
+import contextlib
 import itertools
 import json
 import time
@@ -279,6 +280,15 @@ def log_run(session: Session, summary: StrategySummary, folder: Path) -> None:
             file.write(json.dumps(line, default=_plain) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {folder / LOG} ({error.strerror}); the episodes are whole") from None
+
+
+def logged_runs(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the log of a dataset; one that was cut off by a kill is left out."""
+    runs = []
+    for line in (folder / LOG).read_text(encoding="utf-8").splitlines() if (folder / LOG).is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            runs.append(json.loads(line))
+    return runs
 
 
 def _plain(value: Any) -> Any:

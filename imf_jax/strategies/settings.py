@@ -38,7 +38,8 @@ class DatasetConfig:
 
     # Folder of the dataset; its name must start with rollout_.
     dataset: Path | None = None
-    # Go on with the dataset; scenes that it holds already are not recorded again.
+    # Go on with the dataset; scenes that it holds already are not recorded again. With --rounds: go on with the rounds
+    # in --out, which may be more than before.
     resume: bool = False
     # Cameras whose pictures are recorded (r_vis, top, front); none by default.
     cameras: tuple[str, ...] = ()
@@ -129,7 +130,7 @@ class DaggerConfig:
     save: Literal["corrections", "episodes"] = "corrections"
     # Record, train on what was recorded and evaluate, so many times.
     rounds: int | None = None
-    # Folder that receives the rounds: demonstrations, training runs, evaluations, rounds.json. Must not exist.
+    # Folder that receives the rounds: demonstrations, training runs, evaluations, rounds.json. New unless --resume.
     out: Path = Path("runs/dagger")
     # Demonstrations to add the corrections to; by default those that the checkpoint was trained on.
     demonstrations: Path | None = None
@@ -222,10 +223,6 @@ class RolloutConfig:
             or camera in self.recording.cameras,
             f"--events out_of_view needs the camera {camera}, which is off; add it to --cameras or choose another "
             "--event-camera",
-        )
-        require(
-            self.dagger.rounds is None or not self.recording.resume,
-            "--resume would do nothing with --rounds: each round follows from the one before; start anew",
         )
 
     def _require_dataset(self) -> None:

@@ -14,7 +14,7 @@ from imf_jax.sim.expert import ExpertState, to_action
 from imf_jax.strategies.base import Frame
 from imf_jax.strategies.correction import CorrectedPlanner, InterventionRules, beta_of_round
 from imf_jax.strategies.dagger import DaggerStrategy
-from imf_jax.strategies.rounds import teachable
+from imf_jax.strategies.demonstrations import teachable
 
 
 class PointExpert:

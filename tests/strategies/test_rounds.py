@@ -11,12 +11,16 @@ import pytest
 
 from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
 from imf_jax.data.episodes import Episode, list_episodes, read_episode, write_episodes
+from imf_jax.data.lerobot.reader import open_dataset
 from imf_jax.data.statistics import check_statistics, compute_statistics, write_statistics
 from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_OK, ArgumentError
 from imf_jax.rollout.writers import read_records
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.strategies import rounds
+from imf_jax.strategies.demonstrations import Demonstrations
+from imf_jax.strategies.recording import episode_scenes
+from imf_jax.strategies.session import run_strategy
 from imf_jax.strategies.settings import DaggerConfig, DatasetConfig, RolloutConfig
 from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
 from imf_jax.training.state import build_policy, initial_state
@@ -53,7 +57,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_two_rounds(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """What the rounds trained."""
     monkeypatch.setattr(Transfer, "max_steps", 40)
     asked: list[TrainConfig] = []
 
@@ -62,25 +68,38 @@ def test_two_rounds(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return untrained(config)
 
     monkeypatch.setattr(rounds, "train_round", train_round)
-    out = tmp_path / "dagger"
-    notes: list[str] = []
-    config = RolloutConfig(
+    return asked
+
+
+def two_rounds(run: Path, folder: Path, *, resume: bool = False, num_rounds: int = 2) -> RolloutConfig:
+    return RolloutConfig(
         strategy="dagger", checkpoint=run, episodes=2, num_envs=2, plan_batch=2, backend="native",
-        recording=DatasetConfig(tmp_path / "rollout_dagger"),
+        recording=DatasetConfig(folder / "rollout_dagger", resume=resume),
         dagger=DaggerConfig(
-            intervene=("no_progress",), no_progress_steps=10, rounds=2, out=out, train_steps=2, validation_episodes=2
+            intervene=("no_progress",), no_progress_steps=10, rounds=num_rounds, out=folder / "dagger", train_steps=2,
+            validation_episodes=2,
         ),
     )  # fmt: skip
-    summary = rounds.run_rounds(config, on_note=notes.append)
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "dagger/rounds.json").read_text())["rounds"]
+
+
+def test_two_rounds(run: Path, tmp_path: Path, trained: list[TrainConfig]) -> None:
+    out = tmp_path / "dagger"
+    notes: list[str] = []
+    summary = rounds.run_rounds(two_rounds(run, tmp_path), on_note=notes.append)
     assert summary.failed is None
-    table = json.loads((out / "rounds.json").read_text())["rounds"]
-    assert [row["round"] for row in table] == [0, 1, 2]
-    assert [row["n_episodes"] for row in table] == [2, 2, 2]
+    rows = table(tmp_path)
+    assert [row["round"] for row in rows] == [0, 1, 2]
+    assert [row["n_episodes"] for row in rows] == [2, 2, 2]
     assert [note.split(":")[0] for note in notes] == ["round 0", "round 1", "round 2"]
     # Four scenes of their own were supervised, each was corrected from its tenth step to its end.
-    assert [row["corrections"] for row in table[1:]] == [2, 2]
-    assert [row["corrected_frames"] for row in table[1:]] == [60, 60]
-    assert [row["demonstrations"] for row in table] == [3, 5, 7]
+    assert [row["corrections"] for row in rows[1:]] == [2, 2]
+    assert [row["corrected_frames"] for row in rows[1:]] == [60, 60]
+    assert [row["demonstrations"] for row in rows] == [3, 5, 7]
+    assert [row["dataset_episodes"] for row in rows] == [0, 2, 4]
     demonstrations = [read_episode(path) for path in list_episodes(out / "demonstrations")]
     check_statistics(out / "demonstrations", compute_statistics(demonstrations))
     np.testing.assert_array_equal(demonstrations[0].action, demonstration(0).action)
@@ -89,9 +108,87 @@ def test_two_rounds(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for number in range(3):
         records, _ = read_records(out / f"round_{number}" / "evaluation")
         assert [(record.episode, record.seed) for record in records] == [(0, 2**30), (1, 2**30)]
-    assert [(c.max_steps, c.data, c.validation.num_episodes) for c in asked] == [(2, out / "demonstrations", 0)] * 2
-    with pytest.raises(ArgumentError, match="exists already; choose another folder"):
-        rounds.run_rounds(replace(config, recording=DatasetConfig(tmp_path / "rollout_more")))
+    assert [(c.max_steps, c.data, c.validation.num_episodes) for c in trained] == [(2, out / "demonstrations", 0)] * 2
+    with pytest.raises(ArgumentError, match="exists already; go on with it by --resume"):
+        rounds.run_rounds(replace(two_rounds(run, tmp_path), recording=DatasetConfig(tmp_path / "rollout_more")))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nobody catches it."""
+
+
+@pytest.mark.parametrize("where", ["recording", "training", "evaluation"])
+def test_rounds_that_were_cut_off_go_on_as_if_they_had_not(
+    where: str, run: Path, tmp_path: Path, trained: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    rounds.run_rounds(two_rounds(run, whole))
+
+    def kill(*arguments: Any, **settings: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        if where == "recording":  # the second piece of the second round
+            pieces: list[int] = []
+            add = Demonstrations.add
+
+            def die_at_the_fourth(self: Demonstrations, frames: Any, success: bool) -> None:
+                pieces.append(len(frames))
+                add(self, frames, success) if len(pieces) < 4 else kill()
+
+            patched.setattr(Demonstrations, "add", die_at_the_fourth)
+        else:
+            name = {"training": "train_round", "evaluation": "evaluated"}[where]
+            before = getattr(rounds, name)
+            calls: list[Any] = []
+
+            def die_in_the_second_round(*arguments: Any, **settings: Any) -> Any:
+                calls.append(arguments)
+                # Evaluations begin with that of round 0.
+                return kill() if len(calls) == (2 if where == "training" else 3) else before(*arguments, **settings)
+
+            patched.setattr(rounds, name, die_in_the_second_round)
+        with pytest.raises(Killed):
+            rounds.run_rounds(two_rounds(run, cut))
+    assert len(table(cut)) == (2 if where == "recording" else 3)
+
+    rounds.run_rounds(two_rounds(run, cut, resume=True))
+    assert table(cut) == table(whole)
+    for ours, theirs in zip(*(list_episodes(folder / "dagger/demonstrations") for folder in (cut, whole)), strict=True):
+        np.testing.assert_array_equal(read_episode(ours).action, read_episode(theirs).action)
+    assert episode_scenes(cut / "rollout_dagger") == episode_scenes(whole / "rollout_dagger")
+    datasets = [open_dataset(folder / "rollout_dagger") for folder in (cut, whole)]
+    assert [(len(dataset.episodes), dataset.num_frames) for dataset in datasets] == [(4, 120)] * 2
+
+
+def test_more_rounds_may_follow_but_not_other_ones(run: Path, tmp_path: Path, trained: list[TrainConfig]) -> None:
+    rounds.run_rounds(two_rounds(run, tmp_path, num_rounds=1))
+    other = two_rounds(run, tmp_path, resume=True)
+    with pytest.raises(ArgumentError, match="holds rounds with another --no-progress-steps, --seed; repeat"):
+        rounds.run_rounds(replace(other, seed=5, dagger=replace(other.dagger, no_progress_steps=11)))
+    summary = rounds.run_rounds(two_rounds(run, tmp_path, resume=True))
+    assert [row["dataset_episodes"] for row in table(tmp_path)] == [0, 2, 4]
+    assert summary.exit_code == EXIT_OK
+    assert rounds.run_rounds(two_rounds(run, tmp_path, resume=True)).exit_code == EXIT_OK
+    assert [row["dataset_episodes"] for row in table(tmp_path)] == [0, 2, 4]
+
+
+def test_episodes_of_others_are_not_removed(run: Path, tmp_path: Path, trained: list[TrainConfig]) -> None:
+    """A dataset that was recorded into after the rounds were cut off, or before they were begun."""
+    rounds.run_rounds(two_rounds(run, tmp_path, num_rounds=1))
+    more = RolloutConfig(
+        strategy="episodic", checkpoint=run, episodes=3, num_envs=2, plan_batch=2, backend="native",
+        recording=DatasetConfig(tmp_path / "rollout_dagger", resume=True),
+    )  # fmt: skip
+    assert run_strategy(more).exit_code == EXIT_OK
+    before = episode_scenes(tmp_path / "rollout_dagger")
+    assert len(before) > 2
+    config = two_rounds(run, tmp_path, resume=True)
+    elsewhere = replace(config, dagger=replace(config.dagger, out=tmp_path / "new"))
+    for wrong in (config, elsewhere):
+        with pytest.raises(ArgumentError, match="holds other episodes than those of the rounds"):
+            rounds.run_rounds(wrong)
+        assert episode_scenes(tmp_path / "rollout_dagger") == before
 
 
 def test_rounds_need_demonstrations_before_anything_is_made(run: Path, tmp_path: Path) -> None:

@@ -83,14 +83,6 @@ def test_what_records_needs_a_dataset(strategy: str) -> None:
         (lambda: DaggerConfig(intervene=("mood",)), "--intervene mood is not known"),  # type: ignore[arg-type]
         (lambda: DaggerConfig(save="all"), "--save all is not known; choose from: corrections, episodes"),  # type: ignore[arg-type]
         (lambda: DaggerConfig(train_steps=10), "--train-steps 10 would do nothing: nothing is trained without"),
-        (
-            lambda: config(
-                "dagger",
-                recording=DatasetConfig(dataset=Path("rollout_x"), resume=True),
-                dagger=DaggerConfig(rounds=2),
-            ),
-            "--resume would do nothing with --rounds",
-        ),
     ],
 )  # fmt: skip
 def test_bad_settings(build: Any, message: str) -> None:

@@ -101,13 +101,16 @@ class LeRobotWriter:
         return writer
 
     @classmethod
-    def resume(cls, folder: Path, features: Mapping[str, Feature], fps: int) -> "LeRobotWriter":
+    def resume(
+        cls, folder: Path, features: Mapping[str, Feature], fps: int, *, keep: int | None = None
+    ) -> "LeRobotWriter":
         """Go on with a dataset; what a killed recording left behind is removed or counted first, see `repaired`.
 
         Args:
             folder: a dataset.
             features: of every frame; the same as those of the dataset.
             fps: likewise.
+            keep: episodes to keep, of a dataset that was recorded here; those behind them are removed. All by default.
 
         Raises:
             ArgumentError: there is no dataset, or it has other features or frames per second; both are named.
@@ -129,7 +132,9 @@ class LeRobotWriter:
         writer = cls(folder, {name: features[name] for name in found}, fps, dataset.robot_type)
         writer._take_lock()
         try:
-            writer._take_over(dataset.episodes, list(dataset.tasks), dataset.total_episodes)
+            with writer.writing():
+                writer._remove(dataset.episodes[len(dataset.episodes) if keep is None else keep :])
+            writer._take_over(dataset.episodes[:keep], list(dataset.tasks), dataset.total_episodes)
         except BaseException:
             writer._release_lock()
             raise
@@ -261,6 +266,13 @@ class LeRobotWriter:
             if self._statistics:
                 layout.write_statistics(self.folder, self._statistics)
             write_json(self.folder / layout.INFO, layout.info_json(self.features, self.fps, self.robot_type, *totals))
+
+    def _remove(self, episodes: tuple[EpisodeRow, ...]) -> None:
+        """Remove the last episodes, newest first and its row before its frames: a kill leaves what `resume` mends."""
+        for episode in reversed(episodes):
+            (self.folder / layout.file_path(layout.EPISODES, episode.numbers["episodes"])).unlink()
+            for path in (episode.data, *(video for video, _ in episode.videos.values())):
+                (self.folder / path).unlink(missing_ok=True)
 
     def _take_over(self, episodes: tuple[EpisodeRow, ...], tasks: list[str], total: int) -> None:
         """Continue after these episodes, and mend what a killed recording left behind."""

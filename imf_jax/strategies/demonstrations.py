@@ -1,0 +1,97 @@
+"""The demonstrations of DAgger: those to begin with, and what the expert did about the policy's mistakes."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from imf_jax.data.episodes import Episode, episode_number, list_episodes, remove_unfinished, write_episode
+from imf_jax.strategies.assembly import make_render
+from imf_jax.strategies.base import Frame
+from imf_jax.strategies.recording import Render
+from imf_jax.strategies.session import Session
+
+
+class Demonstrations:
+    """The growing folder of demonstrations: a copy of the first ones, and every correction as an episode behind them.
+
+    Args:
+        folder: made by `begin`.
+        session: what is rolled out.
+        encoder_cameras: whose pictures the policy learns from.
+        image_size: their height and width [pixels].
+    """
+
+    def __init__(self, folder: Path, session: Session, encoder_cameras: tuple[str, ...], image_size: int) -> None:
+        self.folder = folder
+        self._session, self._cameras, self._image_size = session, encoder_cameras, image_size
+        self._render: Render | None = None
+
+    def begin(self, first: Path) -> None:
+        """Make the folder out of the demonstrations to begin with: linked, or copied where that cannot be."""
+        aside = self.folder.with_name(f".{self.folder.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for path in list_episodes(first):
+            try:
+                os.link(path, aside / path.name)
+            except OSError:  # another disk
+                shutil.copy2(path, aside / path.name)
+        aside.rename(self.folder)
+
+    def __len__(self) -> int:
+        return len(list_episodes(self.folder))
+
+    def keep(self, count: int) -> None:
+        """Remove the episodes behind the first `count`."""
+        remove_unfinished(self.folder)
+        for path in list_episodes(self.folder)[count:]:
+            path.unlink()
+
+    def add(self, frames: list[Frame], success: bool) -> None:
+        """Write what is worth learning from of a recorded piece."""
+        for part in teachable(frames, success):
+            number = episode_number(list_episodes(self.folder)[-1]) + 1
+            write_episode(self.folder, self._episode(number, part, success))
+
+    def _episode(self, number: int, frames: list[Frame], success: bool) -> Episode:
+        session = self._session
+        return Episode(
+            action=np.stack([frame.action for frame in frames]),
+            qpos=np.stack([frame.before.state for frame in frames]),
+            env_state=np.stack([frame.before.env_state for frame in frames]),
+            reward=np.array([frame.after.reward for frame in frames], np.float32),
+            noise=np.zeros((len(frames), frames[0].action.shape[0]), np.float32),
+            seed=session.seed,
+            episode=number,
+            task=session.candidate.task,
+            control_hz=1.0 / session.backend.control_dt,
+            success=success,
+            images=self._pictures(frames),
+        )
+
+    def _pictures(self, frames: list[Frame]) -> dict[str, np.ndarray]:
+        if not self._cameras:
+            return {}
+        if self._render is None:
+            self._render = make_render(self._session.backend, self._cameras, self._image_size)
+        pictures = self._render(np.stack([frame.before.qpos for frame in frames]))
+        return {camera: pictures[:, index] for index, camera in enumerate(self._cameras)}
+
+
+def teachable(frames: list[Frame], success: bool) -> Iterator[list[Frame]]:
+    """The parts of a piece to learn from: all of it if its scene succeeded, else only what the expert did."""
+    if success:
+        yield frames
+        return
+    part: list[Frame] = []
+    for frame in frames:
+        if frame.intervention:
+            part.append(frame)
+        elif part:
+            yield part
+            part = []
+    if part:
+        yield part
