@@ -1,11 +1,28 @@
-"""Shared by all tests: compiled code is kept between runs, and the demonstration scene is built once."""
+"""Shared by all tests: what is compiled how, and the demonstration scene, which is built once."""
 
+import os
+
+import jax
 import pytest
 
 from imf_jax.cli import keep_compiled_code
 from imf_jax.sim.backends.native import NativeBackend
 
 keep_compiled_code()
+QUICK = jax.default_backend() == "cpu"
+"""Most tests compile far longer than they compute; on a GPU they are about what it compiles."""
+
+if QUICK:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the scripts that tests start
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_as(request: pytest.FixtureRequest) -> None:
+    """Compile quickly, but as users do in modules marked `optimized`: vectorised code is what parity is claimed for."""
+    quickly = QUICK and request.node.get_closest_marker("optimized") is None
+    if jax.config.values["jax_disable_most_optimizations"] != quickly:
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", quickly)
 
 
 @pytest.fixture(scope="session")

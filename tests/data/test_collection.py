@@ -11,6 +11,8 @@ from imf_jax.data.episodes import list_episodes, read_episode
 from imf_jax.data.statistics import read_statistics
 from imf_jax.errors import ArgumentError, UserError
 
+pytestmark = pytest.mark.optimized
+
 
 def run(out: Path, **changes: object):
     return collect(CollectConfig(out=out, **{"episodes": 3, "num_envs": 2} | changes), lambda done, line: None)

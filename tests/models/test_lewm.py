@@ -19,6 +19,8 @@ from imf_jax.models.lewm import Frozen, LewmEncoder, load
 from imf_jax.models.preprocess import VIEW_ORDER, fuse_views, preprocess
 from imf_jax.models.vit import position_table
 
+pytestmark = pytest.mark.optimized
+
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
 
 Expected = dict[str, np.ndarray]

@@ -14,6 +14,8 @@ from flax import nnx
 from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.models.policy import Policy
 
+pytestmark = pytest.mark.optimized
+
 BATCH = 5
 
 Plan = Callable[[dict[str, jax.Array], jax.Array], np.ndarray]

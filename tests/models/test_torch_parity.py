@@ -18,6 +18,8 @@ from imf_jax.models import attnres, imf
 from imf_jax.models.attnres import AttnResHead
 from imf_jax.models.torch_names import load_torch_state, torch_slots, torch_state
 
+pytestmark = pytest.mark.optimized
+
 FIXTURES = [Path(__file__).parents[1] / "fixtures/imf_attnres_small.npz"]
 FIXTURES += [Path(path) for path in os.environ.get("IMF_PARITY_FIXTURES", "").split(os.pathsep) if path]
 

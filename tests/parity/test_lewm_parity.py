@@ -18,6 +18,8 @@ from imf_jax.models.preprocess import fuse_views
 from imf_jax.models.preprocess import preprocess as our_preprocess
 from imf_jax.models.vit import position_table
 
+pytestmark = pytest.mark.optimized
+
 MAX_EMBEDDING_ERROR = 1e-5
 MAX_CLASS_FEATURE_ERROR = 2e-5
 MAX_PREPROCESS_ERROR = 1e-4

@@ -17,6 +17,8 @@ from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.sim.backends.native import NativeBackend
 
+pytestmark = pytest.mark.optimized
+
 Roll = Callable[..., dict[int, EpisodeRecord]]
 
 STEPS = 44

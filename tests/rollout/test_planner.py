@@ -13,6 +13,8 @@ from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner, plan_rows
 from imf_jax.rollout.timing import StageClock
 
+pytestmark = pytest.mark.optimized
+
 HEAD = HeadConfig(obs_horizon=2, pred_horizon=8, num_action_steps=4, n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
 ENV_STATE_DIM = 3
 

@@ -10,6 +10,8 @@ from imf_jax.sim import control
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.scene import READY
 
+pytestmark = pytest.mark.optimized
+
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])
 
 

@@ -9,6 +9,8 @@ from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.expert import get_expert
 from imf_jax.sim.rendering.opengl_renderer import find_opengl
 
+pytestmark = pytest.mark.optimized
+
 HOLD = np.array([0.46, 0.40, 0.32, 1, 0, 0, 0, 0.05, 0.46, -0.40, 0.32, 1, 0, 0, 0, 0.05], np.float32)
 
 
