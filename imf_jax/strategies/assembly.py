@@ -19,7 +19,7 @@ from imf_jax.strategies.dagger import DaggerStrategy, OnPiece
 from imf_jax.strategies.episodic import EpisodicStrategy
 from imf_jax.strategies.events import EventRules
 from imf_jax.strategies.highlight import HighlightStrategy
-from imf_jax.strategies.recording import Recording, Render, episode_scenes
+from imf_jax.strategies.recording import Recording, Render, recorded_scenes
 from imf_jax.strategies.sentry import SentryStrategy
 from imf_jax.strategies.session import Session
 from imf_jax.strategies.settings import DaggerConfig
@@ -53,7 +53,7 @@ def open_recording(
         writer = LeRobotWriter.resume(flags.dataset, features, session.fps(), keep=keep)
         for line in writer.repaired:
             on_note(f"{flags.dataset}: {line}")
-        known = {place[1] for place in episode_scenes(flags.dataset) if place and place[0] == session.seed}
+        known = recorded_scenes(flags.dataset, session.seed)
     else:
         writer = LeRobotWriter.create(flags.dataset, features, session.fps())
     render = partial(make_render, session.backend, flags.cameras, flags.image_size) if flags.cameras else None

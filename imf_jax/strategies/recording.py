@@ -164,3 +164,12 @@ def episode_scenes(folder: Path) -> list[tuple[int, int] | None]:
         seed, scene = (episode.statistics.get(name) for name in (names.SEED, names.SCENE))
         found.append(None if seed is None or scene is None else (int(seed["min"][0]), int(scene["min"][0])))
     return found
+
+
+def recorded_scenes(folder: Path, seed: int) -> set[int]:
+    """The scenes of a seed of which a dataset holds anything.
+
+    Raises:
+        UserError: the dataset is damaged.
+    """
+    return {place[1] for place in episode_scenes(folder) if place is not None and place[0] == seed}
