@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from point_world import MAX_STEPS, SIZE, PointBackend, Straight
 
 from imf_jax.benchmark.wandering import Wanderer
 from imf_jax.config import HeadConfig, PolicyConfig
@@ -22,102 +23,15 @@ from imf_jax.errors import ArgumentError
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.compiled import CompiledRollout, replans_per_call
 from imf_jax.rollout.engine import Rollout
-from imf_jax.rollout.episode import EpisodeRecord, noise_keys, scene_keys
+from imf_jax.rollout.episode import EpisodeRecord, scene_keys
 from imf_jax.rollout.expert_planner import ExpertPlanner
 from imf_jax.rollout.loop_program import LoopProgram
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.recorders.video import VideoRecorder
 from imf_jax.rollout.statistics import wilson_interval
 from imf_jax.rollout.timing import StageClock
-from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.choice import make_backend
 from imf_jax.video import probe_video
-
-MAX_STEPS = 38
-SIZE = 4
-
-
-class ProgramBackend:
-    """The left end effector goes where it is sent; it succeeds within 5 cm of its target; x > 10 m diverges."""
-
-    name, compiled, image_size = "mjx", True, SIZE
-    cameras = ("front", "top")
-    control_dt = 0.02
-    renderer = "warp"
-    task = SimpleNamespace(name="point", max_steps=MAX_STEPS)
-
-    def reset(self, keys: jax.Array) -> tuple[SimState, StepOutput]:
-        typed = keys if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(jnp.asarray(keys))
-        target = jax.vmap(lambda key: jax.random.uniform(key, (3,), jnp.float32, 0.2, 1.0))(typed)
-        count = len(target)
-        physics = jnp.concatenate([jnp.zeros_like(target), target], axis=1)
-        state = SimState(physics, jnp.zeros((count, 14), jnp.float32), {}, jnp.zeros(count, jnp.int32))
-        return state, self._read(physics, jnp.ones(count, bool))
-
-    def step(self, state: SimState, action: jax.Array) -> tuple[SimState, StepOutput]:
-        finite = action[:, 0] < 10
-        position = jnp.where(finite[:, None], action[:, :3], state.physics[:, :3])
-        physics = jnp.concatenate([position, state.physics[:, 3:]], axis=1)
-        return state._replace(physics=physics, step=state.step + 1), self._read(physics, finite)
-
-    def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
-        colour = (255 * jnp.clip(qpos[:, None, None, None, :3], 0, 1)).astype(jnp.uint8)
-        return jnp.broadcast_to(colour, (len(qpos), len(cameras), SIZE, SIZE, 3))
-
-    def render(self, qpos: np.ndarray, cameras: tuple[str, ...]) -> np.ndarray:
-        return np.asarray(self.pictures(jnp.asarray(qpos), cameras))
-
-    def _read(self, physics: jax.Array, finite: jax.Array) -> StepOutput:
-        position, target = physics[:, :3], physics[:, 3:]
-        distance = jnp.linalg.norm(position - target, axis=1)
-        count = len(physics)
-        return StepOutput(
-            state=jnp.pad(position, ((0, 0), (0, 13))),
-            env_state=target,
-            end_effector=jnp.zeros((count, 2, 7)).at[:, 0, :3].set(position).at[:, :, 3].set(1),
-            reward=jnp.exp(-distance),
-            stage=jnp.zeros(count, jnp.int32),
-            success=distance < 0.05,
-            failure=position[:, 0] > 5,
-            finite=finite,
-            ik_error=jnp.stack([0.1 * distance, 0 * distance], axis=1),
-            qpos=physics,
-            overflow=(position[:, 1] > 0.3),
-        )
-
-
-@dataclass(frozen=True)
-class Straight:
-    """Goes towards the target at a speed that depends on the episode, with noise of its keys; one episode is faulty.
-
-    With cameras it goes where the pictures say that it is; `memory` counts its plans.
-    """
-
-    fault: float = 0.0
-    cameras: tuple[str, ...] = ()
-    obs_horizon: int = 2
-    num_action_steps: int = 4
-
-    def start(self, output: StepOutput) -> jax.Array:
-        return jnp.zeros(output.state.shape[0], jnp.int32)
-
-    def plan(
-        self, weights: Any, memory: Any, observations: Any, output: Any, seed: Any, episodes: Any, replans: Any
-    ) -> tuple[jax.Array, Any]:
-        here, target = observations["state"][:, -1, :3], observations["env_state"][:, -1]
-        if self.cameras:
-            here = observations["images"][:, -1, 1, 2, 1].astype(jnp.float32) / 255
-        speed = jnp.where(episodes % 7 == 5, 0.0, 0.03 + 0.01 * (episodes % 5))
-        keys = noise_keys(seed, episodes, replans)
-        noise = weights * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
-        share = jnp.minimum(1.0, speed[:, None] * jnp.arange(1, 5) / jnp.linalg.norm(target - here, axis=1)[:, None])
-        way = here[:, None] + share[..., None] * (target - here)[:, None] + noise[:, None]
-        broken = (episodes == 4) & (memory == 2) & (self.fault != 0)
-        actions = jnp.pad(way, ((0, 0), (0, 0), (0, 13)))
-        return actions.at[:, 1, 0].set(jnp.where(broken, self.fault, actions[:, 1, 0])), memory + 1
-
-    def bytes_per_scene(self) -> int:
-        return 1000
 
 
 def planner(**settings: Any) -> Any:
@@ -148,7 +62,7 @@ def run(
     records: list[EpisodeRecord] = []
     settings = {k: options.pop(k) for k in ("fault", "cameras") if k in options}
     rollout = CompiledRollout(
-        ProgramBackend(), planner(**settings), list(episodes), seed=0, max_steps=MAX_STEPS, num_envs=num_envs,
+        PointBackend(), planner(**settings), list(episodes), seed=0, max_steps=MAX_STEPS, num_envs=num_envs,
         on_record=records.append, call_steps=call_steps, **options,
     )  # fmt: skip
     result = rollout.run()
@@ -177,7 +91,7 @@ def reference() -> dict[int, EpisodeRecord]:
     return run()
 
 
-class JittedBackend(ProgramBackend):
+class JittedBackend(PointBackend):
     """The same functions for the loop of the host, compiled one by one."""
 
     def __init__(self) -> None:
@@ -239,7 +153,7 @@ def test_captures_see_exactly_the_episode_and_change_nothing(
 
 def test_videos_and_times_come_from_the_same_trace(reference: dict[int, EpisodeRecord], tmp_path: Path) -> None:
     def render(qpos: np.ndarray) -> np.ndarray:
-        return ProgramBackend().render(qpos, ("front",)).repeat(4, axis=2).repeat(4, axis=3)
+        return PointBackend().render(qpos, ("front",)).repeat(4, axis=2).repeat(4, axis=3)
 
     clock = StageClock(staged=False)
     film = VideoRecorder(tmp_path, render, ("front",), 4 * SIZE, 50)
@@ -257,7 +171,7 @@ def test_videos_and_times_come_from_the_same_trace(reference: dict[int, EpisodeR
 
 def test_one_compilation_serves_all_waves_and_weights() -> None:
     loop = LoopProgram(
-        ProgramBackend(), Straight(), max_steps=MAX_STEPS, replans=2, traced=False, devices=jax.devices()[:1]
+        PointBackend(), Straight(), max_steps=MAX_STEPS, replans=2, traced=False, devices=jax.devices()[:1]
     )
     for wave_number in range(3):
         episodes = np.arange(4, dtype=np.uint32) + 4 * wave_number
@@ -270,7 +184,7 @@ def test_one_compilation_serves_all_waves_and_weights() -> None:
 
 def test_nothing_crosses_to_the_host_inside_the_program() -> None:
     loop = LoopProgram(
-        ProgramBackend(), Straight(cameras=("front",)), max_steps=9, replans=2, traced=True, devices=jax.devices()[:1]
+        PointBackend(), Straight(cameras=("front",)), max_steps=9, replans=2, traced=True, devices=jax.devices()[:1]
     )
     episodes = np.arange(4, dtype=np.uint32)
     wave = jax.eval_shape(loop.begin, jax.ShapeDtypeStruct((4, 2), np.uint32), jax.ShapeDtypeStruct((4,), bool))
@@ -283,7 +197,7 @@ def test_interrupted_waves_keep_what_is_finished() -> None:
     records: list[EpisodeRecord] = []
     asked = iter([False] * 4 + [True] * 99)
     result = CompiledRollout(
-        ProgramBackend(), planner(), range(10), seed=0, max_steps=MAX_STEPS, num_envs=4, call_steps=8,
+        PointBackend(), planner(), range(10), seed=0, max_steps=MAX_STEPS, num_envs=4, call_steps=8,
         on_record=records.append, should_stop=lambda: next(asked),
     ).run()  # fmt: skip
     assert result.interrupted
@@ -292,7 +206,7 @@ def test_interrupted_waves_keep_what_is_finished() -> None:
 
 SHARDED = """
 import json, sys
-sys.path.insert(0, "tests/rollout")
+sys.path[:0] = ["tests", "tests/rollout"]
 import jax
 from imf_jax.cli import keep_compiled_code
 keep_compiled_code()

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_compiled import ProgramBackend, what_happened
+from point_world import PointBackend
+from test_compiled import what_happened
 
 from imf_jax.config import ExecutionConfig, HeadConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
@@ -169,7 +170,7 @@ def towards(delay: int, rows: int = 4, **options: Any) -> ProgramPlanner:
 def run(rollout: Callable[..., Any], planner: Any, episodes: Any = range(10), num_envs: int = 4) -> dict[int, Any]:
     records: list[EpisodeRecord] = []
     rollout(
-        ProgramBackend(), planner, list(episodes), seed=0, max_steps=38, num_envs=num_envs, on_record=records.append
+        PointBackend(), planner, list(episodes), seed=0, max_steps=38, num_envs=num_envs, on_record=records.append
     ).run()
     return what_happened({record.episode: record for record in sorted(records, key=lambda record: record.episode)})
 

@@ -203,7 +203,7 @@ def test_no_frame_is_in_two_clips_and_the_post_roll_goes_on_with_new_events(
 def test_what_is_not_finite_leaves_the_moments_before(roll: Any, record: Any, make_planner: Any) -> None:
     recording = record()
     with recording.writer:
-        records = roll(highlight(recording, "non_finite"), planner=make_planner(fault=True))
+        records = roll(highlight(recording, "non_finite"), planner=make_planner(fault=99.0))
     assert records[4].status == "error"
     (columns,) = by_scene(recording.writer.folder)[4]
     assert len(columns["action"]) == 6
