@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SIZES = ("128/4",)
 """The policy of `make demo`."""
 
+JSON = "rollouts.json"
+"""Figures in the folder of `rollouts --out`."""
+
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -156,7 +159,8 @@ class RolloutsBenchmark:
     renderer: RendererName = "warp"
     # File that receives the figures as JSON, from the first ones on.
     json: Path | None = None
-    # Folder that receives rollouts.json, rollouts.md and the plot scaling.svg (needs the extra `plots`).
+    # Folder that receives rollouts.json (from the first figures on), rollouts.md and the plot scaling.svg (needs the
+    # extra `plots`).
     out: Path | None = None
 
     def run(self) -> "list[Table]":
@@ -181,11 +185,13 @@ class RolloutsBenchmark:
         from imf_jax.benchmark import suite
         from imf_jax.benchmark.tables import json_content, scaling_plot
         from imf_jax.plots import require_matplotlib
-        from imf_jax.rollout.writers import write_bytes
+        from imf_jax.rollout.writers import said, write_bytes
         from imf_jax.sim.backends.choice import resolve_backend
 
         if self.out is not None:
             require_matplotlib("take --json instead of --out")
+            with said(self.out, "figures"):
+                self.out.mkdir(parents=True, exist_ok=True)
         backend = resolve_backend(self.backend)
         if self.checkpoint is not None:
             candidates = [suite.trained_candidate(self.checkpoint)]
@@ -194,8 +200,9 @@ class RolloutsBenchmark:
             candidates = suite.untrained_candidates(sizes, seeing)
 
         def keep(figures: suite.RolloutFigures) -> None:
-            if self.json is not None:
-                write_json(self.json, json_content(figures.tables()))
+            for path in (self.json, self.out and self.out / JSON):
+                if path is not None:
+                    write_json(path, json_content(figures.tables()))
 
         figures = suite.measure_rollouts(
             candidates,
@@ -246,7 +253,7 @@ def main() -> None:
     content = json_content(tables)
     out = getattr(benchmark, "out", None)
     if out is not None:
-        write_json(out / "rollouts.json", content)
+        write_json(out / JSON, content)
         write_bytes(out / "rollouts.md", markdown(tables).encode())
         console.print(f"figures and plot in {out}", markup=False)
     if benchmark.json is not None:

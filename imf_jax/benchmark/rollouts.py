@@ -287,8 +287,8 @@ def measure_scaling(
 ) -> list[ScalingFigures]:
     """Control steps per second at batch sizes 1, 4, 16, ... `max_batch`.
 
-    The last row says why it was not measured if it, and with it all larger sizes, does not fit in memory or would take
-    more than what is left of `max_seconds`, judged by the size before.
+    The last row says why it was not measured if it, and with it all larger sizes, does not fit in memory, would take
+    more than what is left of `max_seconds`, judged by the size before, or had an episode that ended early.
 
     Args:
         candidate, backend_name, steps, renderer: see `measure_loop`.
@@ -322,7 +322,11 @@ def measure_scaling(
             rows.append(ScalingFigures(candidate.label, backend_name, batch, steps, 0, None, None, note))
             break
         waves = max(1, min(repeats, int((left - last) / (4 * wave)))) if wave else repeats
-        seconds, result = run_waves(backend, planner, batch=batch, steps=steps, waves=waves)
+        try:
+            seconds, result = run_waves(backend, planner, batch=batch, steps=steps, waves=waves)
+        except ArgumentError as error:  # the sizes before it stand
+            rows.append(ScalingFigures(candidate.label, backend_name, batch, steps, 0, None, None, str(error)))
+            break
         last = result.warmup_s
         rate = batch * steps / statistics.median(seconds)
         rows.append(ScalingFigures(candidate.label, backend_name, batch, steps, waves, rate, last))

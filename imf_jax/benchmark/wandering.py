@@ -14,8 +14,8 @@ from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput
 
-CENTRE = np.array([0.46, 0.2, 0.25, 1, 0, 0, 0, 0.05, 0.46, -0.25, 0.24, 1, 0, 0, 0, 0.05], np.float32)
-"""Action around which the hands wander: grippers down, above the table, half open."""
+CENTRE = np.array([0.46, 0.2, 0.32, 1, 0, 0, 0, 0.05, 0.46, -0.25, 0.32, 1, 0, 0, 0, 0.05], np.float32)
+"""Action around which the hands wander: grippers down, half open, too high above the table to touch an object."""
 
 SPREAD = 0.08
 """Largest distance from there, in the units of an action (of positions [m])."""

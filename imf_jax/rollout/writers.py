@@ -33,15 +33,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def said(path: Path) -> Iterator[None]:
-    """Turn a failure of the file system into one line for the user."""
+def said(path: Path, what: str = "evaluation") -> Iterator[None]:
+    """Turn a failure of the file system into one line for the user: what could not be written, and where."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write the evaluation to {path} ({reason}); free space or choose another --out"
-        ) from None
+        raise UserError(f"cannot write the {what} to {path} ({reason}); free space or choose another --out") from None
 
 
 class EvaluationFolder:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from imf_jax.benchmark import device_figures, lewm
+from imf_jax.benchmark import device_figures, lewm, rollouts
 from imf_jax.benchmark.bare import SEED, bare_physics, bare_planning, bare_rendering, record_work, require_full_length
 from imf_jax.benchmark.device_figures import NOT_MEASURED, measure_device
 from imf_jax.benchmark.rollouts import (
@@ -156,6 +156,21 @@ def test_scaling_stops_at_memory_and_time(state: Candidate, here: Any, monkeypat
     (full,) = measure_scaling(state, "native", max_seconds=60, **options)
     assert full.steps_per_s is None
     assert "the largest --num-envs that fits" in full.note
+
+
+def test_scaling_keeps_what_it_has_when_an_episode_ends_early(
+    state: Candidate, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end_early(*arguments: Any, batch: int, **settings: Any) -> Any:
+        if batch > 1:
+            require_full_length([EpisodeRecord(3, 0, 0, "failure", 5, 0, 4, 0.0, 0.0, None, 1)], 8)
+        return run_waves(*arguments, batch=batch, **settings)
+
+    monkeypatch.setattr(rollouts, "run_waves", end_early)
+    first, second = measure_scaling(state, "native", max_batch=4, steps=8, repeats=1, max_seconds=60)
+    assert first.steps_per_s
+    assert (second.batch, second.steps_per_s) == (4, None)
+    assert "ended as failure after 5 of 8 control steps" in second.note
 
 
 def test_without_a_gpu_nothing_is_promised(state: Candidate, seeing: Candidate) -> None:
