@@ -11,6 +11,7 @@ can reach on a machine that does one after the other.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -49,8 +50,8 @@ class Notes:
     name = "benchmark"
 
     def __init__(self) -> None:
-        self.start: ResetBatch | None = None
-        self.chunks: list[StepBatch] = []
+        self.starts: dict[int, StepOutput] = {}
+        self.chunks: dict[int, list[tuple[np.ndarray, StepOutput]]] = {}
 
     def setup(self, qpos: np.ndarray) -> None:
         """Nothing to compile."""
@@ -60,13 +61,15 @@ class Notes:
         return 1000 * max_steps
 
     def on_reset(self, reset: ResetBatch) -> None:
-        """Keep the start."""
-        self.start = reset
+        """Keep the starts. Recorders get a few scenes at a time, so everything is kept by its episode."""
+        for row, episode in enumerate(reset.episodes.tolist()):
+            self.starts[episode] = jax.tree.map(lambda leaf, row=row: leaf[row], reset.output)
+            self.chunks[episode] = []
 
     def on_steps(self, steps: StepBatch) -> None:
-        """Keep a chunk, in order of the episodes."""
-        order = np.argsort(steps.episodes)
-        self.chunks.append(jax.tree.map(lambda leaf: leaf[order], steps))
+        """Keep the chunks."""
+        for row, episode in enumerate(steps.episodes.tolist()):
+            self.chunks[episode].append(jax.tree.map(lambda leaf, row=row: leaf[row], (steps.actions, steps.output)))
 
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
         """Nothing is written."""
@@ -102,12 +105,13 @@ def record_work(backend: Any, planner: PolicyPlanner, *, batch: int, steps: int)
         recorders=[notes],
     ).run()
     require_full_length(records, steps)
-    assert notes.start is not None
-    chunks, horizon = notes.chunks, planner.obs_horizon
-    first = notes.start.output
+    together = partial(jax.tree.map, lambda *leaves: np.stack(leaves))
+    first = together(*(notes.starts[episode] for episode in range(batch)))
+    chunks = [together(*plans) for plans in zip(*(notes.chunks[episode] for episode in range(batch)), strict=True)]
+    horizon = planner.obs_horizon
     seen = {
         name: [np.repeat(getattr(first, name)[:, None], horizon, axis=1)]
-        + [getattr(chunk.output, name) for chunk in chunks]
+        + [getattr(output, name) for _, output in chunks]
         for name in ("state", "env_state")
     }
     past = {name: np.concatenate(parts, axis=1) for name, parts in seen.items()}
@@ -118,9 +122,9 @@ def record_work(backend: Any, planner: PolicyPlanner, *, batch: int, steps: int)
     )
     frames: tuple[np.ndarray, ...] = ()
     if planner.cameras:
-        later = (np.asarray(chunk.output.qpos[:, -horizon:]) for chunk in chunks[:-1])
+        later = (output.qpos[:, -horizon:] for _, output in chunks[:-1])
         frames = (np.asarray(first.qpos), *later)
-    return Work(np.stack([chunk.actions for chunk in chunks]), frames, observations)
+    return Work(np.stack([actions for actions, _ in chunks]), frames, observations)
 
 
 def require_full_length(records: list[EpisodeRecord], steps: int) -> None:

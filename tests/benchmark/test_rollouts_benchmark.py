@@ -28,7 +28,7 @@ from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.lewm import LewmSizes
 from imf_jax.models.vit import VitSizes
 from imf_jax.plots import require_matplotlib
-from imf_jax.rollout import capacity
+from imf_jax.rollout import capacity, capture
 from imf_jax.rollout.episode import EpisodeRecord, scene_keys
 from imf_jax.rollout.ledger import RolloutProgress
 from imf_jax.sim.backends.native import NativeBackend
@@ -71,6 +71,16 @@ def test_bare_physics_ends_where_the_loop_and_the_baseline_end(state: Candidate,
         seconds, qpos = baseline.run(episode, STEPS)
         assert seconds > 0
         np.testing.assert_allclose(qpos, output.qpos[episode, -1], atol=1e-4)
+
+
+def test_work_is_whole_although_recorders_get_a_few_scenes_at_a_time(
+    state: Candidate, transfer_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = record_work(transfer_backend, state.plan_with(4), batch=3, steps=STEPS)
+    monkeypatch.setattr(capture, "SCENES_AT_ONCE", 2)
+    jax.tree.map(
+        np.testing.assert_array_equal, record_work(transfer_backend, state.plan_with(4), batch=3, steps=STEPS), whole
+    )
 
 
 def test_bare_plans_read_what_the_loop_read(state: Candidate, transfer_backend: Any) -> None:
