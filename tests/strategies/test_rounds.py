@@ -152,7 +152,10 @@ def test_rounds_that_were_cut_off_go_on_as_if_they_had_not(
             rounds.run_rounds(two_rounds(run, cut))
     assert len(table(cut)) == (2 if where == "recording" else 3)
 
-    rounds.run_rounds(two_rounds(run, cut, resume=True))
+    notes: list[str] = []
+    rounds.run_rounds(two_rounds(run, cut, resume=True), on_note=notes.append)
+    again = [note for note in notes if "removed the last 2 episodes, which are recorded again" in note]
+    assert len(again) == (where == "recording")
     assert table(cut) == table(whole)
     for ours, theirs in zip(*(list_episodes(folder / "dagger/demonstrations") for folder in (cut, whole)), strict=True):
         np.testing.assert_array_equal(read_episode(ours).action, read_episode(theirs).action)

@@ -110,7 +110,8 @@ class LeRobotWriter:
             folder: a dataset.
             features: of every frame; the same as those of the dataset.
             fps: likewise.
-            keep: episodes to keep, of a dataset that was recorded here; those behind them are removed. All by default.
+            keep: episodes to keep, of a dataset that was recorded here; those behind them are removed, to be recorded
+                again. All by default.
 
         Raises:
             ArgumentError: there is no dataset, or it has other features or frames per second; both are named.
@@ -132,9 +133,11 @@ class LeRobotWriter:
         writer = cls(folder, {name: features[name] for name in found}, fps, dataset.robot_type)
         writer._take_lock()
         try:
-            with writer.writing():
-                writer._remove(dataset.episodes[len(dataset.episodes) if keep is None else keep :])
-            writer._take_over(dataset.episodes[:keep], list(dataset.tasks), dataset.total_episodes)
+            kept, total = dataset.episodes[:keep], dataset.total_episodes
+            if len(kept) < len(dataset.episodes):
+                writer._remove(dataset.episodes[len(kept) :])
+                total = min(total, len(kept))
+            writer._take_over(kept, list(dataset.tasks), total)
         except BaseException:
             writer._release_lock()
             raise
@@ -269,10 +272,12 @@ class LeRobotWriter:
 
     def _remove(self, episodes: tuple[EpisodeRow, ...]) -> None:
         """Remove the last episodes, newest first and its row before its frames: a kill leaves what `resume` mends."""
-        for episode in reversed(episodes):
-            (self.folder / layout.file_path(layout.EPISODES, episode.numbers["episodes"])).unlink()
-            for path in (episode.data, *(video for video, _ in episode.videos.values())):
-                (self.folder / path).unlink(missing_ok=True)
+        with self.writing():
+            for episode in reversed(episodes):
+                (self.folder / layout.file_path(layout.EPISODES, episode.numbers["episodes"])).unlink()
+                for path in (episode.data, *(video for video, _ in episode.videos.values())):
+                    (self.folder / path).unlink(missing_ok=True)
+        self.repaired.append(f"removed the last {len(episodes)} episodes, which are recorded again")
 
     def _take_over(self, episodes: tuple[EpisodeRow, ...], tasks: list[str], total: int) -> None:
         """Continue after these episodes, and mend what a killed recording left behind."""
