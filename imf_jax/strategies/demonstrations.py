@@ -18,7 +18,7 @@ class Demonstrations:
     """The growing folder of demonstrations: a copy of the first ones, and every correction as an episode behind them.
 
     Args:
-        folder: made by `begin`.
+        folder: made by `begin`; call `keep` before anything is added.
         session: what is rolled out.
         encoder_cameras: whose pictures the policy learns from.
         image_size: their height and width [pixels].
@@ -28,6 +28,7 @@ class Demonstrations:
         self.folder = folder
         self._session, self._cameras, self._image_size = session, encoder_cameras, image_size
         self._render: Render | None = None
+        self._next = 0
 
     def begin(self, first: Path) -> None:
         """Make the folder out of the demonstrations to begin with: linked, or copied where that cannot be."""
@@ -47,16 +48,18 @@ class Demonstrations:
     def keep(self, count: int) -> None:
         """Remove the episodes behind the first `count`."""
         remove_unfinished(self.folder)
-        for path in list_episodes(self.folder)[count:]:
+        paths = list_episodes(self.folder)
+        for path in paths[count:]:
             path.unlink()
+        self._next = episode_number(paths[count - 1]) + 1
 
     def add(self, frames: list[Frame], success: bool) -> None:
         """Write what is worth learning from of a recorded piece."""
         for part in teachable(frames, success):
-            number = episode_number(list_episodes(self.folder)[-1]) + 1
-            write_episode(self.folder, self._episode(number, part, success))
+            write_episode(self.folder, self._episode(part, success))
+            self._next += 1
 
-    def _episode(self, number: int, frames: list[Frame], success: bool) -> Episode:
+    def _episode(self, frames: list[Frame], success: bool) -> Episode:
         session = self._session
         return Episode(
             action=np.stack([frame.action for frame in frames]),
@@ -65,7 +68,7 @@ class Demonstrations:
             reward=np.array([frame.after.reward for frame in frames], np.float32),
             noise=np.zeros((len(frames), frames[0].action.shape[0]), np.float32),
             seed=session.seed,
-            episode=number,
+            episode=self._next,
             task=session.candidate.task,
             control_hz=1.0 / session.backend.control_dt,
             success=success,

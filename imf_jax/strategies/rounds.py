@@ -66,42 +66,33 @@ def run_rounds(
     recording, _ = open_recording(session, on_note, keep=rows[-1]["dataset_episodes"] if rows else None)
     encoder = training.policy.encoder
     demonstrations = Demonstrations(flags.out / "demonstrations", session, encoder.cameras, encoder.image_size)
-    if rows:
-        demonstrations.keep(rows[-1]["demonstrations"])
-    else:
-        shutil.rmtree(demonstrations.folder, ignore_errors=True)
-        demonstrations.begin(training.data)
 
-    def keep(rows: list[dict[str, Any]]) -> None:
+    def keep(row: dict[str, Any]) -> None:
+        rows[row["round"] :] = [row]
         write_json(flags.out / ROUNDS, {**circumstances(session), "rounds": rows})
 
-    summary = StrategySummary(complete=True)
-    candidate = session.candidate
-    with recording.writer:
+    summary, candidate = StrategySummary(complete=True), session.candidate
+    with recording.writer as writer:
+        if not rows:
+            shutil.rmtree(demonstrations.folder, ignore_errors=True)
+            demonstrations.begin(training.data)
+            keep({"round": 0, "demonstrations": len(demonstrations), "dataset_episodes": writer.num_episodes})
+        demonstrations.keep(rows[-1]["demonstrations"])
         for number in range(flags.rounds + 1):
             if number == len(rows):
-                told: dict[str, Any] = {}
-                if number:
-                    summary, told = record_round(
-                        session, candidate, recording, demonstrations, number, should_stop, show_progress
-                    )
-                    if summary.failed is not None or summary.interrupted:
-                        return summary
-                    if not summary.frames:
-                        on_note(f"round {number}: the expert had nothing to correct; more rounds would not change that")
-                        return summary
-                rows.append(
-                    {
-                        "round": number,
-                        "demonstrations": len(demonstrations),
-                        "dataset_episodes": recording.writer.num_episodes,
-                        **told,
-                    }
+                summary, told = record_round(
+                    session, candidate, recording, demonstrations, number, should_stop, show_progress
                 )
-                keep(rows)
-                if number:
-                    log_run(session, summary, recording.writer.folder)
-            if number:
+                if summary.failed is not None or summary.interrupted:
+                    return summary
+                if not summary.frames:
+                    on_note(f"round {number}: the expert had nothing to correct; more rounds would not change that")
+                    return summary
+                write_statistics(demonstrations.folder)
+                counts = {"demonstrations": len(demonstrations), "dataset_episodes": writer.num_episodes}
+                keep({"round": number, **counts, **told})
+                log_run(session, summary, writer.folder)
+            if number > 0:
                 run = flags.out / f"round_{number}" / "run"
                 if train_round(dataclasses.replace(training, data=demonstrations.folder, out=run)) != EXIT_OK:
                     summary.interrupted = True
@@ -112,8 +103,7 @@ def run_rounds(
                 if figures is None:
                     summary.interrupted = True
                     return summary
-                rows[number] |= figures
-                keep(rows)
+                keep(rows[number] | figures)
             on_note(round_line(rows[number]))
     return summary
 
@@ -197,7 +187,6 @@ def record_round(
     finally:
         strategy.finish()
     summary.failed, summary.frames = strategy.failed, strategy.frames
-    write_statistics(demonstrations.folder)
     return summary, {
         "supervised_scenes": len(summary.records),
         "supervised_successes": sum(record.status == "success" for record in summary.records),
