@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from imf_jax.cli import run_main
-from imf_jax.config import IMAGE_SIZE, BackendName, RendererName, require
+from imf_jax.config import IMAGE_SIZE, BackendName, RendererName, require, require_counts
 from imf_jax.files import write_json
 
 if TYPE_CHECKING:
@@ -164,9 +164,7 @@ class RolloutsBenchmark:
     out: Path | None = None
 
     def run(self) -> "list[Table]":
-        for name in ("batch", "steps", "repeats", "max_batch"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        require_counts(self, "batch", "steps", "repeats", "max_batch")
         require(self.max_seconds > 0, f"--max-seconds is {self.max_seconds}; it must be positive")
         require(
             self.checkpoint is not None or bool(self.sizes) or self.cameras,

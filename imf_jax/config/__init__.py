@@ -16,7 +16,9 @@ from imf_jax.config.base import (
     TrackerMode,
     TrackerName,
     VideoChoice,
+    flag,
     require,
+    require_counts,
     require_video_settings,
 )
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
@@ -62,8 +64,10 @@ __all__ = [
     "TrainConfig",
     "ValidationConfig",
     "VideoChoice",
+    "flag",
     "from_dict",
     "require",
+    "require_counts",
     "require_video_settings",
     "to_dict",
 ]

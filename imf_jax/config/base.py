@@ -1,6 +1,6 @@
 """What every setting shares: sizes of the robots, words with a fixed choice, and how a value is refused."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from imf_jax.errors import ArgumentError
 
@@ -43,6 +43,18 @@ def require(condition: bool, message: str) -> None:
     """Raise `ArgumentError(message)` unless `condition` holds."""
     if not condition:
         raise ArgumentError(message)
+
+
+def flag(name: str) -> str:
+    """The flag of a field: `num_envs` -> `--num-envs`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def require_counts(config: Any, *names: str) -> None:
+    """Refuse fields of a configuration that are below 1; None stands for a default."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
 
 
 def require_video_settings(record: VideoChoice, cameras: tuple[str, ...], size: int) -> None:

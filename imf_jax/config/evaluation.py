@@ -14,7 +14,9 @@ from imf_jax.config.base import (
     DeviceCount,
     RendererName,
     VideoChoice,
+    flag,
     require,
+    require_counts,
     require_video_settings,
 )
 
@@ -59,17 +61,17 @@ class ExecutionConfig:
     def __post_init__(self) -> None:
         for name in ("inference", "on_empty"):
             known = typing.get_args(typing.get_type_hints(ExecutionConfig)[name])
-            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
-            require(value in known, f"{flag} {value} is not known; choose from: {', '.join(known)}")
+            value = getattr(self, name)
+            require(value in known, f"{flag(name)} {value} is not known; choose from: {', '.join(known)}")
         for name in ("delay_steps", "blend_steps", "action_interpolation", "replan_every"):
-            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
-            require(type(value) is int or value is None, f"{flag} {value} must be a whole number")
+            value = getattr(self, name)
+            require(type(value) is int or value is None, f"{flag(name)} {value} must be a whole number")
         for name in ("delay_steps", "blend_steps"):
             value = getattr(self, name)
-            require(value >= 0, f"--{name.replace('_', '-')} {value} must not be negative")
+            require(value >= 0, f"{flag(name)} {value} must not be negative")
             require(
                 self.inference == "async" or not value,
-                f"--{name.replace('_', '-')} {value} would do nothing with --inference sync; add --inference async",
+                f"{flag(name)} {value} would do nothing with --inference sync; add --inference async",
             )
         require(
             self.inference == "async" or self.on_empty == "hold",
@@ -159,14 +161,7 @@ class EvalConfig:
     reference: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "num_envs", "plan_batch"):
-            require(
-                getattr(self, name) >= 1, f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1"
-            )
-        require(
-            self.sampling_steps is None or self.sampling_steps >= 1,
-            f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
-        )
+        require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps")
         require_video_settings(self.record_video, self.video_cameras, self.video_size)
         if self.jobs is not None:
             require(
@@ -239,13 +234,7 @@ class LatencyConfig:
         )
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "num_envs", "plan_batch"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-        require(
-            self.sampling_steps is None or self.sampling_steps >= 1,
-            f"--sampling-steps is {self.sampling_steps}; it must be at least 1",
-        )
+        require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps")
         require(
             len(set(self.delays)) == len(self.delays), f"--delays {' '.join(map(str, self.delays))} names a delay twice"
         )

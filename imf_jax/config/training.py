@@ -4,7 +4,7 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imf_jax.config.base import IMAGE_SIZE, RendererName, TrackerMode, TrackerName, require
+from imf_jax.config.base import IMAGE_SIZE, RendererName, TrackerMode, TrackerName, flag, require, require_counts
 from imf_jax.config.policy import PolicyConfig
 
 
@@ -140,13 +140,11 @@ class CollectConfig:
     renderer: RendererName = "warp"
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "num_envs", "image_size"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        require_counts(self, "episodes", "num_envs", "image_size")
         require(
             self.renderer == "warp" or bool(self.cameras),
             f"--renderer {self.renderer} would do nothing: name --cameras to record",
         )
         for name in ("position_noise", "yaw_noise"):
             value = getattr(self, name)
-            require(0 <= value <= 0.2, f"--{name.replace('_', '-')} is {value}; it must lie in 0..0.2")
+            require(0 <= value <= 0.2, f"{flag(name)} is {value}; it must lie in 0..0.2")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from imf_jax.config import ClusterConfig, require
+from imf_jax.config import ClusterConfig, flag, require
 from imf_jax.errors import UserError
 
 PROCESSES = "processes"
@@ -79,7 +79,7 @@ def read_cluster(config: ClusterConfig) -> tuple[str, int, int] | None:
     absent = [name for name, value in values.items() if value in (None, "")]
     if len(absent) == len(values):
         return None
-    flags = ", ".join(f"--cluster.{name.replace('_', '-')} (or {ENVIRONMENT[name]})" for name in absent)
+    flags = ", ".join(f"{flag(f'cluster.{name}')} (or {ENVIRONMENT[name]})" for name in absent)
     require(not absent, f"the cluster is only half configured: add {flags}, or give none of the three")
     address, count, index = str(values["coordinator"]), values["num_processes"], values["process_id"]
     for name in ("num_processes", "process_id"):

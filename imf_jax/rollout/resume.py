@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from imf_jax.config import flag
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.writers import (
@@ -52,7 +53,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         return {
             **{name: value for name, value in manifest.items() if name not in _CIRCUMSTANCES},
             "checkpoint": checkpoint.get("sha256"),
-            **{f"--{name.replace('_', '-')}": value for name, value in flags.items() if name not in free},
+            **{flag(name): value for name, value in flags.items() if name not in free},
         }
 
     first, second = essence(json.loads(json.dumps(before))), essence(json.loads(json.dumps(now)))

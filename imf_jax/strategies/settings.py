@@ -18,7 +18,9 @@ from imf_jax.config import (
     DeviceCount,
     ExecutionConfig,
     RendererName,
+    flag,
     require,
+    require_counts,
 )
 
 StrategyName = Literal["base", "episodic", "sentry", "highlight", "dagger"]
@@ -145,9 +147,7 @@ class DaggerConfig:
             require(rule in known, f"--intervene {rule} is not known; choose from: {', '.join(known)}")
         require(len(self.intervene) > 0, f"--intervene is empty; choose from: {', '.join(known)}")
         require(self.distance > 0, f"--distance is {self.distance}; it must be positive")
-        for name in ("no_progress_steps", "correction_steps", "validation_episodes", "train_steps", "rounds"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{_flag(name)} is {value}; it must be at least 1")
+        require_counts(self, "no_progress_steps", "correction_steps", "validation_episodes", "train_steps", "rounds")
         require(0 <= self.beta <= 1, f"--beta is {self.beta}; it must lie in 0..1")
         choices = typing.get_args(typing.get_type_hints(DaggerConfig)["save"])
         require(self.save in choices, f"--save {self.save} is not known; choose from: {', '.join(choices)}")
@@ -200,9 +200,7 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         known = typing.get_args(StrategyName)
         require(self.strategy in known, f"--strategy {self.strategy} is not known; choose from: {', '.join(known)}")
-        for name in ("episodes", "num_envs", "plan_batch", "sampling_steps"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{_flag(name)} is {value}; it must be at least 1")
+        require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps")
         require(
             self.expert != (self.checkpoint is not None),
             "say what to roll out: either --checkpoint FOLDER or --expert",
@@ -238,14 +236,10 @@ class RolloutConfig:
         _require_use(recording, "image_size", bool(recording.cameras), "no --cameras are recorded")
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _require_use(config: Any, name: str, used: bool, why: str) -> None:
     """Refuse a value that somebody has chosen and that would do nothing."""
     default = next(member.default for member in dataclasses.fields(config) if member.name == name)
     value = getattr(config, name)
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    told = _flag(name) if value is True else f"{_flag(name)} {shown}"
+    told = flag(name) if value is True else f"{flag(name)} {shown}"
     require(used or value == default, f"{told} would do nothing: {why}")
