@@ -19,8 +19,8 @@ import numpy as np
 from imf_jax.config import ACTION_DIM, STATE_DIM, CollectConfig, to_dict
 from imf_jax.data.episodes import Episode, collected_episodes, write_episodes
 from imf_jax.data.statistics import write_statistics
-from imf_jax.errors import UserError
-from imf_jax.files import write_json
+from imf_jax.errors import UserError, one_line
+from imf_jax.files import read_failure, write_json
 from imf_jax.memory import free_main_memory
 from imf_jax.rollout.episode import disturbance_keys, scene_keys, split_seed
 from imf_jax.sim.backends.base import StepOutput
@@ -239,8 +239,9 @@ def _check_same_collection(folder: Path, config: CollectConfig, started: bool) -
     if started and path.is_file():
         try:
             before = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); remove the folder or choose another --out") from error
+        except (OSError, ValueError) as error:
+            damage = f"is damaged ({one_line(error)}); remove the folder or choose another --out"
+            raise read_failure(path, error, damage) from error
         differing = sorted(name for name in settings if before.get(name) != settings[name])
         if differing:
             raise UserError(

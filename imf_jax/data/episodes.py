@@ -28,8 +28,8 @@ import numpy as np
 
 from imf_jax import __version__
 from imf_jax.config import ACTION_DIM, STATE_DIM
-from imf_jax.errors import UserError
-from imf_jax.files import flush_to_disk
+from imf_jax.errors import UnavailableError, UserError, one_line
+from imf_jax.files import flush_to_disk, read_failure
 
 UNITS = {
     "action": "per arm (left, right): position xyz [m], quaternion wxyz, gripper opening [m]; link7 in the world frame",
@@ -39,8 +39,10 @@ UNITS = {
 
 IMAGES = "observations/images"
 
-READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)
 """What h5py raises over a damaged file, or one that holds something else than expected."""
+
+MEND = "remove the file and collect that episode again"
 
 WIDTHS: dict[str, tuple[int | None, ...]] = {
     "action": (ACTION_DIM,),
@@ -50,6 +52,8 @@ WIDTHS: dict[str, tuple[int | None, ...]] = {
     "reward": (),
 }
 """Dataset -> its shape after the time axis; None allows any size, and 0 where there is no scene state."""
+
+HDF5_SUFFIXES = (".hdf5", ".h5")
 
 _NAME = re.compile(r"episode_(\d{6,})\.hdf5")
 _TEMPORARY = ".writing_"
@@ -98,12 +102,20 @@ def list_episodes(folder: Path) -> list[Path]:
         raise UserError(f"{folder} is not a folder; collect demonstrations into it with scripts/collect.py")
     paths = _episode_files(folder)
     if not paths:
-        raise UserError(f"{folder} holds no episode_*.hdf5; collect demonstrations with scripts/collect.py")
+        mend = "collect demonstrations with scripts/collect.py"
+        if any(map(holds_hdf5, folder.iterdir())):
+            mend = "bring the HDF5 files of others in with: python scripts/data.py import"
+        raise UserError(f"{folder} holds no episode_000000.hdf5; {mend}")
     return paths
 
 
 def _episode_files(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=episode_number)
+
+
+def holds_hdf5(path: Path) -> bool:
+    """Whether a file is named like HDF5. Hidden ones are not: macOS writes `._NAME` beside NAME on foreign disks."""
+    return path.suffix.lower() in HDF5_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -171,7 +183,7 @@ def collected_episodes(folder: Path, *, task: str, seed: int) -> tuple[set[int],
         Indices of the valid episodes, and one line for each file that is damaged and must be recorded again.
 
     Raises:
-        UserError: the folder holds demonstrations of another task or seed.
+        UserError: the folder holds demonstrations of another task or seed, or a file cannot be opened now.
     """
     valid: set[int] = set()
     damaged: list[str] = []
@@ -181,6 +193,8 @@ def collected_episodes(folder: Path, *, task: str, seed: int) -> tuple[set[int],
     for path in _episode_files(folder):
         try:
             episode = read_episode(path)
+        except UnavailableError:
+            raise  # it may be sound: recording its episode again would replace it
         except UserError as error:
             damaged.append(str(error))
             continue
@@ -200,8 +214,9 @@ def read_episode(path: Path, *, images: bool = False) -> Episode:
         images: also read the pictures, if there are any.
 
     Raises:
-        UserError: if the file cannot be read, a dataset or attribute is missing, a shape or type does not fit or a
-            value is not finite; the message names the file and the key.
+        UnavailableError: if the file cannot be opened now.
+        UserError: if the file is damaged, a dataset or attribute is missing, a shape or type does not fit or a value is
+            not finite; the message names the file and the key.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -222,7 +237,7 @@ def read_episode(path: Path, *, images: bool = False) -> Episode:
                 episode.images[camera] = _pictures(path, file, f"{IMAGES}/{camera}", steps)
             return episode
     except READ_ERRORS as error:
-        raise _bad(path, f"cannot be read as a demonstration ({error})") from error
+        raise read_failure(path, error, f"cannot be read as a demonstration ({one_line(error)}); {MEND}") from error
 
 
 def _datasets(episode: Episode) -> dict[str, np.ndarray]:
@@ -293,4 +308,4 @@ def _attribute(path: Path, file: h5py.File, name: str) -> Any:
 
 
 def _bad(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}; remove the file and collect that episode again")
+    return UserError(f"{path}: {what}; {MEND}")

@@ -9,7 +9,8 @@ import h5py
 
 from imf_jax.data.episodes import IMAGES, READ_ERRORS, list_episodes, read_episode
 from imf_jax.data.statistics import KEYS, Accumulator, check_statistics, compute_statistics, require_alike
-from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError
+from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError, one_line
+from imf_jax.files import read_failure
 
 Kind = Literal["HDF5 demonstrations", "LeRobot dataset"]
 
@@ -131,7 +132,7 @@ def _check_pictures(path: Path, summary: EpisodeSummary) -> list[str]:
                 for step in (0, -1):
                     data[step]
     except READ_ERRORS as error:
-        problems.append(f"{path}: pictures cannot be read ({error})")
+        problems.append(str(read_failure(path, error, f"pictures cannot be read ({one_line(error)})")))
     return problems
 
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from imf_jax.data.episodes import IMAGES, list_episodes
-from imf_jax.errors import UserError
+from imf_jax.errors import UserError, one_line
+from imf_jax.files import read_failure
 from imf_jax.memory import free_device_memory, free_main_memory
 
 MEMORY_SHARE = 0.8
@@ -69,7 +70,8 @@ class PictureFolder:
                     # Into an array of its own first: HDF5 fills scattered memory 40 times slower than NumPy does.
                     pictures[:, c] = file[f"{IMAGES}/{camera}"][()]
         except (OSError, KeyError, TypeError) as error:
-            raise UserError(f"{self.paths[index]}: the pictures cannot be read ({error}); collect it again") from error
+            damage = f"the pictures cannot be read ({one_line(error)}); collect it again"
+            raise read_failure(self.paths[index], error, damage) from error
         return pictures
 
     def read_all(self) -> Iterator[np.ndarray]:
@@ -103,7 +105,8 @@ def find_pictures(directory: Path, cameras: tuple[str, ...], image_size: int) ->
                 for camera in cameras:
                     _describe(_pictures_of(path, file, camera, cameras, steps[-1], image_size), digest)
         except (OSError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: cannot be read as a demonstration ({error}); collect it again") from error
+            damage = f"cannot be read as a demonstration ({one_line(error)}); collect it again"
+            raise read_failure(path, error, damage) from error
     return PictureFolder(directory, cameras, image_size, tuple(paths), tuple(steps), digest.hexdigest())
 
 

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from imf_jax.config import require
 from imf_jax.data.episodes import IMAGES, READ_ERRORS, list_episodes, read_episode
 from imf_jax.data.inspection import holds_lerobot
-from imf_jax.errors import ArgumentError, UserError
+from imf_jax.errors import ArgumentError, UserError, one_line
+from imf_jax.files import read_failure
 
 CELL_HEIGHT = 160
 """Height of a picture on a contact sheet [pixels]."""
@@ -135,13 +136,14 @@ def _open_hdf5(folder: Path, place: int) -> PlayableEpisode:
                 for step in steps:
                     yield data[step]
         except READ_ERRORS as error:
-            raise UserError(f"{path}: pictures of {camera!r} cannot be read ({error}); remove the file") from error
+            damage = f"pictures of {camera!r} cannot be read ({one_line(error)}); remove the file"
+            raise read_failure(path, error, damage) from error
 
     try:
         with h5py.File(path, "r") as file:
             cameras = tuple(file.get(IMAGES, {}))
     except READ_ERRORS as error:
-        raise UserError(f"{path}: pictures cannot be read ({error}); remove the file") from error
+        raise read_failure(path, error, f"pictures cannot be read ({one_line(error)}); remove the file") from error
     title = f"{path.name}, {episode.task}, {'success' if episode.success else 'failure'}"
     return PlayableEpisode(title, len(episode), episode.control_hz, cameras, pictures)
 

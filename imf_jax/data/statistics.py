@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from imf_jax.data.episodes import Episode, list_episodes, read_episode
-from imf_jax.errors import EXIT_OK, ArgumentError, UserError
-from imf_jax.files import write_json
+from imf_jax.errors import EXIT_OK, ArgumentError, UserError, one_line
+from imf_jax.files import read_failure, write_json
 
 FILE = "stats.json"
 KEYS = ("action", "qpos", "env_state")
@@ -127,6 +127,8 @@ def read_statistics(directory: Path) -> DatasetStatistics:
         statistics = DatasetStatistics(**values)
     except FileNotFoundError:
         raise _bad(directory, "is missing") from None
+    except OSError as error:
+        raise read_failure(path, error, f"cannot be read ({one_line(error)})") from None
     except (ValueError, TypeError) as error:
         raise _bad(directory, f"is damaged ({error})") from None
     for key in KEYS:

@@ -1,5 +1,6 @@
 """Demonstration files: round trip, damage that is named, writers that are killed."""
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -21,7 +22,11 @@ from imf_jax.data.episodes import (
     write_episode,
     write_episodes,
 )
-from imf_jax.errors import UserError
+from imf_jax.data.inspection import inspect_folder
+from imf_jax.data.lerobot.export import export_demonstrations
+from imf_jax.data.pictures import find_pictures
+from imf_jax.data.playback import open_episode
+from imf_jax.errors import UnavailableError, UserError, one_line
 
 ARRAYS = ("action", "qpos", "env_state", "reward", "noise")
 
@@ -201,3 +206,75 @@ def test_collected_episodes_refuses_another_collection(tmp_path, make_episode, c
     write_episode(tmp_path, make_episode(0, **changes))
     with pytest.raises(UserError, match="another folder"):
         collected_episodes(tmp_path, task="transfer", seed=3)
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.fixture(params=["locked", "no permission", "marked as open", "Git LFS pointer"])
+def unavailable(request, tmp_path, make_episode, monkeypatch):
+    """A folder of two demonstrations, the second of which cannot be read now; and what the message says."""
+    path = write_episodes(tmp_path / "demos", [make_episode(number) for number in range(2)])[1]
+    if request.param == "locked":
+        with path.open("r+b") as holder:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            yield path, "Resource temporarily unavailable"
+    elif request.param == "no permission":  # by hand, because the super-user may read everything
+        opened = h5py.File.__init__
+
+        def refuse(self, name, *arguments, **options):
+            if name == path:
+                raise PermissionError(13, "Unable to synchronously open file (... errno = 13 ...)")
+            opened(self, name, *arguments, **options)
+
+        monkeypatch.setattr(h5py.File, "__init__", refuse)
+        yield path, "Permission denied"
+    elif request.param == "marked as open":
+        script = "import h5py, os, sys; f = h5py.File(sys.argv[1], 'w', libver='latest'); f.flush(); os._exit(0)"
+        subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+        yield path, "h5clear"
+    else:
+        path.write_bytes(LFS_POINTER)
+        yield path, "git lfs pull"
+
+
+def test_a_file_that_cannot_be_opened_now_is_not_damaged(unavailable, tmp_path):
+    path, reason = unavailable
+    before = path.stat().st_mtime_ns, path.stat().st_size
+    for read in (
+        lambda: read_episode(path),
+        lambda: collected_episodes(path.parent, task="transfer", seed=3),
+        lambda: find_pictures(path.parent, (), 8),
+        lambda: open_episode(path.parent, 1),
+    ):
+        with pytest.raises(UnavailableError, match=reason) as error:
+            read()
+        assert str(path) in str(error.value)
+        assert "remove" not in str(error.value)
+    problem = inspect_folder(path.parent).episodes[1].problems[0]
+    assert reason in problem
+    assert "remove" not in problem
+    left_out = export_demonstrations(path.parent, tmp_path / "export").refused[0]
+    assert reason in left_out
+    assert "remove" not in left_out
+    assert before == (path.stat().st_mtime_ns, path.stat().st_size)
+
+
+def test_hidden_files_are_no_demonstrations(tmp_path, make_episode):
+    path = write_episode(tmp_path, make_episode(0))
+    for name in ("._episode_000000.hdf5", ".episode_000001.hdf5"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    assert list_episodes(tmp_path) == [path]
+    assert len(inspect_folder(tmp_path).episodes) == 1
+
+
+def test_files_of_others_are_to_be_imported(tmp_path):
+    (tmp_path / "episode_0.HDF5").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"data\.py import"):
+        list_episodes(tmp_path)
+
+
+def test_messages_of_libraries_hold_no_address():
+    assert one_line(OSError("cannot\n read <_io.BytesIO object at 0x7f12ab>")) == "cannot read <_io.BytesIO object>"
+    assert one_line(OSError("read failed: errno = 5, buf = 0x55aa, offset = 0")) == "read failed: errno = 5, offset = 0"
+    assert one_line(KeyError()) == "KeyError"

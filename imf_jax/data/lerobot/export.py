@@ -14,7 +14,8 @@ from imf_jax.data.episodes import READ_ERRORS, Episode, list_episodes, read_epis
 from imf_jax.data.lerobot import features as names
 from imf_jax.data.lerobot.features import Feature, robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
-from imf_jax.errors import ArgumentError, UserError
+from imf_jax.errors import ArgumentError, UserError, one_line
+from imf_jax.files import read_failure
 
 
 class UnusableDemonstration(UserError):
@@ -126,9 +127,8 @@ def _frames(path: Path, episode: Episode, features: dict[str, Feature]) -> Itera
             try:
                 frame |= {name: data[step] for name, data in pictures.items()}
             except READ_ERRORS as error:
-                raise UnusableDemonstration(
-                    f"{path}: pictures of step {step} cannot be read ({error}); remove the file"
-                ) from error
+                damage = f"pictures of step {step} cannot be read ({one_line(error)}); remove the file"
+                raise UnusableDemonstration(str(read_failure(path, error, damage))) from error
             yield frame
 
 
@@ -138,4 +138,5 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except READ_ERRORS as error:
-        raise UnusableDemonstration(f"{path}: cannot be read as a demonstration ({error}); remove the file") from error
+        damage = f"cannot be read as a demonstration ({one_line(error)}); remove the file"
+        raise UnusableDemonstration(str(read_failure(path, error, damage))) from error
