@@ -28,6 +28,7 @@ import numpy as np
 
 from imf_jax import __version__
 from imf_jax.config import ACTION_DIM, STATE_DIM
+from imf_jax.data.success import read_label
 from imf_jax.errors import UnavailableError, UserError, one_line
 from imf_jax.files import flush_to_disk, read_failure
 
@@ -231,7 +232,7 @@ def read_episode(path: Path, *, images: bool = False) -> Episode:
                 episode=int(_attribute(path, file, "episode")),
                 task=str(_attribute(path, file, "task")),
                 control_hz=float(_attribute(path, file, "control_hz")),
-                success=bool(_attribute(path, file, "success")),
+                success=_success(path, file),
             )
             for camera in file[IMAGES] if images and IMAGES in file else ():
                 episode.images[camera] = _pictures(path, file, f"{IMAGES}/{camera}", steps)
@@ -305,6 +306,13 @@ def _attribute(path: Path, file: h5py.File, name: str) -> Any:
     if name not in file.attrs:
         raise _bad(path, f"attribute '{name}' is missing")
     return file.attrs[name]
+
+
+def _success(path: Path, file: h5py.File) -> bool:
+    label = read_label(_attribute(path, file, "success"))
+    if label is None:
+        raise _bad(path, "attribute 'success' is neither true nor false")
+    return label
 
 
 def _bad(path: Path, what: str) -> UserError:

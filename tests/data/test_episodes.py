@@ -260,6 +260,22 @@ def test_a_file_that_cannot_be_opened_now_is_not_damaged(unavailable, tmp_path):
     assert before == (path.stat().st_mtime_ns, path.stat().st_size)
 
 
+@pytest.mark.parametrize(("label", "success"), [("False", False), (b"true", True), (0.0, False), (np.array([1]), True)])
+def test_success_is_what_its_label_says(tmp_path, make_episode, label, success):
+    path = write_episode(tmp_path, make_episode(0))
+    with h5py.File(path, "r+") as file:
+        file.attrs["success"] = label
+    assert read_episode(path).success is success
+
+
+def test_a_score_is_no_label_of_success(tmp_path, make_episode):
+    path = write_episode(tmp_path, make_episode(0))
+    with h5py.File(path, "r+") as file:
+        file.attrs["success"] = 0.6
+    with pytest.raises(UserError, match="attribute 'success' is neither true nor false"):
+        read_episode(path)
+
+
 def test_hidden_files_are_no_demonstrations(tmp_path, make_episode):
     path = write_episode(tmp_path, make_episode(0))
     for name in ("._episode_000000.hdf5", ".episode_000001.hdf5"):
