@@ -133,7 +133,8 @@ class Import:
     jpeg_order: Literal["opencv", "rgb"] = "opencv"
 
     def run(self) -> int:
-        from imf_jax.data.act_import import REPORT, ImportSettings, import_episodes
+        from imf_jax.data.act_import import REPORT, import_episodes
+        from imf_jax.data.act_reader import ImportSettings
         from imf_jax.sim.tasks import get_task
 
         get_task(self.task)
