@@ -46,6 +46,8 @@ def read_failure(path: Path, error: Exception, damage: str) -> UserError:
     except UserError as pointer:
         return UnavailableError(str(pointer))
     number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOENT:
+        return UnavailableError(f"{path}: there is no such file; restore it")
     if number is not None and number in errno.errorcode:
         reason = os.strerror(number)
     elif "already open for" in str(error):  # HDF5's mark in files with a concurrent reader (SWMR)

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 from imf_jax.data.pictures import PictureFolder
-from imf_jax.errors import UserError
-from imf_jax.files import flush_to_disk
+from imf_jax.errors import UserError, one_line
+from imf_jax.files import flush_to_disk, read_failure
 
 PREPROCESSING_VERSION = 1
 """Raised when `imf_jax.models.preprocess` or the encoder's computation changes, so that old caches are not used."""
@@ -77,7 +77,9 @@ def read_features(pictures: PictureFolder, source: FeatureSource, dim: int) -> n
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             about, features = json.loads(str(stored["about"])), stored["features"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise read_failure(path, error, f"cannot be read ({one_line(error)})") from None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _refused(path, f"it is damaged ({error})") from None
     if not isinstance(about, dict):
         raise _refused(path, "it does not say what it was made from")
