@@ -1,15 +1,18 @@
 """Videos of camera pictures: encoded as the frames come, read back as arrays."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from imf_jax.errors import UserError
+from imf_jax.errors import UserError, one_line
+from imf_jax.files import read_failure
 
 try:
     import av
@@ -38,6 +41,13 @@ TRAINING = STREAMED | {
 VIEWING = STREAMED | {"crf": "23", "g": "50"}
 """Encoder options of pictures to look at: a key frame per second, for players that jump."""
 
+SEEK_BACK = (0.0, 1.0, 10.0, math.inf)
+"""How far before the first wanted frame a seek aims [s]; tried in turn until that frame can be decoded."""
+
+LARGEST_DENOMINATOR = 1001
+"""Of frames per second as a fraction: NTSC has 30000/1001, which is written 29.97."""
+
+MEND = "restore that file or record the episode again"
 
 DAMAGE = (av.FFmpegError, OSError, ValueError, AttributeError, ArithmeticError, MemoryError)
 """What PyAV raises over a damaged file: a stream of an unknown kind lacks attributes, a bad header claims any size."""
@@ -65,7 +75,7 @@ class VideoEncoder:
         path: the file; its folder must exist.
         height: of the pictures, even [pixels].
         width: likewise.
-        fps: frames per second.
+        fps: frames per second, of which the file keeps fractions such as 29.97.
         options: of the encoder.
 
     Raises:
@@ -73,15 +83,16 @@ class VideoEncoder:
     """
 
     def __init__(
-        self, path: Path, height: int, width: int, fps: int, options: Mapping[str, str] = MappingProxyType(TRAINING)
+        self, path: Path, height: int, width: int, fps: float, options: Mapping[str, str] = MappingProxyType(TRAINING)
     ) -> None:
-        self.path, self.fps = path, fps
+        self.path = path
+        self.rate = max(Fraction(fps).limit_denominator(LARGEST_DENOMINATOR), Fraction(1, LARGEST_DENOMINATOR))
         self.num_frames = 0
         self.num_bytes = 0
         """Size of the encoded pictures so far [bytes]."""
         try:
             self._container = av.open(str(path), "w", format="mp4")
-            stream = self._container.add_stream(CODEC, rate=fps, options=dict(options))
+            stream = self._container.add_stream(CODEC, rate=self.rate, options=dict(options))
         except (av.FFmpegError, OSError, ValueError) as error:
             raise _unwritable(path, error) from None
         assert isinstance(stream, VideoStream)
@@ -93,7 +104,7 @@ class VideoEncoder:
     def add(self, picture: np.ndarray) -> None:
         """Encode a picture, uint8 (H, W, 3)."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        frame.pts, frame.time_base = self.num_frames, Fraction(1, self.fps)
+        frame.pts, frame.time_base = self.num_frames, 1 / self.rate
         self._encode(frame)
         self.num_frames += 1
 
@@ -123,12 +134,23 @@ class VideoEncoder:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file says about itself: frames, height and width [pixels], frames per second."""
+    """What the header of a video says.
+
+    Attributes:
+        num_frames: 0 if it does not say.
+        height: of the frames [pixels].
+        width: likewise.
+        fps: frames per second on average.
+        start: time stamp of the first frame [s].
+        end: when the last frame ends [s]; None if the header does not say.
+    """
 
     num_frames: int
     height: int
     width: int
     fps: float
+    start: float
+    end: float | None
 
 
 def probe_video(path: Path) -> VideoInfo:
@@ -139,40 +161,85 @@ def probe_video(path: Path) -> VideoInfo:
     """
     with _reading(path) as container:
         stream = container.streams.video[0]
-        return VideoInfo(stream.frames, stream.height, stream.width, float(stream.average_rate or 0))
+        start = float((stream.start_time or 0) * _clock(stream))
+        end = None if stream.duration is None else start + float(stream.duration * _clock(stream))
+        fps = float(stream.average_rate or 0)
+        return VideoInfo(stream.frames, stream.height, stream.width, fps, start, end)
 
 
-def read_frames(path: Path, start: float, count: int, fps: float) -> Iterator[tuple[float, np.ndarray]]:
-    """Decode frames that follow each other.
+def read_frames(path: Path, times: Sequence[float], tolerance: float) -> Iterator[np.ndarray]:
+    """Decode the frames of given times; each is recognised by its own time stamp, never by counting.
 
     Args:
         path: the video.
-        start: time of the first frame in the file [s].
-        count: frames.
-        fps: frames per second.
+        times: increasing, on the clock of the file [s].
+        tolerance: by how much a time stamp may differ [s]; less than half the interval between frames.
 
     Yields:
-        time in the file [s] and picture, uint8 (H, W, 3).
+        uint8 (H, W, 3), the nearest frame of each time.
 
     Raises:
-        UserError: the file cannot be read as a video, or ends too early.
+        UserError: the file cannot be read as a video, or has no sound frame at one of the times.
     """
-    found = 0
-    with _reading(path) as container:
-        stream = container.streams.video[0]
-        if not stream.time_base:
-            raise ValueError("it has no clock")
-        container.seek(max(0, int(start / stream.time_base)), stream=stream)
-        for frame in container.decode(stream):
-            time = float((frame.pts or 0) * stream.time_base)
-            if time < start - 0.5 / fps:
-                continue  # the seek goes back to a key frame
-            if found == count:
-                break
-            yield time, frame.to_ndarray(format="rgb24")
-            found += 1
-    if found < count:
-        raise UserError(f"{path}: has {found} of {count} frames from {start:.3f} s on; record that episode again")
+    for back in SEEK_BACK:
+        with _reading(path) as container:
+            frames = _decode_from(container, times[0] - back, times[0] + tolerance)
+            if frames is not None:
+                yield from _pick(path, frames, times, tolerance)
+                return
+
+
+def _decode_from(container: InputContainer, start: float, latest: float) -> Iterator[av.VideoFrame] | None:
+    """Decode from the key frame that a seek to `start` [s] finds, or None if frames at `latest` [s] would be missed.
+
+    Where a seek ends depends on the container: for MP4 it is the last key frame that is *decoded* before `start`. In an
+    open group of pictures (the default of HEVC) this key frame may be *shown* after it, and the frames in between refer
+    to pictures before the key frame, so that they cannot be decoded.
+    """
+    stream = container.streams.video[0]
+    if start == -math.inf:
+        return container.decode(stream)
+    try:
+        container.seek(math.floor(start / _clock(stream)), stream=stream)
+    except av.FFmpegError:
+        return None
+    packets = container.demux(stream)
+    key = next(packets)
+    if not key.is_keyframe or key.pts is None or key.pts * _clock(stream) > latest:
+        return None
+    frames = (frame for packet in chain([key], packets) for frame in packet.decode())
+    first = next(frames, None)
+    if not isinstance(first, av.VideoFrame) or first.time is None or first.time > latest:
+        return None
+    return chain([first], frames)
+
+
+def _pick(
+    path: Path, frames: Iterator[av.VideoFrame], times: Sequence[float], tolerance: float
+) -> Iterator[np.ndarray]:
+    """The nearest frame of each time; `frames` are in the order in which they are shown."""
+    nearest, following = next(frames, None), next(frames, None)
+    for time in times:
+        while following is not None and abs(_time(following) - time) <= abs(_time(nearest) - time):
+            nearest, following = following, next(frames, None)
+        if nearest is None or not abs(_time(nearest) - time) <= tolerance:
+            found = "there is none" if nearest is None else f"the nearest is at {_time(nearest):.4f} s"
+            raise UserError(f"{path}: no frame at {time:.4f} s, {found}; {MEND}")
+        if nearest.is_corrupt:
+            raise UserError(f"{path}: the frame at {time:.4f} s is damaged; {MEND}")
+        yield nearest.to_ndarray(format="rgb24")
+
+
+def _time(frame: av.VideoFrame | None) -> float:
+    if frame is None or frame.time is None:
+        raise ValueError("its frames have no time stamps")
+    return frame.time
+
+
+def _clock(stream: VideoStream) -> Fraction:
+    if not stream.time_base:
+        raise ValueError("it has no clock")
+    return stream.time_base
 
 
 @contextmanager
@@ -181,7 +248,7 @@ def _reading(path: Path) -> Iterator[InputContainer]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise ValueError("it holds no pictures")
+                raise ValueError("it holds no pictures, or in a codec that this build of PyAV lacks")
             yield container
     except DAMAGE as error:
         raise _unreadable(path, error) from None
@@ -193,5 +260,5 @@ def _unwritable(path: Path, error: Exception) -> UserError:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or error
-    return UserError(f"{path}: cannot be read as a video ({reason}); record that episode again")
+    reason = getattr(error, "strerror", None) or one_line(error)
+    return read_failure(path, error, f"cannot be read as a video ({reason}); {MEND}")

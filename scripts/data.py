@@ -44,6 +44,8 @@ class Inspect:
             console.print(f"{count} episodes of {task}; cameras: {pictures}", markup=False)
         if found.ranges:
             console.print(statistics_table(found.ranges))
+        for line in found.notes:
+            console.print(f"note: {line}", markup=False)
         problems = [*found.problems, *(line for episode in found.episodes for line in episode.problems)]
         for line in problems:
             console.print(f"problem: {line}", style="red", markup=False)
@@ -217,10 +219,12 @@ def main() -> int:
 
 
 def statistics_table(arrays: dict[str, dict[str, Any]]) -> Table:
-    """One row per channel of every array."""
+    """One row per channel of every array; those of a matrix are counted row by row."""
+    import numpy as np
+
     table = Table("array", "channel", "min", "max", "mean", "std")
     for name, values in arrays.items():
-        rows = zip(*(values[key] for key in ("min", "max", "mean", "std")), strict=True)
+        rows = zip(*(np.ravel(values[key]) for key in ("min", "max", "mean", "std")), strict=True)
         for channel, row in enumerate(rows):
             table.add_row(name if channel == 0 else "", str(channel), *(f"{value:.4g}" for value in row))
     return table

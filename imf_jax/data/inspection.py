@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import h5py
+import numpy as np
 
 from imf_jax.data.episodes import IMAGES, READ_ERRORS, list_episodes, read_episode
 from imf_jax.data.statistics import KEYS, Accumulator, check_statistics, compute_statistics, require_alike
+from imf_jax.data.success import read_label
 from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError, one_line
 from imf_jax.files import read_failure
 
@@ -49,6 +51,7 @@ class Inspection:
         ranges: array -> `min`, `max`, `mean`, `std`, one number per channel in its own unit, and `count`; over the
             episodes without problems.
         problems: of the folder as a whole, one line each.
+        notes: what is not read or contradicts itself without harm, one line each.
     """
 
     kind: Kind
@@ -58,6 +61,7 @@ class Inspection:
     episodes: list[EpisodeSummary]
     ranges: dict[str, dict[str, Any]]
     problems: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def sound(self) -> list[EpisodeSummary]:
@@ -144,25 +148,36 @@ def _check_cameras(summaries: list[EpisodeSummary]) -> None:
 
 
 def _inspect_lerobot(folder: Path) -> Inspection:
-    from imf_jax.data.lerobot.reader import open_dataset
+    from imf_jax.data.lerobot.features import IMAGES as PREFIX
+    from imf_jax.data.lerobot.reader import TIMESTAMP, TOLERANCE, open_dataset
 
     dataset = open_dataset(folder)
     ranges: dict[str, Accumulator] = {}
-    summaries = []
+    summaries, off_rate = [], []
     for episode in dataset.episodes:
         summary = EpisodeSummary(f"episode {episode.index}", ", ".join(episode.tasks), episode.length)
-        summary.cameras = {_short(name): dataset.features[name].shape[:2] for name in dataset.cameras}  # type: ignore[misc]
+        summary.cameras = {name.removeprefix(PREFIX): dataset.features[name].shape[:2] for name in dataset.cameras}  # type: ignore[misc]
         summary.problems = dataset.problems(episode)
         summaries.append(summary)
         if summary.problems:
             continue
         columns = dataset.columns(episode)
+        if TIMESTAMP in columns:
+            late = columns[TIMESTAMP][:, 0] - columns[TIMESTAMP][0, 0] - np.arange(episode.length) / dataset.fps
+            if np.abs(late).max() > TOLERANCE / dataset.fps:
+                off_rate.append(episode.index)
         for name in ("success", "next.success"):
             if name in columns and summary.success is None:
-                summary.success = bool(columns[name].any())
+                summary.success = read_label(columns[name])
         for name, values in columns.items():
-            if values.dtype.kind == "f" and name != "timestamp":
+            if values.dtype.kind == "f" and name != TIMESTAMP:
                 ranges.setdefault(name, Accumulator()).add(values)
+    notes = [f"not supported and left out: {name}, {what}" for name, what in dataset.left_out.items()]
+    if off_rate:
+        notes.append(
+            f"info.json says {dataset.fps:g} frames per second, but the time stamps of {len(off_rate)} episodes are "
+            f"others (the first: episode {off_rate[0]})"
+        )
     problems = []
     if dataset.total_episodes != len(dataset.episodes):
         problems.append(
@@ -172,11 +187,7 @@ def _inspect_lerobot(folder: Path) -> Inspection:
     if not dataset.episodes:
         problems.append("the dataset has no episode")
     found = {name: accumulator.result() for name, accumulator in ranges.items()}
-    return Inspection("LeRobot dataset", folder, float(dataset.fps), _size(folder), summaries, found, problems)
-
-
-def _short(feature: str) -> str:
-    return feature.removeprefix("observation.images.")
+    return Inspection("LeRobot dataset", folder, float(dataset.fps), _size(folder), summaries, found, problems, notes)
 
 
 def _size(folder: Path) -> int:

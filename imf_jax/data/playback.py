@@ -107,7 +107,7 @@ def write_video(path: Path, episode: PlayableEpisode) -> None:
             joined = np.concatenate([np.asarray(_fit(view, tallest + tallest % 2)) for view in views], axis=1)
             joined = np.pad(joined, ((0, 0), (0, joined.shape[1] % 2), (0, 0)))
             height, width = joined.shape[:2]
-            encoder = encoder or VideoEncoder(temporary, height, width, max(1, round(episode.hz)))
+            encoder = encoder or VideoEncoder(temporary, height, width, episode.hz)
             encoder.add(joined)
         assert encoder is not None
         encoder.close()

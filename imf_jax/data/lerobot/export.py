@@ -92,7 +92,7 @@ def _form(path: Path, episode: Episode, cameras: tuple[str, ...] | None) -> tupl
     fps = round(episode.control_hz)
     if fps < 1 or abs(fps - episode.control_hz) > 1e-6:
         raise UnusableDemonstration(
-            f"{path}: control_hz is {episode.control_hz}, but a video has a whole number of frames per second"
+            f"{path}: control_hz is {episode.control_hz}, but LeRobot counts whole frames per second"
         )
     with _opened(path) as file:
         stored = file.get(HDF5_IMAGES, {})

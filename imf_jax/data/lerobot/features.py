@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from imf_jax.config import ACTION_DIM, STATE_DIM, require
 
 STATE = "observation.state"
@@ -16,6 +18,12 @@ SCENE = "scene"
 INTERVENTION = "intervention"
 IMAGES = "observation.images."
 
+CHANNELS = (1, 3, 4)
+"""Channels that a picture can have."""
+
+DEPTH_MARKS = ("video.is_depth_map", "is_depth_map")
+"""What an entry of `info.json` says about pictures whose values are distances."""
+
 DType = Literal["float32", "int64", "bool", "video"]
 
 
@@ -24,8 +32,9 @@ class Feature:
     """One entry of every frame.
 
     Attributes:
-        dtype: type of its values; "video" for pictures.
-        shape: (D,), or (height, width, 3) of pictures [pixels].
+        dtype: type of its values; "video" for pictures. Datasets of others may have more types, among them "image" for
+            pictures that are stored in the rows.
+        shape: (D,), or (height, width, 3) of pictures [pixels]. Features of others may have any number of axes.
         names: of its D entries, or of the axes of a picture.
         per_episode: the value is the same in all frames of an episode and given when the episode is saved.
     """
@@ -38,6 +47,11 @@ class Feature:
     def to_json(self) -> dict[str, Any]:
         """Its entry in `info.json`; the writer adds what it knows about a video."""
         return {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names)}
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is what a camera sees."""
+        return self.dtype in ("video", "image")
 
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape}"
@@ -93,15 +107,43 @@ def robot_features(pictures: Mapping[str, tuple[int, int]], env_state_dim: int =
 
 
 def feature_from_json(name: str, values: Any) -> Feature:
-    """The feature of an entry of `info.json`.
+    """The feature of an entry of `info.json`, which other writers may have written.
+
+    The axes of pictures are brought into the order height, width, channels. An axis of any length has -1.
 
     Raises:
         ValueError: the entry is not one; the message names it.
     """
     try:
-        return Feature(str(values["dtype"]), tuple(int(n) for n in values["shape"]), _names(values.get("names")))  # type: ignore[arg-type]
+        shape = tuple(-1 if n is None else int(n) for n in values["shape"])
+        feature = Feature(str(values["dtype"]), shape, _names(values.get("names")))  # type: ignore[arg-type]
     except (TypeError, KeyError, ValueError, AttributeError):
         raise ValueError(f"feature {name!r} has no valid dtype and shape") from None
+    if feature.is_picture and len(shape) == 3:
+        order = _picture_axes(shape, feature.names)
+        return Feature(feature.dtype, tuple(shape[axis] for axis in order), ("height", "width", "channels"))
+    return feature
+
+
+def unsupported(feature: Feature, values: Mapping[str, Any]) -> str | None:
+    """Why a feature of a dataset cannot be read here; None if it can.
+
+    Args:
+        feature: made by `feature_from_json`.
+        values: what it was made from.
+    """
+    if feature.is_picture:
+        about = [values, *(values.get(key) for key in ("info", "video_info"))]
+        if any(part.get(key) for part in about if isinstance(part, dict) for key in DEPTH_MARKS):
+            return "pictures of depth"
+        return None if len(feature.shape) == 3 and feature.shape[2] == 3 else f"pictures of shape {feature.shape}"
+    if min(feature.shape, default=1) < 1:
+        return f"values of shape {feature.shape}"
+    try:
+        numeric = np.dtype(feature.dtype).kind in "fiub"
+    except TypeError:
+        numeric = False
+    return None if numeric else f"values of type {feature.dtype!r}"
 
 
 def differences(dataset: Mapping[str, Feature], given: Mapping[str, Feature]) -> list[str]:
@@ -119,6 +161,16 @@ def _both_arms(names: list[str]) -> tuple[str, ...]:
 
 
 def _names(values: Any) -> tuple[str, ...]:
-    if isinstance(values, dict):  # other writers group names, for example {"motors": [...]}
-        values = [name for group in values.values() for name in group]
-    return tuple(str(name) for name in values or ())
+    """Names in any form that writers use: a list, groups {"motors": [...]}, indices {"x": 0}, or nothing."""
+    if isinstance(values, dict):
+        groups = [group if isinstance(group, list) else [] if group is None else [key] for key, group in values.items()]
+        values = [name for group in groups for name in group]
+    return tuple(map(str, values)) if isinstance(values, list) else ()
+
+
+def _picture_axes(shape: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, ...]:
+    """Where height, width and channels are in a shape: as its names tell, or as its lengths do."""
+    order = tuple(i for letter in "hwc" for i, name in enumerate(names) if name.lower().startswith(letter))
+    if len(names) == 3 and sorted(order) == [0, 1, 2] and shape[order[2]] in CHANNELS:
+        return order
+    return (1, 2, 0) if shape[0] in CHANNELS and shape[2] not in CHANNELS else (0, 1, 2)

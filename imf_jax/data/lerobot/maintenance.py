@@ -1,7 +1,11 @@
 """Mend what readers take from a dataset as a whole."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from imf_jax.data.lerobot import layout
 from imf_jax.data.lerobot.reader import open_dataset
@@ -11,6 +15,10 @@ from imf_jax.errors import UserError
 
 def rewrite_statistics(folder: Path) -> dict[str, dict[str, Any]]:
     """Compute `stats.json` again from all rows and pictures, and write it.
+
+    Features that are not supported keep the statistics that they have.
+
+    Features that are not supported keep the statistics that they have.
 
     Returns:
         what was written of vectors: feature -> `min`, `max`, `mean`, `std`, each a list with one number per channel.
@@ -30,6 +38,15 @@ def rewrite_statistics(folder: Path) -> dict[str, dict[str, Any]]:
                 histogram.add(picture)
             statistics[camera] = histogram.result()
         merged = merge([merged, statistics]) if merged else statistics
-    layout.write_statistics(folder, merged)
-    vectors = [name for name, feature in dataset.features.items() if feature.dtype == "float32" and name != "timestamp"]
+    layout.write_statistics(folder, _stored(folder, dataset.left_out) | merged)
+    vectors = [name for name in merged if dataset.features[name].dtype.startswith("float") and name != "timestamp"]
     return {name: {key: value.tolist() for key, value in merged[name].items()} for name in vectors}
+
+
+def _stored(folder: Path, names: Iterable[str]) -> dict[str, Statistics]:
+    """What `stats.json` says of some features; nothing if it is absent or damaged."""
+    try:
+        stored = json.loads((folder / layout.STATS).read_text(encoding="utf-8"))
+        return {n: {key: np.asarray(value) for key, value in stored[n].items()} for n in names if n in stored}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

@@ -1,20 +1,26 @@
 """Read LeRobot v3.0 datasets: their form first, then episodes one at a time. Nothing in them is executed."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imf_jax.data.lerobot import layout
-from imf_jax.data.lerobot.features import Feature, feature_from_json
+from imf_jax.data.lerobot.features import Feature, feature_from_json, unsupported
+from imf_jax.data.lerobot.rows import READ_ERRORS, damaged, inside, picture_of, read_rows, values_of
 from imf_jax.data.lerobot.statistics import NAMES, Statistics
-from imf_jax.errors import UserError
+from imf_jax.errors import UserError, one_line
 from imf_jax.video import probe_video, read_frames
+
+TIMESTAMP = "timestamp"
+
+TOLERANCE = 0.25
+"""By how much the time stamp of a picture may differ from that of its row, as a share of the time between frames."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,10 @@ class Dataset:
 
     Attributes:
         folder: where it is.
-        fps: frames per second.
+        fps: frames per second; not always a whole number.
         robot_type: name of the robot; empty if unknown.
         features: of every frame, in their order.
+        left_out: those that are not supported, and what they hold.
         tasks: by number.
         episodes: by number, all that are complete.
         total_episodes: what `info.json` says; smaller than the number of episodes after a kill between two files.
@@ -58,9 +65,10 @@ class Dataset:
     """
 
     folder: Path
-    fps: int
+    fps: float
     robot_type: str
     features: dict[str, Feature]
+    left_out: dict[str, str]
     tasks: tuple[str, ...]
     episodes: tuple[EpisodeRow, ...]
     total_episodes: int
@@ -68,35 +76,29 @@ class Dataset:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Features that are pictures."""
-        return tuple(name for name, feature in self.features.items() if feature.dtype == "video")
+        """Features that are pictures in colours."""
+        return tuple(n for n, feature in self.features.items() if feature.is_picture and n not in self.left_out)
 
     @property
     def num_frames(self) -> int:
         """Frames of all episodes."""
         return sum(episode.length for episode in self.episodes)
 
-    def columns(self, episode: EpisodeRow) -> dict[str, np.ndarray]:
-        """Everything but the pictures of an episode: feature -> (T, D).
+    def columns(self, episode: EpisodeRow, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """Everything but the pictures of an episode: feature -> (T, D), or (T, ...) where it has several axes.
+
+        Args:
+            episode: which.
+            names: of the features; None for all.
 
         Raises:
             UserError: its rows cannot be read, are not as many as they should be, or lack a feature.
         """
         path = self.folder / episode.data
-        try:
-            table = pq.read_table(path, filters=[("episode_index", "=", episode.index)])
-        except (OSError, pa.ArrowException) as error:
-            raise _bad(path, f"cannot be read ({_line(error)})") from None
-        if len(table) != episode.length:
-            raise _bad(path, f"has {len(table)} rows of episode {episode.index}, expected {episode.length}")
-        columns = {}
-        for name, feature in self.features.items():
-            if feature.dtype == "video":
-                continue
-            if name not in table.column_names:
-                raise _bad(path, f"has no column {name!r}")
-            columns[name] = _matrix(path, name, feature, table.column(name))
-        return columns
+        found = [n for n, feature in self.features.items() if not feature.is_picture and n not in self.left_out]
+        wanted = [name for name in found if names is None or name in names]
+        table = read_rows(path, episode.index, episode.length, wanted)
+        return {name: values_of(path, name, self.features[name], table) for name in wanted}
 
     def pictures(self, episode: EpisodeRow, camera: str, start: int = 0, count: int | None = None) -> Iterator[Any]:
         """Pictures of an episode, uint8 (H, W, 3) each.
@@ -108,35 +110,81 @@ class Dataset:
             count: frames; None for all that follow.
 
         Raises:
-            UserError: the video cannot be read or ends too early.
+            UserError: they cannot be read, or one is absent.
         """
-        path, began = episode.videos[camera]
-        count = episode.length - start if count is None else count
-        for _, picture in read_frames(self.folder / path, began + start / self.fps, count, self.fps):
-            yield picture
+        frames = slice(start, episode.length if count is None else start + count)
+        if self.features[camera].dtype == "image":
+            path = self.folder / episode.data
+            cells = read_rows(path, episode.index, episode.length, [camera])
+            if camera not in cells.column_names:
+                raise damaged(path, f"has no column {camera!r}")
+            for frame, cell in enumerate(cells.column(camera)[frames], start):
+                yield picture_of(self.folder, f"{path}: {camera} at frame {frame}", cell.as_py())
+            return
+        path = self.folder / episode.videos[camera][0]
+        times = self._timestamps(self.columns(episode, [TIMESTAMP]), episode.length)[frames]
+        times = times + self._begin(episode, camera, probe_video(path).start)
+        if len(times):
+            yield from read_frames(path, times.tolist(), TOLERANCE / self.fps)
 
     def problems(self, episode: EpisodeRow) -> list[str]:
-        """What is wrong with an episode, one line each: rows, values that are not finite, videos."""
+        """What is wrong with an episode, one line each: rows, values that are not finite, pictures."""
         found = []
         try:
-            for name, values in self.columns(episode).items():
+            columns = self.columns(episode)
+            for name, values in columns.items():
                 if values.dtype.kind == "f" and not np.isfinite(values).all():
                     found.append(f"{name} is not finite at frame {int(np.argwhere(~np.isfinite(values))[0][0])}")
         except UserError as error:
             found.append(str(error))
-        for camera, (path, began) in episode.videos.items():
+            columns = {}
+        last = self._timestamps(columns, episode.length)[-1]
+        for camera in self.cameras:
             try:
-                video = probe_video(self.folder / path)
+                found += self._picture_problems(episode, camera, last)
             except UserError as error:
                 found.append(str(error))
-                continue
-            height, width, _ = self.features[camera].shape
-            needed = round(began * self.fps) + episode.length
-            if (video.height, video.width) != (height, width):
-                found.append(f"{path}: pictures are {video.height}x{video.width}, info.json says {height}x{width}")
-            if video.num_frames < needed:
-                found.append(f"{path}: has {video.num_frames} frames, expected at least {needed}")
         return found
+
+    def _picture_problems(self, episode: EpisodeRow, camera: str, last: float) -> Iterator[str]:
+        """Sizes and ends of the pictures of a camera; nothing but the first stored picture is decoded."""
+        path = episode.videos[camera][0] if camera in episode.videos else episode.data
+        if camera in episode.videos:
+            video = probe_video(self.folder / path)
+            size, needed = (video.height, video.width), self._begin(episode, camera, video.start) + last
+            if video.end is not None and needed > video.end - 0.5 / self.fps:
+                yield f"{path}: ends at {video.end:.3f} s, but the episode needs a frame at {needed:.3f} s"
+        else:
+            size = next(self.pictures(episode, camera, count=1)).shape[:2]
+        height, width, _ = self.features[camera].shape
+        if size != (height, width):
+            yield f"{path}: pictures are {size[0]}x{size[1]}, info.json says {height}x{width}"
+
+    def _timestamps(self, columns: dict[str, np.ndarray], length: int) -> np.ndarray:
+        """Times of the frames of an episode since it began, float64 (T,) [s]."""
+        if TIMESTAMP in columns:
+            return columns[TIMESTAMP][:, 0].astype(np.float64)
+        return np.arange(length) / self.fps
+
+    def _begin(self, episode: EpisodeRow, camera: str, start: float) -> float:
+        """When an episode begins on the clock of its video, whose first frame is at `start` [s].
+
+        Episodes count from the zero of that clock, as LeRobot reads them; if the first one begins before the first
+        frame, they count from that frame.
+        """
+        path, began = episode.videos[camera]
+        tolerance = TOLERANCE / self.fps
+        if abs(start) <= tolerance:
+            return began
+        first = min(row.videos[camera][1] for row in self.episodes if row.videos[camera][0] == path)
+        if abs(first - start) <= tolerance:
+            return began
+        if abs(first) <= tolerance:
+            return start + began
+        raise UserError(
+            f"{self.folder / path}: the first frame is at {start:.3f} s, the first episode begins at {first:.3f} s; "
+            "encode the video again, because it cannot be told which frames are meant"
+        )
 
 
 def is_dataset(folder: Path) -> bool:
@@ -152,35 +200,38 @@ def open_dataset(folder: Path) -> Dataset:
     """
     path = folder / layout.INFO
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = json.loads(path.read_text(encoding="utf-8-sig"))
         version = info["codebase_version"]
         if not str(version).startswith("v3."):
             raise UserError(
                 f"{folder}: LeRobot dataset of version {version}; let lerobot convert it to {layout.VERSION}"
             )
         features = {name: feature_from_json(name, values) for name, values in info["features"].items()}
-        fps = int(info["fps"])
+        reasons = {name: unsupported(feature, info["features"][name]) for name, feature in features.items()}
+        left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+        fps = float(info["fps"])
+        fps = int(fps) if fps.is_integer() else fps
         data_path, video_path = str(info["data_path"]), str(info.get("video_path") or "")
         total, robot_type = int(info["total_episodes"]), str(info.get("robot_type") or "")
-        if fps < 1:
+        if not 0 < fps < math.inf:  # false for a NaN, too
             raise ValueError("fps must be positive")
     except FileNotFoundError:
         raise UserError(f"{folder} holds no {layout.INFO}; give the folder of a LeRobot dataset") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _bad(path, f"is damaged ({_line(error)})") from None
-    cameras = [name for name, feature in features.items() if feature.dtype == "video"]
+        raise damaged(path, f"is damaged ({one_line(error)})", error) from None
+    cameras = [name for name, feature in features.items() if feature.dtype == "video" and name not in left_out]
     episodes = []
-    for file in sorted(folder.glob("meta/episodes/*/*.parquet")):
+    for file in sorted(folder.glob("meta/episodes/[!.]*/[!.]*.parquet")):
         try:
             rows = pq.read_table(file).to_pylist()
             for row in rows:
                 episodes.append(_episode(row, cameras, data_path, video_path))
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
-            raise _bad(file, f"is damaged ({_line(error)})") from None
+        except READ_ERRORS as error:
+            raise damaged(file, f"is damaged ({one_line(error)})", error) from None
     if [episode.index for episode in episodes] != list(range(len(episodes))):
-        raise _bad(folder / "meta/episodes", "does not count its episodes from 0 without gaps")
+        raise damaged(folder / "meta/episodes", "does not count its episodes from 0 without gaps")
     tasks = _tasks(folder / layout.TASKS) if episodes else ()
-    return Dataset(folder, fps, robot_type, features, tasks, tuple(episodes), total, (data_path, video_path))
+    return Dataset(folder, fps, robot_type, features, left_out, tasks, tuple(episodes), total, (data_path, video_path))
 
 
 def _episode(row: dict[str, Any], cameras: list[str], data_path: str, video_path: str) -> EpisodeRow:
@@ -194,15 +245,18 @@ def _episode(row: dict[str, Any], cameras: list[str], data_path: str, video_path
         if key.startswith("stats/"):
             name, statistic = key.removeprefix("stats/").rsplit("/", 1)
             statistics.setdefault(name, {})[statistic] = np.asarray(value)
+    length = int(row["length"])
+    if length < 1:
+        raise ValueError(f"an episode has length {length}")
     return EpisodeRow(
         index=int(row["episode_index"]),
-        length=int(row["length"]),
+        length=length,
         tasks=tuple(row["tasks"]),
         first_frame=int(row["dataset_from_index"]),
-        data=_inside(data_path.format(**places["data"])),
+        data=inside(data_path.format(**places["data"])),
         videos={
             camera: (
-                _inside(video_path.format(video_key=camera, **places[camera])),
+                inside(video_path.format(video_key=camera, **places[camera])),
                 float(row[f"videos/{camera}/from_timestamp"]),
             )
             for camera in cameras
@@ -214,37 +268,10 @@ def _episode(row: dict[str, Any], cameras: list[str], data_path: str, video_path
     )
 
 
-def _inside(path: str) -> Path:
-    """A path of a dataset, which must not lead out of its folder."""
-    relative = Path(path)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise ValueError(f"path {path!r} leads out of the dataset")
-    return relative
-
-
 def _tasks(path: Path) -> tuple[str, ...]:
     try:
         rows = pq.read_table(path).to_pylist()
         name = "task" if rows and "task" in rows[0] else "__index_level_0__"
         return tuple(str(row[name]) for row in sorted(rows, key=lambda row: int(row["task_index"])))
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _bad(path, f"is damaged ({_line(error)})") from None
-
-
-def _matrix(path: Path, name: str, feature: Feature, column: pa.ChunkedArray) -> np.ndarray:
-    """A column as an array (T, D)."""
-    try:
-        values = np.array(column.to_pylist(), np.dtype(feature.dtype)).reshape(len(column), -1)
-    except (TypeError, ValueError) as error:
-        raise _bad(path, f"column {name!r} does not hold {feature} ({_line(error)})") from None
-    if values.shape[1:] != feature.shape:
-        raise _bad(path, f"column {name!r} has {values.shape[1]} entries per frame, expected {feature}")
-    return values
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _bad(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}; the dataset is damaged, restore that file or record again")
+    except READ_ERRORS as error:
+        raise damaged(path, f"is damaged ({one_line(error)})", error) from None
