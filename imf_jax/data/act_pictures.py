@@ -116,7 +116,8 @@ def _find_camera(file: h5py.File, key: str) -> h5py.Dataset:
         dataset = find_dataset(file, key)
     except Refused as error:
         raise NoColourCamera(str(error)) from None
-    assert dataset is not None
+    if dataset is None:  # a damaged file may list names that lead nowhere
+        raise NoColourCamera(f"'{key}' is not there")
     return dataset
 
 
