@@ -93,6 +93,11 @@ def episode_number(path: Path) -> int:
     return int(match[1])
 
 
+def holds_hdf5(path: Path) -> bool:
+    """Whether a file is named like HDF5. Hidden ones are not: macOS writes `._NAME` beside NAME on foreign disks."""
+    return path.suffix.lower() in HDF5_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def list_episodes(folder: Path) -> list[Path]:
     """The demonstration files of a folder in order of their index.
 
@@ -112,11 +117,6 @@ def list_episodes(folder: Path) -> list[Path]:
 
 def _episode_files(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=episode_number)
-
-
-def holds_hdf5(path: Path) -> bool:
-    """Whether a file is named like HDF5. Hidden ones are not: macOS writes `._NAME` beside NAME on foreign disks."""
-    return path.suffix.lower() in HDF5_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def remove_unfinished(folder: Path) -> None:
