@@ -170,10 +170,10 @@ def _success(file: h5py.File, steps: int, otherwise: bool, notes: list[str]) -> 
         elif name.rsplit("/", 1)[-1].lower() in FAILURE_NAMES:
             label = not label
         labels.append((name, label))
-    verdicts = {label for _, label in labels}
-    if verdicts == {True, False}:
+    distinct = {label for _, label in labels}
+    if distinct == {True, False}:
         notes.append(f"{', '.join(name for name, _ in labels)} disagree about success; taken as a failure")
-    return verdicts == {True} if labels else otherwise
+    return distinct == {True} if labels else otherwise
 
 
 def _labels(file: h5py.File, steps: int) -> Iterator[tuple[str, Any]]:
