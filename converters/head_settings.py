@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.report import Report
+from converters.tensors import StoredTensor
 from imf_jax.config import HeadConfig, require
 from imf_jax.errors import ArgumentError, UserError
 
@@ -41,12 +42,12 @@ def settings_beside(path: Path) -> dict[str, int]:
     return settings
 
 
-def read_head_config(given: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], report: Report) -> HeadConfig:
+def read_head_config(given: Mapping[str, int], tensors: Mapping[str, StoredTensor], report: Report) -> HeadConfig:
     """Sizes of the head from its tensors, the flags and the config.json beside the file.
 
     Args:
         given: flags that were given; they go before the file.
-        shapes: name within the head -> shape.
+        tensors: by name within the head.
         report: receives notes on where settings came from.
 
     Raises:
@@ -54,15 +55,15 @@ def read_head_config(given: Mapping[str, int], shapes: Mapping[str, tuple[int, .
         UserError: the tensors contradict themselves.
     """
     path = report.checkpoint.path
-    needed = {"input_emb.weight": 2, "attnres_backbone.layers.0.fn.w_k.weight": 2}
-    report.missing += [name for name in needed if name not in shapes]
+    needed = ("input_emb.weight", "cond_obs_emb.weight", "attnres_backbone.layers.0.fn.w_k.weight")
+    report.missing += [name for name in needed if name not in tensors]
     report.require_complete()
-    for name, rank in needed.items():
-        if len(shapes[name]) != rank:
-            raise UserError(f"{path}: {name} has shape {shapes[name]}; expected {rank} axes")
-    n_emb, action_dim = shapes["input_emb.weight"]
+    for name in needed:
+        if len(tensors[name].shape) != 2 or 0 in tensors[name].shape:
+            raise UserError(f"{path}: {name} is {tensors[name].describe()}; expected a matrix")
+    n_emb, action_dim = tensors["input_emb.weight"].shape
     sublayers = {
-        int(match.group(1)) for name in shapes if (match := re.match(r"attnres_backbone\.layers\.(\d+)", name))
+        int(match.group(1)) for name in tensors if (match := re.match(r"attnres_backbone\.layers\.(\d+)", name))
     }
     n_layer = (max(sublayers) + 2) // 2
 
@@ -73,7 +74,7 @@ def read_head_config(given: Mapping[str, int], shapes: Mapping[str, tuple[int, .
     require("n_head" in settings, "--n-head is missing: the tensors do not show the number of query heads")
     n_head = settings["n_head"]
     require(n_head >= 1 and n_emb % n_head == 0, f"--n-head {n_head} does not divide the {n_emb} channels of the head")
-    kv_channels = shapes["attnres_backbone.layers.0.fn.w_k.weight"][0]
+    kv_channels = tensors["attnres_backbone.layers.0.fn.w_k.weight"].shape[0]
     kv_heads = kv_channels / (n_emb // n_head)
     if settings.setdefault("n_kv_head", int(kv_heads)) != kv_heads:
         raise ArgumentError(

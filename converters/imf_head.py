@@ -18,6 +18,7 @@ import tyro
 
 from converters.head_settings import FROM_CONFIG, read_head_config
 from converters.report import REPORT_FILE, Report, inspect, json_bytes, print_report, problems_on_stderr
+from converters.tensors import DTYPES, FLOATING
 from converters.torch_file import Checkpoint, open_checkpoint
 from imf_jax.cli import run_main
 from imf_jax.config import (
@@ -119,6 +120,8 @@ def read_statistics(args: Args, checkpoint: Checkpoint, report: Report) -> dict[
     found: dict[str, dict[str, Any]] = {}
     for name, tensor in checkpoint.tensors.items():
         if match := STATISTIC.fullmatch(name):
+            if tensor.dtype not in DTYPES:
+                raise UserError(f"{checkpoint.path}: {name} has type {tensor.dtype}, which is not read; give --stats")
             found.setdefault(match.group(1), {})[match.group(2)] = tensor.read()
             report.used[name] = f"statistics {match.group(1)} {match.group(2)}"
     require(
@@ -141,9 +144,9 @@ def convert(args: Args) -> Report:
     checkpoint = open_checkpoint(args.checkpoint)
     report = Report(checkpoint)
     _, names = find_head(checkpoint, args.prefix)
-    shapes = {name: checkpoint.tensors[source].shape for name, source in names.items()}
+    tensors = {name: checkpoint.tensors[source] for name, source in names.items()}
     given = {name: getattr(args, name) for name in FROM_CONFIG if getattr(args, name) is not None}
-    head = read_head_config(given, shapes, report)
+    head = read_head_config(given, tensors, report)
     encoder = LewmEncoderConfig(args.lewm, args.fusion, args.image_size) if args.lewm else StateEncoderConfig()
     config = TrainConfig(
         task=args.task,
@@ -184,7 +187,7 @@ def write_policy(
         UserError: the tensors do not fit, or `out` is taken or cannot be written.
     """
     # The simulator and the training code take seconds to import; arguments are checked before.
-    from imf_jax.models.torch_names import load_torch_state
+    from imf_jax.models.torch_names import load_torch_state, torch_slots
     from imf_jax.sim.tasks import get_task
     from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
     from imf_jax.training.state import build_policy, initial_state
@@ -201,7 +204,12 @@ def write_policy(
         f"{policy.conditioning.dim}; a head that sees through LEWM needs the right --lewm FOLDER, others none",
     )
     state = {name: tensors[source].read() for name, source in names.items() if tensors[source].is_floating}
-    report.mismatched += [f"{names[name]}: {tensors[names[name]].describe()}" for name in names if name not in state]
+    # A tensor that is no floating-point number is never a weight, and in the way only under the name of one.
+    report.mismatched += [
+        f"{names[name]}: {tensors[names[name]].describe()} in the file, expected {' or '.join(FLOATING)}"
+        for name in torch_slots(policy.head)
+        if name in names and name not in state
+    ]
     result = load_torch_state(policy.head, state)
     report.missing += [name for name in result.missing if name not in names]
     report.unexpected += [names[name] for name in result.unexpected]

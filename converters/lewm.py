@@ -74,7 +74,8 @@ def read_sizes(checkpoint: Checkpoint, parts: Parts, heads: int | None, report: 
         return None
     for name, rank in ranks.items():
         if len(shapes[name]) != rank or 0 in shapes[name]:
-            raise UserError(f"{checkpoint.path}: {parts.names[name]} has shape {shapes[name]}; expected {rank} axes")
+            found = checkpoint.tensors[parts.names[name]].describe()
+            raise UserError(f"{checkpoint.path}: {parts.names[name]} is {found}; expected {rank} axes")
     class_token, positions, patch, mlp, first, last = (shapes[name] for name in ranks)
     hidden = class_token[-1]
     if patch[1] != 3 or patch[2] != patch[3]:

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from converters.report import Report
-from converters.tensors import StoredTensor
+from converters.tensors import FLOATING, StoredTensor
 from converters.torch_file import Checkpoint
 from imf_jax.errors import UserError
 from imf_jax.models.lewm import LewmSizes
@@ -190,9 +190,15 @@ def match(parts: Parts, tensors: Mapping[str, StoredTensor], sizes: LewmSizes, r
             continue
         tensor = tensors[file_name]
         if tensor.shape != source.shape or not tensor.is_floating:
-            report.mismatched.append(f"{file_name}: {tensor.describe()} in the file, expected float {source.shape}")
+            problem = f"{tensor.describe()} in the file, expected {source.shape} of {' or '.join(FLOATING)}"
+            report.mismatched.append(f"{file_name}: {problem}")
         report.used[file_name] = target
-    report.unexpected += [file_name for name, file_name in parts.names.items() if name not in {*wanted, *NOT_NEEDED}]
+    # A tensor that is no floating-point number is never a weight; whatever replaced one is reported as missing.
+    report.unexpected += [
+        file_name
+        for name, file_name in parts.names.items()
+        if name not in {*wanted, *NOT_NEEDED} and tensors[file_name].is_floating
+    ]
 
 
 def assemble(parts: Parts, tensors: Mapping[str, StoredTensor], sizes: LewmSizes) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
-from converters.tensors import DTYPES, Storage, StoredTensor
+from converters.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import UserError
 
 
@@ -34,6 +34,11 @@ class Placeholder:
         self.state = None
         self.items = {}
         return self
+
+    @classmethod
+    def short_name(cls) -> str:
+        """The last part of the qualified name."""
+        return cls.qualified_name.rpartition(".")[2]
 
     args: tuple[Any, ...]
     state: Any
@@ -81,7 +86,7 @@ class StateDict(dict[Any, Any]):
 
 
 class StorageType:
-    """Element type of a storage, as the pickle names it; `dtype` is None for untyped bytes."""
+    """Element type of a storage, as the pickle names it; `dtype` is None for bytes."""
 
     __slots__ = ("dtype",)
 
@@ -105,20 +110,43 @@ class TypedStorage:
         raise pickle.UnpicklingError("the pickle tries to change a storage")
 
 
-def _tensor(storage: Any, offset: int, shape: Any, strides: Any, dtype: str | None) -> StoredTensor:
+def _tensor(storage: Any, offset: int, shape: Any, strides: Any, dtype: str | None, metadata: Any) -> StoredTensor:
     if not isinstance(storage, TypedStorage) or dtype is None:
         raise pickle.UnpicklingError("a tensor without a storage")
+    if isinstance(metadata, dict) and (views := [str(name) for name, is_set in metadata.items() if is_set]):
+        # The stored values are those before a lazy conjugation or negation.
+        return listed_tensor(f"{dtype} view ({', '.join(views)})", tuple(shape))
     return StoredTensor(storage.storage, dtype, tuple(shape), tuple(strides), offset)
 
 
-def _rebuild_tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> StoredTensor:
-    return _tensor(storage, offset, shape, strides, getattr(storage, "dtype", None))
+def _rebuild_tensor(
+    storage: Any,
+    offset: int,
+    shape: Any,
+    strides: Any,
+    grad: Any = None,
+    hooks: Any = None,
+    metadata: Any = None,
+    *_: Any,
+) -> StoredTensor:
+    return _tensor(storage, offset, shape, strides, getattr(storage, "dtype", None), metadata)
 
 
 def _rebuild_tensor_v3(
-    storage: Any, offset: int, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+    storage: Any,
+    offset: int,
+    shape: Any,
+    strides: Any,
+    grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+    *_: Any,
 ) -> StoredTensor:
-    return _tensor(storage, offset, shape, strides, dtype.dtype if isinstance(dtype, StorageType) else None)
+    if isinstance(dtype, StorageType):
+        return _tensor(storage, offset, shape, strides, dtype.dtype, metadata)
+    rare = isinstance(dtype, type) and issubclass(dtype, Placeholder)
+    return _tensor(storage, offset, shape, strides, dtype.short_name() if rare else None, metadata)
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:
@@ -126,7 +154,8 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 
 def _rebuild_subclass(function: Any, kind: Any, args: Any, *_: Any) -> Any:
-    return function(*args) if isinstance(function, Allowed) else Placeholder(*args)
+    # A type can only be that of a placeholder here.
+    return function(*args) if isinstance(function, (Allowed, type)) else Placeholder(*args)
 
 
 STORAGE_TYPES = {
@@ -140,7 +169,16 @@ STORAGE_TYPES = {
     "CharStorage": "int8",
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+    "UntypedStorage": None,
 }
+"""Class of a storage -> element type; None for bytes. Newer element types are named beside an untyped storage."""
 
 ALLOWED: dict[str, Any] = {
     "collections.OrderedDict": Allowed(StateDict),
@@ -152,13 +190,11 @@ ALLOWED: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v3": Allowed(_rebuild_tensor_v3),
     "torch._utils._rebuild_parameter": Allowed(_rebuild_parameter),
     "torch._utils._rebuild_parameter_with_state": Allowed(_rebuild_parameter),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": Allowed(_rebuild_parameter),
     "torch._tensor._rebuild_from_type_v2": Allowed(_rebuild_subclass),
-    "torch.storage.UntypedStorage": StorageType(None),
-    **{f"torch.{name}": StorageType(dtype) for name, dtype in STORAGE_TYPES.items()},
-    **{f"torch.storage.{name}": StorageType(dtype) for name, dtype in STORAGE_TYPES.items()},
     **{f"torch.{name}": StorageType(name) for name in DTYPES},
 }
-"""Everything a pickle may name and get; all else becomes a placeholder."""
+"""Everything a pickle may name and get, beside PyTorch's storages; all else becomes a placeholder."""
 
 
 class SafeUnpickler(pickle.Unpickler):
@@ -166,7 +202,7 @@ class SafeUnpickler(pickle.Unpickler):
 
     Args:
         data: the pickle.
-        find_storage: (key, dtype or None, number of elements) -> Storage.
+        find_storage: (key, dtype or None for bytes, number of elements) -> Storage.
 
     Attributes:
         placeholders: qualified names that were not allowed, in the order met.
@@ -187,6 +223,9 @@ class SafeUnpickler(pickle.Unpickler):
         qualified = f"{module}.{name}"
         if qualified in ALLOWED:
             return ALLOWED[qualified]
+        if module in ("torch", "torch.storage", "torch.cuda") and name.endswith("Storage"):
+            # A storage of an element type that PyTorch has yet to invent passes under its own name.
+            return StorageType(STORAGE_TYPES.get(name, name))
         if qualified not in self._classes:
             self._classes[qualified] = type("Placeholder", (Placeholder,), {"qualified_name": qualified})
         return self._classes[qualified]

@@ -1,7 +1,7 @@
 """Tensors that lie in a checkpoint file: shape and dtype at once, values when asked for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +20,12 @@ DTYPES = {
     "uint8": np.dtype(np.uint8),
     "bool": np.dtype(np.bool_),
 }
-"""The element types that are read, by PyTorch's name."""
+"""The element types that are read, by PyTorch's name. Tensors of any other are listed and never read."""
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")
+
+MAX_EXPANDED = 2**30
+"""Largest tensor [bytes] that may repeat the values of a smaller storage."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,15 @@ class Storage:
     """A run of bytes that tensors view.
 
     Attributes:
-        key: names it within its file; two tensors with one key share memory.
+        key: names it, its file included; two tensors with one key share memory.
         nbytes: length [bytes].
-        load: reads exactly `nbytes` bytes, or raises UserError.
+        load: reads exactly `nbytes` bytes, or raises UserError; a new function for every reference to the storage.
         byte_order: "<" or ">".
     """
 
     key: str
     nbytes: int
-    load: Callable[[], bytes]
+    load: Callable[[], bytes] = field(compare=False)
     byte_order: str = "<"
 
 
@@ -48,7 +51,7 @@ class StoredTensor:
 
     Attributes:
         storage: where the values are.
-        dtype: PyTorch's name, one of `DTYPES`.
+        dtype: PyTorch's name; only those in `DTYPES` are read.
         shape: lengths of the axes.
         strides: steps along the axes [elements].
         offset: first element [elements].
@@ -64,7 +67,8 @@ class StoredTensor:
         numbers = (*self.shape, *self.strides, self.offset)
         if len(self.shape) != len(self.strides) or any(type(n) is not int or n < 0 for n in numbers):
             raise ValueError(f"a tensor with shape {self.shape}, strides {self.strides}, offset {self.offset}")
-        self._check_end(self.storage.nbytes)
+        if self.dtype in DTYPES:
+            self._check_end(self.storage.nbytes)
 
     def _check_end(self, nbytes: int) -> None:
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
@@ -88,11 +92,15 @@ class StoredTensor:
         """The values, in an array of their own.
 
         Raises:
-            UserError: the storage is truncated or damaged, or the tensor repeats stored values.
+            UserError: the storage is truncated or damaged, the element type is not read, or the tensor is much larger
+                than its storage.
         """
+        if self.dtype not in DTYPES:
+            raise UserError(f"a tensor of type {self.dtype} is not read; save it as float32")
         dtype = DTYPES[self.dtype].newbyteorder(self.storage.byte_order)
         size = int(np.prod(self.shape, dtype=object))
-        if size * dtype.itemsize > self.storage.nbytes:
+        # An expanded tensor is larger than its storage; a few bytes must not ask for all memory.
+        if size * dtype.itemsize > max(self.storage.nbytes, MAX_EXPANDED):
             raise UserError(f"a tensor of shape {self.shape} repeats fewer stored values; save it contiguous")
         if size == 0:
             return np.zeros(self.shape, DTYPES[self.dtype])
@@ -102,3 +110,12 @@ class StoredTensor:
         steps = [step * dtype.itemsize for step in self.strides]
         view = np.lib.stride_tricks.as_strided(values, self.shape, steps, writeable=False)
         return np.array(view, DTYPES[self.dtype], order="C")
+
+
+def listed_tensor(kind: str, shape: tuple[int, ...] = ()) -> StoredTensor:
+    """A tensor that is listed and never read; `kind` stands where others have their element type."""
+
+    def nothing() -> bytes:
+        return b""
+
+    return StoredTensor(Storage("", 0, nothing), kind, shape, (0,) * len(shape))

@@ -6,15 +6,14 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
-
 from converters.safe_pickle import Placeholder, unpickle
-from converters.tensors import DTYPES, Storage, StoredTensor
+from converters.safetensors_file import read_safetensors
+from converters.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.files import require_no_lfs_pointer
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -24,18 +23,17 @@ LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 MAX_NODES = 1_000_000
 """Objects visited while looking for tensors; more means that the pickle refers to itself in a tangle."""
 
-SAFETENSORS_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
+ITEM_SIZES = {
+    **{name: dtype.itemsize for name, dtype in DTYPES.items()},
+    "complex64": 8,
+    "complex128": 16,
+    "qint8": 1,
+    "quint8": 1,
+    "qint32": 4,
+    "quint4x2": 1,
+    "quint2x4": 1,
 }
+"""Bytes of an element in a storage; those of unknown types cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise ArgumentError(f"{path} is no file; give --checkpoint a PyTorch or safetensors file")
+    require_no_lfs_pointer(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -78,16 +77,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     elif data.startswith(LEGACY_START):
         root, placeholders = _read_legacy(data, str(path))
     elif data[8:9] == b"{":
-        tensors = _read_safetensors(data, str(path))
+        tensors = read_safetensors(data, str(path))
         return Checkpoint(path, digest, "safetensors", None, tensors, [])
     else:
         raise UserError(f"{path} is no checkpoint: neither PyTorch's zip or older container nor safetensors")
     tensors = {}
     try:
         for name, tensor in _walk(root, (), set(), [MAX_NODES]):
-            if name in tensors:
-                raise UserError(f"{path} holds two tensors named {name}")
-            tensors[name] = tensor
+            # Which one of two is meant cannot be told; that matters only if it is needed.
+            twice = name in tensors and tensors[name] != tensor
+            tensors[name] = listed_tensor("two different tensors") if twice else tensor
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply for a checkpoint") from error
     return Checkpoint(path, digest, _kind(root), root, tensors, placeholders)
@@ -120,6 +119,9 @@ def _walk(
     if isinstance(value, StoredTensor):
         yield ".".join(path), value
         return
+    if isinstance(value, Placeholder) and value.short_name().startswith("_rebuild_"):
+        yield ".".join(path), _rare_tensor(value)
+        return
     children: list[dict[Any, Any]]
     if isinstance(value, Placeholder):
         parts = module_parts(value)
@@ -141,6 +143,17 @@ def _walk(
             if isinstance(key, (str, int)):
                 yield from _walk(child, (*path, str(key)), ancestors, budget)
     ancestors.discard(id(value))
+
+
+def _rare_tensor(value: Placeholder) -> StoredTensor:
+    """A sparse, quantised, nested or meta tensor, as the function that PyTorch would rebuild it with names it."""
+    inside = [item for arg in value.args if isinstance(arg, tuple) for item in arg]
+    sizes = (
+        arg
+        for arg in (*value.args, *inside)
+        if isinstance(arg, tuple) and all(type(length) is int and length >= 0 for length in arg)
+    )
+    return listed_tensor(value.short_name().removeprefix("_rebuild_"), next(sizes, ()))
 
 
 def _read_zip(data: bytes, what: str) -> tuple[Any, list[str]]:
@@ -169,10 +182,13 @@ def _read_zip(data: bytes, what: str) -> tuple[Any, list[str]]:
         name = f"{folder}data/{key}"
         if name not in names:
             raise UserError(f"{what} is damaged (the record {name} is missing)")
-        nbytes = elements * (DTYPES[dtype].itemsize if dtype else 1)
-        if archive.getinfo(name).file_size != nbytes:
-            raise UserError(f"{what} is damaged (the record {name} has the wrong length)")
-        return Storage(key, nbytes, lambda: record(name), order)
+        nbytes = archive.getinfo(name).file_size
+        if dtype is None or dtype in DTYPES:
+            size = DTYPES[dtype].itemsize if dtype else 1
+            # Bytes that make no whole element may follow the last one.
+            if not 0 <= nbytes - elements * size < size:
+                raise UserError(f"{what} is damaged (the record {name} has the wrong length)")
+        return Storage(f"{what}:{key}", nbytes, lambda: record(name), order)
 
     return unpickle(io.BytesIO(record(pickles[0])), find_storage, what)
 
@@ -191,13 +207,16 @@ def _read_legacy(data: bytes, what: str) -> tuple[Any, list[str]]:
     itemsizes: dict[str, int] = {}
 
     def find_storage(key: str, dtype: str | None, elements: int) -> Storage:
-        itemsizes[key] = DTYPES[dtype].itemsize if dtype else 1
+        size = ITEM_SIZES.get(dtype) if dtype else 1
+        if size is None:
+            raise UserError(f"{what} holds a {dtype}, which is not known; save it without the older container")
+        itemsizes[key] = size
 
         def load() -> bytes:
             start, stop = spans[key]
             return data[start:stop]
 
-        return Storage(key, elements * itemsizes[key], load, order)
+        return Storage(f"{what}:{key}", elements * itemsizes[key], load, order)
 
     root, placeholders = unpickle(stream, find_storage, what)
     keys, _ = unpickle(stream, _no_storage, what)
@@ -214,24 +233,3 @@ def _read_legacy(data: bytes, what: str) -> tuple[Any, list[str]]:
         spans[key] = (position + 8, stop)
         position = stop
     return root, placeholders
-
-
-def _read_safetensors(data: bytes, what: str) -> dict[str, StoredTensor]:
-    try:
-        entries: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{what} is truncated or no safetensors file ({error})") from error
-    tensors = {}
-    for name, entry in sorted(entries, key=lambda item: item[0]):  # the library's order changes from run to run
-        dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise UserError(f"{what}: tensor {name} has element type {entry['dtype']}; save it as float32")
-        shape = tuple(entry["shape"])
-        strides, step = [], 1
-        for length in reversed(shape):
-            strides.append(step)
-            step *= length
-        content = bytes(entry["data"])
-        storage = Storage(name, len(content), partial(bytes, content))
-        tensors[name] = StoredTensor(storage, dtype, shape, tuple(reversed(strides)))
-    return tensors

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from checkpoint_files import write_safetensors
 from flax import nnx
 
 from converters import imf_head as converter
@@ -107,6 +108,23 @@ def test_settings_come_from_a_config_beside(weights: Tensors, stats: Path, tmp_p
     (tmp_path / "config.json").write_text(json.dumps({"agent": {"head": settings}}))
     convert(Args(path, tmp_path / "run", stats=stats))
     assert load_policy(tmp_path / "run").config.policy.head == HEAD
+
+
+def test_rare_types_matter_only_where_needed(weights: Tensors, stats: Path, tmp_path: Path) -> None:
+    beside = {"attnres_backbone.freqs_cis": ("C64", (2,), bytes(16)), "predictor.tokens": ("U16", (2,), bytes(4))}
+    path = write_safetensors(tmp_path / "beside.safetensors", {**weights, **beside})
+    report = convert(Args(path, tmp_path / "run", stats=stats, **FLAGS))
+    assert set(report.ignored) == set(beside)
+    statistic = {"normalizer.action.min": ("F8_E4M3", (16,), bytes(16))}
+    path = write_safetensors(tmp_path / "statistic.safetensors", {**weights, **statistic})
+    with pytest.raises(UserError, match=r"normalizer\.action\.min has type F8_E4M3"):
+        convert(Args(path, tmp_path / "refused", **FLAGS))
+    for name, kind in (("ln_f.weight", "F8_E4M3"), ("cond_obs_emb.weight", "F4")):
+        needed = {**weights, name: (kind, weights[name].shape, bytes(8))}
+        path = write_safetensors(tmp_path / "needed.safetensors", needed)
+        with pytest.raises(DoesNotFitError, match=f"mismatched: {name}: {kind} ") as caught:
+            convert(Args(path, tmp_path / "refused", stats=stats, **FLAGS))
+        assert "\n" not in str(caught.value)
 
 
 def test_assumptions_are_reported(weights: Tensors, stats: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_files import zip_container
 
 from converters.safe_pickle import Placeholder
 from converters.tensors import Storage, StoredTensor
@@ -26,15 +27,6 @@ class RunsCode:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, (f"touch {self.marker}",)
-
-
-def zip_container(path: Path, data_pickle: bytes, **records: bytes) -> Path:
-    """A PyTorch zip file with the given pickle and storages."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", data_pickle)
-        for name, content in records.items():
-            archive.writestr(f"archive/data/{name.removeprefix('_')}", content)
-    return path
 
 
 def tensor_pickle(offset: int = 0, shape: bytes = b"K\x02K\x03\x86", strides: bytes = b"K\x03K\x01\x86") -> bytes:
