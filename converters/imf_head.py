@@ -20,6 +20,7 @@ from converters.head_settings import FROM_CONFIG, read_head_config
 from converters.report import REPORT_FILE, Report, inspect, json_bytes, print_report, problems_on_stderr
 from converters.tensors import DTYPES, FLOATING
 from converters.torch_file import Checkpoint, open_checkpoint
+from converters.wrappers import unwrapped_paths, without_wrappers
 from imf_jax.cli import run_main
 from imf_jax.config import (
     IMAGE_SIZE,
@@ -36,7 +37,6 @@ from imf_jax.data.statistics import FILE, KEYS, MOMENTS
 from imf_jax.data.statistics import read_statistics as statistics_of
 from imf_jax.errors import UserError
 
-WRAPPERS = re.compile(r"(^|\.)(?:_orig_mod\.|module\.)+")
 STATISTIC = re.compile(rf"(?:.*\.)?normalizer\.({'|'.join(KEYS)})[._]({'|'.join(MOMENTS)})")
 
 
@@ -82,22 +82,22 @@ class Args:
     inspect: bool = False
 
 
-def find_head(checkpoint: Checkpoint, prefix: str | None) -> tuple[str, dict[str, str]]:
-    """The prefix of the head in the file, and: name within the head -> name in the file.
+def find_head(checkpoint: Checkpoint, prefix: str | None) -> dict[str, str]:
+    """Name within the head -> name in the file.
 
     Raises:
         UserError: there is no head, or more than one.
     """
-    pattern = re.compile(r"((?:.*\.)?)cond_obs_emb\.(?:(?:_orig_mod|module)\.)*weight")
-    names = [name for name in checkpoint.tensors if name.startswith(prefix or "")]
-    prefixes = [match.group(1) for name in names if (match := pattern.fullmatch(name))]
+    paths = unwrapped_paths(checkpoint.tensors, prefix)
+    pattern = re.compile(r"((?:.*\.)?)cond_obs_emb\.weight")
+    prefixes = [match.group(1) for path in paths if (match := pattern.fullmatch(path))]
     if not prefixes:
         raise UserError(f"{checkpoint.path} holds no IMF-AttnRes head (cond_obs_emb.weight); see --inspect")
     if len(prefixes) > 1:
         raise UserError(f"{checkpoint.path} holds several heads ({', '.join(prefixes)}); choose one with --prefix")
     (found,) = prefixes
-    own = [name for name in checkpoint.tensors if name.startswith(found) and not STATISTIC.fullmatch(name)]
-    return found, {WRAPPERS.sub(r"\1", name.removeprefix(found)): name for name in own}
+    own = [path for path in paths if path.startswith(found) and not STATISTIC.fullmatch(path)]
+    return {path.removeprefix(found): paths[path] for path in own}
 
 
 def read_statistics(args: Args, checkpoint: Checkpoint, report: Report) -> dict[str, dict[str, Any]]:
@@ -105,7 +105,7 @@ def read_statistics(args: Args, checkpoint: Checkpoint, report: Report) -> dict[
 
     Raises:
         ArgumentError: neither has them, or they are of another task.
-        UserError: the file that --stats names is missing or damaged.
+        UserError: the file that --stats names is missing or damaged, or the checkpoint has two of one kind.
     """
     if args.stats is not None:
         folder = args.stats if args.stats.is_dir() else args.stats.parent
@@ -119,10 +119,12 @@ def read_statistics(args: Args, checkpoint: Checkpoint, report: Report) -> dict[
         return statistics.arrays
     found: dict[str, dict[str, Any]] = {}
     for name, tensor in checkpoint.tensors.items():
-        if match := STATISTIC.fullmatch(name):
+        if match := STATISTIC.fullmatch(without_wrappers(name)):
             if tensor.dtype not in DTYPES:
                 raise UserError(f"{checkpoint.path}: {name} has type {tensor.dtype}, which is not read; give --stats")
-            found.setdefault(match.group(1), {})[match.group(2)] = tensor.read()
+            values, moments = tensor.read(), found.setdefault(match.group(1), {})
+            if not np.array_equal(moments.setdefault(match.group(2), values), values):
+                raise UserError(f"{checkpoint.path} holds two different statistics ({name} and another); give --stats")
             report.used[name] = f"statistics {match.group(1)} {match.group(2)}"
     require(
         "action" in found,
@@ -143,7 +145,7 @@ def convert(args: Args) -> Report:
     assert args.out is not None
     checkpoint = open_checkpoint(args.checkpoint)
     report = Report(checkpoint)
-    _, names = find_head(checkpoint, args.prefix)
+    names = find_head(checkpoint, args.prefix)
     tensors = {name: checkpoint.tensors[source] for name, source in names.items()}
     given = {name: getattr(args, name) for name in FROM_CONFIG if getattr(args, name) is not None}
     head = read_head_config(given, tensors, report)

@@ -129,7 +129,8 @@ def read_heads(checkpoint: Checkpoint, parts: Parts, flag: int | None, hidden: i
 def _pickled_heads(checkpoint: Checkpoint, parts: Parts) -> float | None:
     """`config.num_attention_heads` of the pickled encoder, if the file holds the module itself."""
     module: Any = checkpoint.root
-    for name in parts.encoder_prefix.split(".")[:-1]:
+    encoder, _, _ = parts.names["encoder.embeddings.cls_token"].rpartition("embeddings.")
+    for name in encoder.split(".")[:-1]:
         children = module if isinstance(module, dict) else {}
         for part in module_parts(module) or []:
             children = {**children, **part}

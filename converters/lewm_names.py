@@ -10,11 +10,9 @@ import numpy as np
 from converters.report import Report
 from converters.tensors import FLOATING, StoredTensor
 from converters.torch_file import Checkpoint
+from converters.wrappers import unwrapped_paths
 from imf_jax.errors import UserError
 from imf_jax.models.lewm import LewmSizes
-
-WRAPPERS = ("_orig_mod.", "module.")
-"""Prefixes that torch.compile and data parallelism put anywhere in a name."""
 
 OLD_LAYER_NAMES = {
     "attention.attention.query": "attention.q_proj",
@@ -33,9 +31,7 @@ LAYER = re.compile(r"^encoder\.(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|b
 
 
 def canonical(name: str) -> str:
-    """A name relative to the common parent of encoder and projector, without wrappers, as transformers 5.9 says it."""
-    for wrapper in WRAPPERS:
-        name = re.sub(rf"(^|\.){re.escape(wrapper)}", r"\1", name)
+    """A name without wrappers, relative to the common parent of encoder and projector, as transformers 5.9 says it."""
     if match := LAYER.match(name):
         number, part, kind = match.groups()
         return f"encoder.layers.{int(number)}.{OLD_LAYER_NAMES.get(part, part)}.{kind}"
@@ -47,12 +43,10 @@ class Parts:
     """The encoder's and the projector's tensors of a checkpoint.
 
     Attributes:
-        encoder_prefix: path of the encoder in the file, with its last dot.
-        projector_prefix: path of the projector in the file, with its last dot.
+        projector_prefix: path of the projector without wrappers, with its last dot.
         names: canonical name (`encoder.*`, `projector.*`) -> name in the file.
     """
 
-    encoder_prefix: str
     projector_prefix: str
     names: dict[str, str]
 
@@ -68,10 +62,9 @@ def find_parts(checkpoint: Checkpoint, prefix: str | None) -> Parts:
         UserError: there is none, or more than one.
     """
     tensors = checkpoint.tensors
-    start = prefix or ""
-    wrapper = "(?:(?:_orig_mod|module)\\.)*"
-    encoders = _prefixes(tensors, rf"((?:.*\.)?)embeddings\.{wrapper}cls_token", start)
-    projectors = _prefixes(tensors, rf"((?:.*\.)?projector\.{wrapper})net\.0\.weight", start)
+    paths = unwrapped_paths(tensors, prefix)
+    encoders = _prefixes(paths, r"((?:.*\.)?)embeddings\.cls_token")
+    projectors = _prefixes(paths, r"((?:.*\.)?projector\.)net\.0\.weight")
     pairs = []
     for encoder, projector in product(encoders, projectors):
         parent = projector[: projector.rindex("projector.")]
@@ -80,8 +73,8 @@ def find_parts(checkpoint: Checkpoint, prefix: str | None) -> Parts:
     # The projector nearest to an encoder is its own; an encoder that is called so goes before any other.
     deepest = {encoder: max(depth for e, _, depth in pairs if e == encoder) for encoder, _, _ in pairs}
     pairs = [pair for pair in pairs if pair[2] == deepest[pair[0]]]
-    named = [pair for pair in pairs if canonical(f".{pair[0]}").endswith(".encoder.")]
-    pairs = _without_aliases(tensors, named or pairs)
+    named = [pair for pair in pairs if f".{pair[0]}".endswith(".encoder.")]
+    pairs = _without_aliases(paths, tensors, named or pairs)
     if not pairs:
         places = [", ".join(prefix or "the top" for prefix in found) or "none" for found in (encoders, projectors)]
         found = f"encoder at {places[0]}, projector at {places[1]}"
@@ -94,31 +87,31 @@ def find_parts(checkpoint: Checkpoint, prefix: str | None) -> Parts:
         raise UserError(f"{checkpoint.path} holds several encoders ({choices}); choose one with --prefix")
     ((encoder, projector, _),) = pairs
     names: dict[str, str] = {}
-    for source in tensors:
+    for path, source in paths.items():
         for part, start in (("encoder.", encoder), ("projector.", projector)):
-            if source.startswith(start):
-                name = canonical(part + source.removeprefix(start))
+            if path.startswith(start):
+                name = canonical(part + path.removeprefix(start))
                 if name in names:
                     raise UserError(f"{checkpoint.path}: {names[name]} and {source} are the same weight twice")
                 names[name] = source
-    return Parts(encoder, projector, names)
+    return Parts(projector, names)
 
 
-def _prefixes(tensors: Iterable[str], pattern: str, start: str) -> list[str]:
-    matches = (re.fullmatch(pattern, name) for name in tensors if name.startswith(start))
+def _prefixes(paths: Iterable[str], pattern: str) -> list[str]:
+    matches = (re.fullmatch(pattern, path) for path in paths)
     return [match.group(1) for match in matches if match]
 
 
 def _without_aliases(
-    tensors: Mapping[str, StoredTensor], pairs: list[tuple[str, str, int]]
+    paths: Mapping[str, str], tensors: Mapping[str, StoredTensor], pairs: list[tuple[str, str, int]]
 ) -> list[tuple[str, str, int]]:
     """Keep the first of several paths to the same encoder (a module that its parents share)."""
     seen: dict[tuple[tuple[str, str, int], ...], tuple[str, str, int]] = {}
     for pair in pairs:
         identity = tuple(
-            (name.removeprefix(pair[0]), tensor.storage.key, tensor.offset)
-            for name, tensor in tensors.items()
-            if name.startswith(pair[0])
+            (path.removeprefix(pair[0]), tensors[source].storage.key, tensors[source].offset)
+            for path, source in paths.items()
+            if path.startswith(pair[0])
         )
         seen.setdefault(identity, pair)
     return list(seen.values())

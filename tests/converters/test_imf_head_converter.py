@@ -110,6 +110,20 @@ def test_settings_come_from_a_config_beside(weights: Tensors, stats: Path, tmp_p
     assert load_policy(tmp_path / "run").config.policy.head == HEAD
 
 
+def test_wrappers_inside_a_name_are_found(weights: Tensors, stats: Path, tmp_path: Path) -> None:
+    def wrapped(name: str) -> str:
+        name = name.replace("backbone.layers.", "backbone.module.module.layers.")
+        name = name.replace("layers.0.fn.", "layers.0._checkpoint_wrapped_module.fn._fsdp_wrapped_module.")
+        return name.replace("cond_obs_emb.", "cond_obs_emb._orig_mod.module.")
+
+    path = save(
+        {wrapped(name): value for name, value in weights.items()}, tmp_path / "head.safetensors", "policy.module."
+    )
+    report = convert(Args(path, tmp_path / "run", stats=stats, **FLAGS))
+    assert len(report.used) == len(weights)
+    assert report.used["policy.module.cond_obs_emb._orig_mod.module.weight"] == "cond_obs_emb.weight"
+
+
 def test_rare_types_matter_only_where_needed(weights: Tensors, stats: Path, tmp_path: Path) -> None:
     beside = {"attnres_backbone.freqs_cis": ("C64", (2,), bytes(16)), "predictor.tokens": ("U16", (2,), bytes(4))}
     path = write_safetensors(tmp_path / "beside.safetensors", {**weights, **beside})
@@ -148,6 +162,11 @@ def test_statistics_in_the_checkpoint_are_used(weights: Tensors, stats: Path, tm
     for ours, theirs in ((first.action_normalizer, second.action_normalizer),):
         np.testing.assert_allclose(ours.scale[...], theirs.scale[...], rtol=1e-6)
         np.testing.assert_allclose(ours.center[...], theirs.center[...], rtol=1e-5)
+    copy = {f"ema.module.{name}": value for name, value in weights.items() if name.startswith("normalizer.")}
+    convert(Args(save({**weights, **copy}, path), tmp_path / "c", **FLAGS))
+    copy["ema.module.normalizer.action.min"] = copy["ema.module.normalizer.action.min"] - 1
+    with pytest.raises(UserError, match=r"two different .*normalizer\.action\.min.* give --stats"):
+        convert(Args(save({**weights, **copy}, path), tmp_path / "d", **FLAGS))
 
 
 def test_running_again_changes_nothing(weights: Tensors, stats: Path, tmp_path: Path) -> None:

@@ -126,12 +126,43 @@ def test_wrapper_prefixes_are_found(prefix: str, tmp_path: Path) -> None:
     assert not convert(Args(path, tmp_path / "out", heads=HEADS)).ignored[1:]
 
 
-def test_compiled_parts_are_found(tmp_path: Path) -> None:
-    def compile_parts(tensors: Tensors) -> None:
-        rename(tensors, "encoder.", "encoder._orig_mod.")
-        rename(tensors, "projector.", "projector.module.")
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"encoder.": "encoder._orig_mod.", "projector.": "projector.module."},
+        {
+            "encoder.layers.0.": "encoder.layers.0._checkpoint_wrapped_module.",
+            "projector.net.": "projector.net.module.",
+        },
+        {
+            "encoder.layers.": "encoder.module.module.layers._fsdp_wrapped_module.",
+            "encoder.embeddings.": "encoder.module.module.embeddings._orig_mod._fsdp_wrapped_module.",
+            "encoder.layernorm.": "encoder.module.module.layernorm._fpw_module.",
+            "projector.net.0.": "projector._orig_mod.net._orig_mod.0._orig_mod.",
+        },
+        {"": "_forward_module.model.module."},
+    ],
+)
+def test_wrappers_inside_a_name_are_found(parts: dict[str, str], tmp_path: Path) -> None:
+    def wrap(tensors: Tensors) -> None:
+        for old, new in parts.items():
+            rename(tensors, old, new)
 
-    convert(Args(changed(tmp_path, compile_parts), tmp_path / "out", heads=HEADS))
+    report = convert(Args(changed(tmp_path, wrap), tmp_path / "out", heads=HEADS))
+    assert len(report.used) == 10 + 2 * 16 - 2 + 8 - 2
+
+
+def test_copy_behind_a_wrapper_needs_a_choice(tmp_path: Path) -> None:
+    def add_average(tensors: Tensors) -> None:
+        own = dict(tensors)
+        rename(tensors, "", "module.")
+        tensors.update({name: np.asarray(value * 2, value.dtype) for name, value in own.items()})
+
+    path = changed(tmp_path, add_average)
+    with pytest.raises(UserError, match=r"several encoders \(encoder\., module\.encoder\.\).*--prefix"):
+        convert(Args(path, tmp_path / "out", heads=HEADS))
+    report = convert(Args(path, tmp_path / "out", heads=HEADS, prefix="module."))
+    assert all(name.startswith("module.") for name in report.used)
 
 
 def test_other_networks_in_the_file_are_ignored(tmp_path: Path) -> None:

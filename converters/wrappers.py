@@ -1,0 +1,40 @@
+"""Names that wrappers of modules leave in the names of tensors."""
+
+import re
+from collections.abc import Mapping
+
+from converters.tensors import StoredTensor
+
+WRAPPER = re.compile(r"module|_orig_mod|_forward_module|_fpw_module|_\w*wrapped_module")
+"""One part of a name: of data parallelism and averaged models, torch.compile, Lightning, sharding (FSDP) and activation
+checkpoints."""
+
+
+def without_wrappers(name: str) -> str:
+    """A dotted name of a tensor without the parts that are wrappers, wherever they stand."""
+    *path, leaf = name.split(".")
+    return ".".join([*(part for part in path if not WRAPPER.fullmatch(part)), leaf])
+
+
+def unwrapped_paths(tensors: Mapping[str, StoredTensor], prefix: str | None) -> dict[str, str]:
+    """Name without wrappers -> name in the file.
+
+    Args:
+        tensors: of a checkpoint, by their names.
+        prefix: what the names must begin with, with or without wrappers; None for all.
+
+    Returns:
+        Every tensor once. Of two different ones that would get the same name, the later keeps its wrappers.
+    """
+    plain = {source: without_wrappers(source) for source in tensors}
+    paths: dict[str, str] = {}
+    # Names without wrappers first, so that no other takes theirs.
+    for source in sorted(tensors, key=lambda name: plain[name] != name):
+        path = plain[source]
+        if not (source.startswith(prefix or "") or path.startswith(prefix or "")):
+            continue
+        if path not in paths:
+            paths[path] = source
+        elif tensors[paths[path]] != tensors[source]:
+            paths[source] = source
+    return paths
