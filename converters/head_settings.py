@@ -1,12 +1,12 @@
 """Sizes of an IMF-AttnRes head: most show in its tensors, others come from flags or a config.json beside the file."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from converters.config_file import CONFIG_BESIDE, contradictions, read_json
 from converters.report import Report
 from converters.tensors import StoredTensor
 from imf_jax.config import HeadConfig, require
@@ -18,27 +18,50 @@ FROM_CONFIG = ("n_head", "n_kv_head", "pred_horizon", "obs_horizon", "num_action
 CONFIG_PATHS = ((), ("head",), ("policy", "head"), ("agent", "head"), ("model", "head"))
 """Where a config.json beside a checkpoint may hold them."""
 
+MODEL_TYPES = ("imf", "imf_attnres", "imf-attnres", "attnres")
+"""What a config.json of the head may call it."""
 
-def settings_beside(path: Path) -> dict[str, int]:
-    """What of `FROM_CONFIG` a config.json beside the checkpoint tells.
+
+def settings_beside(path: Path, sizes: Mapping[str, int], kv_channels: int, report: Report) -> dict[str, int]:
+    """What of `FROM_CONFIG` a config.json beside the checkpoint tells, where it agrees with the tensors.
+
+    Args:
+        path: the checkpoint.
+        sizes: n_emb, n_layer and action_dim, which the tensors show.
+        kv_channels: channels of the keys.
+        report: receives what was ignored because it is of another network.
 
     Raises:
-        UserError: it is no JSON.
+        UserError: the file is no JSON.
     """
-    config = path.parent / "config.json"
+    config = path.parent / CONFIG_BESIDE
     if not config.is_file():
         return {}
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config} beside the checkpoint is no JSON ({error}); mend it or move it away") from None
+    values = read_json(config, "mend it or move it away")
+    n_emb = sizes["n_emb"]
+    others = {"n_embd": n_emb, "hidden_size": n_emb, "num_hidden_layers": sizes["n_layer"]}
     settings: dict[str, int] = {}
     for keys in CONFIG_PATHS:
         node: Any = values
         for key in keys:
             node = node.get(key) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            settings |= {name: node[name] for name in FROM_CONFIG if type(node.get(name)) is int}
+        if not isinstance(node, dict):
+            continue
+        stated = {name: node[name] for name in FROM_CONFIG if node.get(name) is not None}
+        wrong = contradictions(node, {**sizes, **others}, MODEL_TYPES)
+        wrong += [f"{name} {value!r}" for name, value in stated.items() if type(value) is not int or value < 1]
+        if not wrong and "n_head" in stated:
+            n_head = stated["n_head"]
+            # Whole heads of keys, as many as are stated.
+            kv_heads = stated.get("n_kv_head", kv_channels * n_head // n_emb)
+            if n_emb % n_head or kv_heads * n_emb != kv_channels * n_head:
+                heads = " ".join(f"{name} {stated[name]}" for name in ("n_head", "n_kv_head") if name in stated)
+                wrong.append(f"{heads} for {n_emb} channels and {kv_channels} of keys")
+        if stated and wrong:
+            within = f" under {'.'.join(keys)}" if keys else ""
+            report.notes.append(f"{config}{within} is of another network and was ignored: {', '.join(wrong)}")
+        elif stated:
+            settings |= stated
     return settings
 
 
@@ -67,14 +90,17 @@ def read_head_config(given: Mapping[str, int], tensors: Mapping[str, StoredTenso
     }
     n_layer = (max(sublayers) + 2) // 2
 
-    beside = settings_beside(path)
+    kv_channels = tensors["attnres_backbone.layers.0.fn.w_k.weight"].shape[0]
+    sizes = {"n_emb": n_emb, "n_layer": n_layer, "action_dim": action_dim}
+    beside = settings_beside(path, sizes, kv_channels, report)
+    ignored = "".join(f"; {note}" for note in report.notes)
     settings: dict[str, Any] = {**beside, **given}
     for name, value in settings.items():
-        report.notes.append(f"{name} {value}: from {'--' + name.replace('_', '-') if name in given else 'config.json'}")
-    require("n_head" in settings, "--n-head is missing: the tensors do not show the number of query heads")
+        report.notes.append(f"{name} {value}: from {'--' + name.replace('_', '-') if name in given else CONFIG_BESIDE}")
+    missing = f"--n-head is missing: the tensors do not show the number of query heads{ignored}"
+    require("n_head" in settings, missing)
     n_head = settings["n_head"]
     require(n_head >= 1 and n_emb % n_head == 0, f"--n-head {n_head} does not divide the {n_emb} channels of the head")
-    kv_channels = tensors["attnres_backbone.layers.0.fn.w_k.weight"].shape[0]
     kv_heads = kv_channels / (n_emb // n_head)
     if settings.setdefault("n_kv_head", int(kv_heads)) != kv_heads:
         raise ArgumentError(
@@ -84,4 +110,4 @@ def read_head_config(given: Mapping[str, int], tensors: Mapping[str, StoredTenso
     for field in dataclasses.fields(HeadConfig):
         if field.name in FROM_CONFIG and field.name not in settings:
             report.notes.append(f"{field.name} {field.default}: assumed; the tensors do not show it")
-    return HeadConfig(action_dim=action_dim, n_emb=n_emb, n_layer=n_layer, **settings)
+    return HeadConfig(**sizes, **settings)

@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 import tyro
 
+from converters.config_file import CONFIG_BESIDE, contradictions, read_json
 from converters.lewm_names import Parts, assemble, find_parts, match
 from converters.report import Report, inspect, json_bytes, print_report, problems_on_stderr, write_folder
 from converters.safe_pickle import Placeholder
@@ -27,6 +28,9 @@ from imf_jax.models.vit import VitSizes
 
 HEAD_CHANNELS = 64
 """Channels of an attention head in every published ViT size; weights alone do not show the number of heads."""
+
+MODEL_TYPES = ("vit", "lewm")
+"""What a config.json of the encoder calls it."""
 
 
 @dataclass(frozen=True)
@@ -85,48 +89,48 @@ def read_sizes(checkpoint: Checkpoint, parts: Parts, heads: int | None, report: 
         raise UserError(f"{checkpoint.path}: {positions[1]} positions are no class token and a square grid of patches")
     if first[1] != hidden:
         raise UserError(f"{checkpoint.path}: the projector takes {first[1]} channels and the encoder gives {hidden}")
-    vit = VitSizes(
-        hidden=hidden,
-        layers=numbers[-1] + 1,
-        heads=read_heads(checkpoint, parts, heads, hidden, report),
-        mlp=mlp[0],
-        patch=patch[2],
-        image_size=grid * patch[2],
-    )
+    side = patch[2]
+    vit = VitSizes(hidden, layers=numbers[-1] + 1, heads=1, mlp=mlp[0], patch=side, image_size=grid * side)
+    vit = dataclasses.replace(vit, heads=read_heads(checkpoint, parts, heads, vit, report))
     return LewmSizes(vit, projector_hidden=first[0], output=last[0])
 
 
-def read_heads(checkpoint: Checkpoint, parts: Parts, flag: int | None, hidden: int, report: Report) -> int:
+def read_heads(checkpoint: Checkpoint, parts: Parts, flag: int | None, vit: VitSizes, report: Report) -> int:
     """Number of attention heads: the flag, the pickled module's own config, a config.json beside the file, or
-    hidden / 64, in this order.
+    hidden / 64, in this order. A config.json of another network is passed over, and the report says so.
+
+    Args:
+        checkpoint: the file.
+        parts: of the checkpoint.
+        flag: the number that was asked for, if any.
+        vit: the sizes that the tensors show.
+        report: receives where the number is from.
 
     Raises:
         ArgumentError: the flag does not divide the channels.
         UserError: the number found elsewhere does not.
     """
+    hidden = vit.hidden
     if flag is not None:
         if flag < 1 or hidden % flag:
             raise ArgumentError(f"--heads {flag} does not divide the {hidden} channels of the encoder")
         report.notes.append(f"heads {flag}: from --heads")
         return flag
-    beside = checkpoint.path.parent / "config.json"
-    for where, value in (
-        ("the pickled module", _pickled_heads(checkpoint, parts)),
-        (str(beside), _heads_beside(beside)),
-        (f"{HEAD_CHANNELS} channels each", hidden / HEAD_CHANNELS),
-    ):
-        if value is None:
-            continue
-        if value < 1 or value != int(value) or hidden % int(value):
-            raise UserError(
-                f"{checkpoint.path}: {value:g} attention heads ({where}) do not divide {hidden} channels; give --heads"
-            )
-        report.notes.append(f"heads {int(value)}: from {where}")
-        return int(value)
-    raise AssertionError("the last rule always gives a value")
+    beside = checkpoint.path.parent / CONFIG_BESIDE
+    where, value = "the pickled module", _pickled_heads(checkpoint, parts)
+    if value is None:
+        where, value = str(beside), _heads_beside(beside, vit, report)
+    if value is None:
+        where, value = f"{HEAD_CHANNELS} channels each", hidden / HEAD_CHANNELS
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not value >= 1 or hidden % value or value % 1:
+        problem = f"{value} attention heads ({where}) do not divide {hidden} channels"
+        raise UserError("; ".join([f"{checkpoint.path}: {problem}; give --heads", *report.notes]))
+    report.notes.append(f"heads {int(value)}: from {where}")
+    return int(value)
 
 
-def _pickled_heads(checkpoint: Checkpoint, parts: Parts) -> float | None:
+def _pickled_heads(checkpoint: Checkpoint, parts: Parts) -> Any:
     """`config.num_attention_heads` of the pickled encoder, if the file holds the module itself."""
     module: Any = checkpoint.root
     encoder, _, _ = parts.names["encoder.embeddings.cls_token"].rpartition("embeddings.")
@@ -137,20 +141,29 @@ def _pickled_heads(checkpoint: Checkpoint, parts: Parts) -> float | None:
         module = children.get(name)
     config = module.state.get("config") if isinstance(module, Placeholder) and isinstance(module.state, dict) else None
     state = config.state if isinstance(config, Placeholder) else None
-    value = state.get("num_attention_heads") if isinstance(state, dict) else None
-    return value if isinstance(value, int) else None
+    return state.get("num_attention_heads") if isinstance(state, dict) else None
 
 
-def _heads_beside(path: Path) -> float | None:
-    """`num_attention_heads` of a transformers configuration; None if there is no such file or entry."""
-    if not path.is_file():
+def _heads_beside(path: Path, vit: VitSizes, report: Report) -> Any:
+    """`num_attention_heads` of a transformers configuration; None if there is none of this network."""
+    config = read_json(path, "mend it or give --heads") if path.is_file() else None
+    if not isinstance(config, dict) or config.get("num_attention_heads") is None:
         return None
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} beside the checkpoint is no JSON ({error}); mend it or give --heads") from error
-    value = config.get("num_attention_heads") if isinstance(config, dict) else None
-    return value if isinstance(value, (int, float)) else None
+    side = config.get("image_size")
+    # Pixels that fill no whole patch are cut off.
+    image_size = side if type(side) is int and side // vit.patch == vit.grid else vit.image_size
+    sizes = {
+        "hidden_size": vit.hidden,
+        "num_hidden_layers": vit.layers,
+        "intermediate_size": vit.mlp,
+        "patch_size": vit.patch,
+        "image_size": image_size,
+        "num_channels": 3,
+    }
+    if wrong := contradictions(config, sizes, MODEL_TYPES):
+        report.notes.append(f"{path} is of another network and was ignored: {', '.join(wrong)}")
+        return None
+    return config["num_attention_heads"]
 
 
 def convert(args: Args) -> Report:

@@ -110,6 +110,37 @@ def test_settings_come_from_a_config_beside(weights: Tensors, stats: Path, tmp_p
     assert load_policy(tmp_path / "run").config.policy.head == HEAD
 
 
+SETTINGS: dict[str, Any] = {"n_head": 4, "n_kv_head": 2, "pred_horizon": 8, "num_action_steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"model_type": "gpt2"}, "model_type gpt2"),
+        ({"n_emb": 384}, "n_emb 384 and not 16"),
+        ({"n_embd": 768}, "n_embd 768 and not 16"),
+        ({"n_layer": 12}, "n_layer 12 and not 2"),
+        ({"action_dim": 7}, "action_dim 7 and not 16"),
+        ({"n_head": 5}, "n_head 5 n_kv_head 2 for 16 channels and 8 of keys"),
+        ({"n_head": 10**400}, "n_head 1000"),
+        ({"n_kv_head": 4}, "n_head 4 n_kv_head 4 for 16 channels and 8 of keys"),
+        ({"n_head": 1, "n_kv_head": None}, "n_head 1 for 16 channels and 8 of keys"),
+        ({"pred_horizon": "8"}, "pred_horizon '8'"),
+        ({"obs_horizon": 0}, "obs_horizon 0"),
+    ],
+)
+def test_config_of_another_network_is_ignored_and_said(
+    other: dict[str, Any], said: str, weights: Tensors, stats: Path, tmp_path: Path
+) -> None:
+    path = save(weights, tmp_path / "head.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"head": SETTINGS | other}), encoding="utf-8-sig")
+    with pytest.raises(ArgumentError, match=f"--n-head is missing.* under head is of another .* ignored: {said}"):
+        convert(Args(path, tmp_path / "run", stats=stats))
+    report = convert(Args(path, tmp_path / "run", stats=stats, n_head=4))
+    assert said in report.notes[0]
+    assert "pred_horizon 16: assumed; the tensors do not show it" in report.notes
+
+
 def test_wrappers_inside_a_name_are_found(weights: Tensors, stats: Path, tmp_path: Path) -> None:
     def wrapped(name: str) -> str:
         name = name.replace("backbone.layers.", "backbone.module.module.layers.")

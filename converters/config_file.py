@@ -1,0 +1,47 @@
+"""JSON files beside weights, and whether a configuration is that of the weights."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from imf_jax.errors import UserError
+from imf_jax.files import require_no_lfs_pointer
+
+CONFIG_BESIDE = "config.json"
+"""Where other programs leave the configuration of the weights in the same folder."""
+
+
+def read_json(path: Path, mend: str) -> Any:
+    """Read a JSON file that another program wrote: UTF-8, with a byte order mark or without, or UTF-16.
+
+    Args:
+        path: the file.
+        mend: what to do if it is no JSON, for the message.
+
+    Raises:
+        UserError: it cannot be read or is no JSON.
+    """
+    require_no_lfs_pointer(path)
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON ({error}); {mend}") from None
+
+
+def contradictions(config: Mapping[str, Any], sizes: Mapping[str, int], model_types: Collection[str]) -> list[str]:
+    """What shows that a configuration is of another network than the tensors it lies beside; empty if nothing does.
+
+    Args:
+        config: the configuration; what it does not state, or states as null, contradicts nothing.
+        sizes: entry -> what the tensors show. A pair of equal sides may stand for one.
+        model_types: values of `model_type` that the network may have.
+    """
+    wrong = []
+    if (model_type := config.get("model_type")) is not None and str(model_type).lower() not in model_types:
+        wrong.append(f"model_type {model_type}")
+    for name, size in sizes.items():
+        stated = config.get(name)
+        if stated is not None and stated not in (size, [size, size]):
+            wrong.append(f"{name} {stated!r} and not {size}")
+    return wrong
