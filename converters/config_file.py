@@ -1,32 +1,10 @@
-"""JSON files beside weights, and whether a configuration is that of the weights."""
+"""The config.json beside weights, and whether it is that of the weights."""
 
-import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
-
-from imf_jax.errors import UserError
-from imf_jax.files import require_no_lfs_pointer
 
 CONFIG_BESIDE = "config.json"
 """Where other programs leave the configuration of the weights in the same folder."""
-
-
-def read_json(path: Path, mend: str) -> Any:
-    """Read a JSON file that another program wrote: UTF-8, with a byte order mark or without, or UTF-16.
-
-    Args:
-        path: the file.
-        mend: what to do if it is no JSON, for the message.
-
-    Raises:
-        UserError: it cannot be read or is no JSON.
-    """
-    require_no_lfs_pointer(path)
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}); {mend}") from None
 
 
 def contradictions(config: Mapping[str, Any], sizes: Mapping[str, int], model_types: Collection[str]) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.config_file import CONFIG_BESIDE, contradictions, read_json
+from converters.config_file import CONFIG_BESIDE, contradictions
+from converters.json_file import read_json
 from converters.report import Report
 from converters.tensors import StoredTensor
 from imf_jax.config import HeadConfig, require

@@ -44,7 +44,8 @@ STATISTIC = re.compile(rf"(?:.*\.)?normalizer\.({'|'.join(KEYS)})[._]({'|'.join(
 class Args:
     """Convert an IMF-AttnRes head."""
 
-    # Lightning .ckpt, state dict .pt, pickled module or .safetensors. Nothing in it is executed.
+    # Lightning .ckpt, state dict .pt, pickled module or .safetensors; a folder with model.safetensors,
+    # or the index of a checkpoint in several files. Nothing in it is executed.
     checkpoint: Path
     # New run folder that receives the policy.
     out: Path | None = None

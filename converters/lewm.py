@@ -16,7 +16,8 @@ import numpy as np
 import safetensors.numpy
 import tyro
 
-from converters.config_file import CONFIG_BESIDE, contradictions, read_json
+from converters.config_file import CONFIG_BESIDE, contradictions
+from converters.json_file import read_json
 from converters.lewm_names import Parts, assemble, find_parts, match
 from converters.report import Report, inspect, json_bytes, print_report, problems_on_stderr, write_folder
 from converters.safe_pickle import Placeholder
@@ -37,7 +38,8 @@ MODEL_TYPES = ("vit", "lewm")
 class Args:
     """Convert a LEWM encoder and projector."""
 
-    # Lightning .ckpt, state dict .pt, pickled module (*_object.ckpt) or .safetensors. Nothing in it is executed.
+    # Lightning .ckpt, state dict .pt, pickled module (*_object.ckpt) or .safetensors; a folder with model.safetensors,
+    # or the index of a checkpoint in several files. Nothing in it is executed.
     checkpoint: Path
     # Folder that receives the weights, their configuration and the report.
     out: Path | None = None

@@ -1,8 +1,8 @@
 """Read safetensors files, whatever element types they hold; the library refuses a file for one it does not know."""
 
-import json
 from typing import Any
 
+from converters.json_file import parse_json
 from converters.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import UserError
 
@@ -37,7 +37,7 @@ def read_safetensors(data: bytes, what: str) -> dict[str, StoredTensor]:
         return Storage(f"{what}:{name}", end - begin, lambda: data[start + begin : start + end])
 
     try:
-        header = json.loads(data[8:start])
+        header = parse_json(data[8:start])
         header.pop("__metadata__", None)
         entries = {name: _entry(entry) for name, entry in sorted(header.items())}
         position = 0

@@ -1,4 +1,7 @@
-"""Open checkpoint files: PyTorch's zip container, its older plain one, and safetensors. Nothing in them is executed."""
+"""Open checkpoints: PyTorch's zip container, its older plain one, safetensors, and several of them behind an index.
+
+Nothing in them is executed.
+"""
 
 import hashlib
 import io
@@ -11,6 +14,7 @@ from typing import Any
 
 from converters.safe_pickle import Placeholder, unpickle
 from converters.safetensors_file import read_safetensors
+from converters.shards import read_index, weights_in
 from converters.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import require_no_lfs_pointer
@@ -41,10 +45,10 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     Attributes:
-        path: the file.
-        sha256: of the whole file.
-        kind: "lightning", "state dict", "pickled module" or "safetensors".
-        root: the pickled object with placeholders for unknown classes; None for safetensors.
+        path: the file, or the index of several.
+        sha256: of the whole file; of the hashes of several.
+        kind: "lightning", "state dict", "pickled module", "safetensors" or "sharded ...".
+        root: the pickled object with placeholders for unknown classes; None for safetensors and several files.
         tensors: every tensor by its dotted path from the root.
         placeholders: classes and functions that the file names; none was imported or run.
     """
@@ -58,14 +62,42 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file of any supported kind.
+    """Read a checkpoint of any supported kind.
+
+    Args:
+        path: a file of weights, the index (`*.json`) of several, or a folder with one of them under its usual name.
 
     Raises:
         ArgumentError: there is no such file.
-        UserError: the file is truncated, damaged or no checkpoint.
+        UserError: the file is truncated, damaged or no checkpoint, or files do not belong together.
     """
+    if path.is_dir():
+        path = weights_in(path)
     if not path.is_file():
         raise ArgumentError(f"{path} is no file; give --checkpoint a PyTorch or safetensors file")
+    return _open_shards(path) if path.suffix == ".json" else _open_file(path)
+
+
+def _open_shards(path: Path) -> Checkpoint:
+    digest, kinds = hashlib.sha256(), set()
+    placeholders: dict[str, None] = {}
+    tensors: dict[str, StoredTensor] = {}
+    for shard, expected in read_index(path).items():
+        part = _open_file(shard)
+        if twice := [name for name in part.tensors if name in tensors]:
+            raise UserError(f"{path}: {shard.name} holds {twice[0]}, which another of the files holds too")
+        if missing := [name for name in expected if name not in part.tensors]:
+            raise UserError(f"{path}: {shard.name} lacks {missing[0]}; the files do not belong together")
+        tensors |= part.tensors
+        placeholders |= dict.fromkeys(part.placeholders)
+        kinds.add(part.kind)
+        digest.update(part.sha256.encode())
+    return Checkpoint(
+        path, digest.hexdigest(), f"sharded {' and '.join(sorted(kinds))}", None, tensors, [*placeholders]
+    )
+
+
+def _open_file(path: Path) -> Checkpoint:
     require_no_lfs_pointer(path)
     try:
         data = path.read_bytes()
