@@ -20,6 +20,7 @@ import safetensors.numpy
 from flax import nnx
 
 from imf_jax.errors import UserError
+from imf_jax.files import require_no_lfs_pointer
 from imf_jax.models.preprocess import Fusion, check_images, fuse_views, preprocess
 from imf_jax.models.vit import VitSizes, class_feature, gelu, linear
 
@@ -181,6 +182,8 @@ def load(path: str | Path, *, fusion: Fusion | None = None, dtype: Any = jnp.flo
         UserError: the folder is missing, holds something else, or its files do not belong together.
     """
     folder = Path(path)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        require_no_lfs_pointer(folder / name)
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         data = (folder / WEIGHTS_FILE).read_bytes()

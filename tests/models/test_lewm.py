@@ -208,6 +208,10 @@ def edit_config(**changes: object) -> Callable[[Path], object]:
         (lambda folder: (folder / lewm.WEIGHTS_FILE).unlink(), "no LEWM encoder"),
         (lambda folder: (folder / lewm.CONFIG_FILE).write_text("{"), "no LEWM encoder"),
         (lambda folder: (folder / lewm.WEIGHTS_FILE).write_bytes(b"\0" * 99), "sha256 differs"),
+        (
+            lambda folder: (folder / lewm.WEIGHTS_FILE).write_text("version https://git-lfs.github.com/spec/v1\noid"),
+            r"weights\.safetensors is a Git LFS pointer",
+        ),
         (edit_config(format="other"), "is not imf_jax.lewm"),
         (edit_config(format_version=2), "is not imf_jax.lewm"),
         (edit_config(sizes={}), "damaged"),
