@@ -17,7 +17,7 @@ from converters import report as reporting
 from converters.lewm import Args, convert
 from converters.report import DoesNotFitError
 from imf_jax.cli import run_main as run_main_and_exit
-from imf_jax.errors import ArgumentError, UserError
+from imf_jax.errors import UserError
 from imf_jax.models import lewm
 
 REPOSITORY = Path(__file__).parents[2]
@@ -88,67 +88,6 @@ def test_running_again_changes_nothing(name: str, tmp_path: Path) -> None:
     convert(args)
     assert tree(tmp_path) == first
     assert set(first) == {"out/weights.safetensors", "out/config.json", "out/report.json"}
-
-
-def test_heads_come_from_the_pickled_module_or_a_config_beside(tmp_path: Path) -> None:
-    report = convert(Args(FIXTURES / "new_object.ckpt", tmp_path / "a"))
-    assert report.notes == ["heads 2: from the pickled module"]
-    weights = changed(tmp_path, lambda tensors: None)
-    with pytest.raises(UserError, match="--heads"):
-        convert(Args(weights, tmp_path / "b"))
-    (tmp_path / "config.json").write_text('{"num_attention_heads": 4}')
-    assert convert(Args(weights, tmp_path / "b")).notes[0].startswith("heads 4: from ")
-    (tmp_path / "config.json").write_text('{"num_attention_heads": 5}')
-    with pytest.raises(UserError, match="do not divide"):
-        convert(Args(weights, tmp_path / "c"))
-    with pytest.raises(ArgumentError, match="--heads 3"):
-        convert(Args(weights, tmp_path / "c", heads=3))
-    assert not (tmp_path / "c").exists()
-
-
-CONFIG = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "patch_size": 4}
-CONFIG |= {"image_size": [16, 16], "num_channels": 3, "num_attention_heads": 4}
-
-
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        ({"model_type": "bert"}, "model_type bert"),
-        ({"hidden_size": 128}, "hidden_size 128 and not 16"),
-        ({"num_hidden_layers": 12}, "num_hidden_layers 12 and not 2"),
-        ({"intermediate_size": 3072}, "intermediate_size 3072 and not 32"),
-        ({"patch_size": [14, 14]}, r"patch_size \[14, 14\] and not 4"),
-        ({"image_size": 224}, "image_size 224 and not 16"),
-        ({"num_channels": 1, "hidden_size": "16"}, "hidden_size '16' and not 16, num_channels 1 and not 3"),
-    ],
-)
-def test_config_of_another_network_is_ignored_and_said(other: dict[str, object], said: str, tmp_path: Path) -> None:
-    weights = changed(tmp_path, lambda tensors: None)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG | other))
-    with pytest.raises(UserError, match=rf"0\.25 attention heads .* give --heads; .* was ignored: {said}"):
-        convert(Args(weights, tmp_path / "out"))
-    report = convert(Args(FIXTURES / "new_object.ckpt", tmp_path / "pickled"))
-    assert report.notes == ["heads 2: from the pickled module"]
-
-
-def test_config_of_this_network_is_read(tmp_path: Path) -> None:
-    weights = changed(tmp_path, lambda tensors: None)
-    config = tmp_path / "config.json"
-    # Pixels at the edge that fill no patch, an entry that states nothing.
-    text = json.dumps(CONFIG | {"image_size": 18, "num_channels": None})
-    for number, encoding in enumerate(("utf-8", "utf-8-sig", "utf-16")):
-        config.write_text(text, encoding=encoding)
-        report = convert(Args(weights, tmp_path / str(number)))
-        assert report.notes == [f"heads 4: from {config}"]
-    for heads in ("two", 2.5, True, float("nan"), float("inf"), 0, -2, [2]):
-        config.write_text(json.dumps(CONFIG | {"num_attention_heads": heads}))
-        with pytest.raises(UserError, match="give --heads"):
-            convert(Args(weights, tmp_path / "refused"))
-    for content in ("{", "[" * 100_000, "version https://git-lfs.github.com/spec/v1\n"):
-        config.write_text(content)
-        with pytest.raises(UserError, match=r"config\.json is (no JSON|a Git LFS pointer)"):
-            convert(Args(weights, tmp_path / "refused"))
-        convert(Args(weights, tmp_path / "by flag", heads=2))
 
 
 def test_hash_of_the_weights_tells_heads_apart(tmp_path: Path) -> None:
