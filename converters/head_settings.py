@@ -111,4 +111,4 @@ def read_head_config(given: Mapping[str, int], tensors: Mapping[str, StoredTenso
     for field in dataclasses.fields(HeadConfig):
         if field.name in FROM_CONFIG and field.name not in settings:
             report.notes.append(f"{field.name} {field.default}: assumed; the tensors do not show it")
-    return HeadConfig(**sizes, **settings)
+    return HeadConfig(action_dim=action_dim, n_emb=n_emb, n_layer=n_layer, **settings)
