@@ -7,7 +7,6 @@ The folder is a run folder with one checkpoint, as training leaves it, and `repo
 """
 
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from imf_jax.config import (
 from imf_jax.data.statistics import FILE, KEYS, MOMENTS
 from imf_jax.data.statistics import read_statistics as statistics_of
 from imf_jax.errors import UserError
+from imf_jax.files import atomic_folder, write_bytes
 
 STATISTIC = re.compile(rf"(?:.*\.)?normalizer\.({'|'.join(KEYS)})[._]({'|'.join(MOMENTS)})")
 
@@ -242,14 +242,10 @@ def write_policy(
         encoder=encoder_identity(policy),
     )
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
-            run = Path(partial) / out.name
-            run.mkdir()
+        with atomic_folder(out) as run:
             save_checkpoint(run, *initial_state(policy, config), config, meta)
-            (run / "config.json").write_bytes(json_bytes(to_dict(config)))
-            (run / REPORT_FILE).write_bytes(content)
-            run.replace(out)
+            write_bytes(run / "config.json", json_bytes(to_dict(config)))
+            write_bytes(run / REPORT_FILE, content)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from error
 

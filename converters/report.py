@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from typing import Any
 from converters.tensors import StoredTensor
 from converters.torch_file import Checkpoint
 from imf_jax.errors import UserError
-from imf_jax.files import flush_to_disk
+from imf_jax.files import atomic_folder, write_bytes
 
 REPORT_FILE = "report.json"
 
@@ -121,30 +119,11 @@ def write_folder(out: Path, files: Mapping[str, bytes], report: Report) -> None:
     check_output(out, files, report.checkpoint.sha256)
     contents = {REPORT_FILE: json_bytes(report.to_json()), **files}
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"cannot write beside {out} ({error.strerror}); choose another --out") from error
-    try:
-        # mkdtemp makes private folders; this one becomes an ordinary output folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        staging.chmod(0o777 & ~umask)
-        for name, content in contents.items():
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            (staging / name).write_bytes(content)
-            flush_to_disk(staging / name)
-        if out.exists():
-            for name in contents:
-                (out / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staging / name, out / name)
-        else:
-            os.replace(staging, out)
-        flush_to_disk(out.parent)
+        with atomic_folder(out) as folder:
+            for name, content in contents.items():
+                write_bytes(folder / name, content)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def check_output(out: Path, files: Mapping[str, Any], source_sha256: str) -> None:

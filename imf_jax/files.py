@@ -1,8 +1,14 @@
 """Files that are either complete or absent, whatever happens to the process that writes them; why one is unreadable."""
 
 import errno
+import functools
 import json
+import logging
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +16,18 @@ from typing import Any
 from imf_jax.errors import UnavailableError, UserError
 
 LFS_POINTER_START = b"version https://git-lfs.github.com/spec/"
+
+PARTIAL = ".partial"
+"""End of the name of what is still being written; the name begins with a dot."""
+
+_PROCESS = secrets.token_hex(4)
+"""Part of these names: several processes, also on several machines, may write the same file at once."""
+
+_SYNC_UNSUPPORTED = {
+    errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EBADF, errno.EISDIR, errno.EACCES,
+    errno.EPERM, errno.EROFS,
+}  # fmt: skip
+"""Answers of file systems that cannot flush a folder (CIFS, VirtualBox, some FUSE); others mean a failing disk."""
 
 
 def require_no_lfs_pointer(path: Path) -> None:
@@ -66,12 +84,113 @@ def timestamp() -> str:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Make the content of a file (or the entries of a folder) survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make the content of a file, or the names in a folder, survive a power failure.
+
+    A file system that cannot promise it is said once; the file is written all the same.
+
+    Raises:
+        OSError: the disk is full or fails, or `path` is not there.
+    """
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _SYNC_UNSUPPORTED:
+            raise
+        _say_unsupported(error.strerror)
+
+
+@functools.cache
+def _say_unsupported(reason: str) -> None:
+    logging.getLogger(__name__).warning(
+        f"this file system cannot flush to disk ({reason}): files are written, but a power failure may lose the newest"
+    )
+
+
+def partial_path(path: Path) -> Path:
+    """Where `path` is written until it is complete: a hidden name beside it."""
+    return path.with_name(f".{path.name}.{_PROCESS}{PARTIAL}")
+
+
+def remove_partials(folder: Path, name: str = "*") -> None:
+    """Delete what killed writers of files called `name`, a pattern, left behind; nobody else may be writing them."""
+    for path in folder.glob(f".{name}.*{PARTIAL}"):
+        _remove(path)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Flush a complete file or folder to the disk and give it its name, replacing what has this name.
+
+    Raises:
+        OSError: it cannot be flushed or moved.
+    """
+    for folder, _, files in os.walk(partial, topdown=False):
+        for name in files:
+            flush_to_disk(Path(folder, name))
+        flush_to_disk(Path(folder))
+    if partial.is_dir() and path.is_dir():
+        replaced = partial_path(path.with_name(f"{path.name}.replaced"))
+        os.replace(path, replaced)  # a folder can only take the place of an empty one
+        os.replace(partial, path)
+        _remove(replaced)
+    else:
+        if partial.is_file():
+            flush_to_disk(partial)
+        os.replace(partial, path)
+    flush_to_disk(path.parent)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Let a file or a folder appear when it is complete and on the disk, or not at all.
+
+    Args:
+        path: what is written; its folder must exist. If it exists it is replaced at the end, and not before.
+
+    Yields:
+        the path to write to; nothing is there yet. If the block raises, what it wrote is removed.
+
+    Raises:
+        OSError: it cannot be flushed or moved.
+    """
+    partial = partial_path(path)
+    try:
+        yield partial
+        put_in_place(partial, path)
     finally:
-        os.close(descriptor)
+        _remove(partial)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Let a new folder appear when it is complete, or not at all; makes the folders above it.
+
+    Args:
+        path: the folder. One that is there already is written into: it may be a mounted volume or the current folder.
+
+    Yields:
+        the folder to write into.
+
+    Raises:
+        OSError: see `atomic_write`.
+    """
+    if path.is_dir():
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        partial.mkdir()
+        yield partial
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically. Makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        partial.write_bytes(content)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -80,10 +199,13 @@ def write_json(path: Path, values: Any) -> None:
     Raises:
         ValueError: `values` holds a number that JSON does not know (NaN, infinity).
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        flush_to_disk(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    with atomic_write(path) as partial:
+        partial.write_bytes(content.encode())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

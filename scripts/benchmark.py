@@ -10,7 +10,7 @@ from rich.console import Console
 
 from imf_jax.cli import run_main
 from imf_jax.config import IMAGE_SIZE, BackendName, RendererName, require, require_counts
-from imf_jax.files import write_json
+from imf_jax.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from imf_jax.benchmark.tables import Table
@@ -183,7 +183,7 @@ class RolloutsBenchmark:
         from imf_jax.benchmark import suite
         from imf_jax.benchmark.tables import json_content, scaling_plot
         from imf_jax.plots import require_matplotlib
-        from imf_jax.rollout.writers import said, write_bytes
+        from imf_jax.rollout.writers import said
         from imf_jax.sim.backends.choice import resolve_backend
 
         if self.out is not None:
@@ -240,7 +240,6 @@ def main() -> None:
         require(benchmark.json.parent.is_dir(), f"--json {benchmark.json}: make the folder first")
     tables = benchmark.run()
     from imf_jax.benchmark.tables import json_content, machine, markdown
-    from imf_jax.rollout.writers import write_bytes
 
     for measured in tables:
         names, *rows = measured.cells()

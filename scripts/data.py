@@ -13,7 +13,7 @@ from rich.table import Table
 from imf_jax.cli import run_main
 from imf_jax.config import require
 from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError
-from imf_jax.files import write_json
+from imf_jax.files import write_bytes, write_json
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -185,7 +185,6 @@ class Play:
 
     def run(self) -> int:
         from imf_jax.data.playback import contact_sheet, open_episode, write_video
-        from imf_jax.rollout.writers import write_bytes
 
         require(2 <= self.columns <= 50, f"--columns {self.columns} must lie in 2..50")
         suffix = ".mp4" if self.video else ".png"

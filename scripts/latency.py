@@ -9,9 +9,9 @@ from rich.console import Console
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import LatencyConfig, to_dict
 from imf_jax.errors import EXIT_INTERRUPTED
-from imf_jax.files import timestamp, write_json
+from imf_jax.files import timestamp, write_bytes, write_json
 from imf_jax.rollout.candidates import Candidate, load_checkpoint
-from imf_jax.rollout.writers import require_empty, write_bytes
+from imf_jax.rollout.writers import require_empty
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -15,7 +15,6 @@ Attributes: seed, episode, task, control_hz, success, units (JSON), sim, imf_jax
 """
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from imf_jax import __version__
 from imf_jax.config import ACTION_DIM, STATE_DIM
 from imf_jax.data.success import read_label
 from imf_jax.errors import UnavailableError, UserError, one_line
-from imf_jax.files import flush_to_disk, read_failure
+from imf_jax.files import atomic_write, read_failure, remove_partials
 
 UNITS = {
     "action": "per arm (left, right): position xyz [m], quaternion wxyz, gripper opening [m]; link7 in the world frame",
@@ -57,7 +56,6 @@ WIDTHS: dict[str, tuple[int | None, ...]] = {
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
 _NAME = re.compile(r"episode_(\d{6,})\.hdf5")
-_TEMPORARY = ".writing_"
 
 
 @dataclass
@@ -119,12 +117,6 @@ def _episode_files(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=episode_number)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what an interrupted writer left behind."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
-
-
 def write_episode(folder: Path, episode: Episode) -> Path:
     """Write one demonstration; the file appears under its name only when it is whole.
 
@@ -135,9 +127,8 @@ def write_episode(folder: Path, episode: Episode) -> Path:
     datasets = _datasets(episode)
     for name, array in datasets.items():
         _check(path, name, array, len(episode))
-    temporary = folder / f"{_TEMPORARY}{os.getpid()}_{path.name}"
     try:
-        with h5py.File(temporary, "w") as file:
+        with atomic_write(path) as partial, h5py.File(partial, "w") as file:
             for name, array in datasets.items():
                 compression = "gzip" if array.dtype == np.uint8 else None  # small float arrays gain nothing
                 chunks = (1, *array.shape[1:]) if array.dtype == np.uint8 else None
@@ -152,13 +143,9 @@ def write_episode(folder: Path, episode: Episode) -> Path:
                 sim=True,
                 imf_jax_version=__version__,
             )
-        flush_to_disk(temporary)
-        os.replace(temporary, path)
     except OSError as error:
         what = error.strerror or error
         raise UserError(f"cannot write {path}: {what}; check the disk and its permissions") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -190,7 +177,7 @@ def collected_episodes(folder: Path, *, task: str, seed: int) -> tuple[set[int],
     damaged: list[str] = []
     if not folder.exists():
         return valid, damaged
-    remove_unfinished(folder)
+    remove_partials(folder, "episode_*")
     for path in _episode_files(folder):
         try:
             episode = read_episode(path)

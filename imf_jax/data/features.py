@@ -8,7 +8,6 @@ picture size, so that several encoders can be tried on the same demonstrations.
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ import numpy as np
 
 from imf_jax.data.pictures import PictureFolder
 from imf_jax.errors import UserError, one_line
-from imf_jax.files import flush_to_disk, read_failure
+from imf_jax.files import read_failure, write_bytes
 
 PREPROCESSING_VERSION = 1
 """Raised when `imf_jax.models.preprocess` or the encoder's computation changes, so that old caches are not used."""
@@ -132,15 +131,10 @@ def write_features(pictures: PictureFolder, source: FeatureSource, features: np.
     path = cache_path(pictures.directory, source)
     content = io.BytesIO()
     np.savez(content, features=features, about=np.array(json.dumps(_about(pictures, source))))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        temporary.write_bytes(content.getbuffer())
-        flush_to_disk(temporary)
-        os.replace(temporary, path)
+        write_bytes(path, content.getbuffer())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; make the folder writable or free space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -1,7 +1,6 @@
 """The pictures of an episode, as a contact sheet or as a video."""
 
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from imf_jax.config import require
 from imf_jax.data.episodes import IMAGES, READ_ERRORS, list_episodes, read_episode
 from imf_jax.data.inspection import holds_lerobot
 from imf_jax.errors import ArgumentError, UserError, one_line
-from imf_jax.files import read_failure
+from imf_jax.files import atomic_write, read_failure
 
 CELL_HEIGHT = 160
 """Height of a picture on a contact sheet [pixels]."""
@@ -99,21 +98,17 @@ def write_video(path: Path, episode: PlayableEpisode) -> None:
 
     all_steps = range(episode.steps)
     streams = [episode.pictures(camera, all_steps) for camera in episode.cameras]
-    temporary = path.with_name(f".{path.name}.partial")
     encoder = None
-    try:
+    with atomic_write(path) as partial:
         for views in zip(*streams, strict=True):
             tallest = max(16, *(view.shape[0] for view in views))
             joined = np.concatenate([np.asarray(_fit(view, tallest + tallest % 2)) for view in views], axis=1)
             joined = np.pad(joined, ((0, 0), (0, joined.shape[1] % 2), (0, 0)))
             height, width = joined.shape[:2]
-            encoder = encoder or VideoEncoder(temporary, height, width, episode.hz)
+            encoder = encoder or VideoEncoder(partial, height, width, episode.hz)
             encoder.add(joined)
         assert encoder is not None
         encoder.close()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _fit(picture: np.ndarray, height: int) -> Image.Image:

@@ -37,8 +37,7 @@ from imf_jax.errors import (
     ArgumentError,
     UserError,
 )
-from imf_jax.files import timestamp, write_json
-from imf_jax.rollout.writers import write_bytes
+from imf_jax.files import timestamp, write_bytes, write_json
 
 JOB = "job.json"
 TRACEBACK = "traceback.txt"

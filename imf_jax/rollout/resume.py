@@ -8,6 +8,7 @@ from typing import Any
 
 from imf_jax.config import flag
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.files import PARTIAL, remove_partials, write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.writers import (
     EPISODES,
@@ -17,7 +18,6 @@ from imf_jax.rollout.writers import (
     REPORT,
     read_json,
     said,
-    write_bytes,
 )
 
 DAMAGED = "episodes.damaged.jsonl"
@@ -96,6 +96,7 @@ def take_up(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRecord], 
                 aside.writelines(damaged)
         # Also cures a line without its end, to which the next record would be appended.
         write_bytes(path / RECORDS, "".join(record.to_json() + "\n" for record in records).encode())
+        remove_partials(path)
         for name in (METRICS, REPORT):
             (path / name).unlink(missing_ok=True)
         _remove_artifacts(path, keep={record.episode for record in records})
@@ -143,7 +144,7 @@ def require_resumable(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise ArgumentError(f"{path} is a file; choose a folder for --out")
     try:
-        content = [entry for entry in path.iterdir() if not entry.name.endswith(".partial")] if path.is_dir() else []
+        content = [entry for entry in path.iterdir() if not entry.name.endswith(PARTIAL)] if path.is_dir() else []
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}); choose another --out") from None
     processes = path / "processes"

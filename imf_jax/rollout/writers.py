@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.files import write_json
+from imf_jax.files import write_bytes, write_json
 from imf_jax.rollout.episode import EpisodeRecord
 
 MANIFEST = "manifest.json"
@@ -19,17 +19,6 @@ RECORDS = "episodes.jsonl"
 METRICS = "metrics.json"
 REPORT = "report.html"
 EPISODES = "episodes"
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that is either complete or absent, also when the process dies. Makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

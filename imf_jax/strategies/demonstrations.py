@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_jax.data.episodes import Episode, episode_number, list_episodes, remove_unfinished, write_episode
+from imf_jax.data.episodes import Episode, episode_number, list_episodes, write_episode
+from imf_jax.files import atomic_folder, remove_partials
 from imf_jax.strategies.assembly import make_render
 from imf_jax.strategies.base import Frame
 from imf_jax.strategies.recording import Render
@@ -32,22 +33,19 @@ class Demonstrations:
 
     def begin(self, first: Path) -> None:
         """Make the folder out of the demonstrations to begin with: linked, or copied where that cannot be."""
-        aside = self.folder.with_name(f".{self.folder.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        for path in list_episodes(first):
-            try:
-                os.link(path, aside / path.name)
-            except OSError:  # another disk
-                shutil.copy2(path, aside / path.name)
-        aside.rename(self.folder)
+        with atomic_folder(self.folder) as aside:
+            for path in list_episodes(first):
+                try:
+                    os.link(path, aside / path.name)
+                except OSError:  # another disk
+                    shutil.copy2(path, aside / path.name)
 
     def __len__(self) -> int:
         return len(list_episodes(self.folder))
 
     def keep(self, count: int) -> None:
         """Remove the episodes behind the first `count`."""
-        remove_unfinished(self.folder)
+        remove_partials(self.folder, "episode_*")
         paths = list_episodes(self.folder)
         for path in paths[count:]:
             path.unlink()

@@ -11,8 +11,6 @@ A checkpoint is written beside its place and then renamed, after everything in i
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ from flax import nnx
 
 from imf_jax.config import TrainConfig, from_dict, require, to_dict
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.files import flush_to_disk, write_json
+from imf_jax.files import atomic_write, partial_path, remove_partials, write_json
 from imf_jax.models.policy import Policy
 from imf_jax.training.state import FrozenParts, TrainState, acting_weights, build_policy, split_policy
 from imf_jax.training.vision import unloaded_encoder
@@ -102,8 +100,7 @@ def save_checkpoint(
     path = checkpoint_path(run, meta.step)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as partial:
-            aside = Path(partial) / path.name
+        with atomic_write(path) as aside:
             aside.mkdir()
             weights, training = _split(state, frozen)
             with ocp.StandardCheckpointer() as checkpointer:
@@ -113,14 +110,7 @@ def save_checkpoint(
             write_json(aside / CONFIG, to_dict(config))
             entries = sorted(aside.rglob("*"))
             files = {str(entry.relative_to(aside)): entry.stat().st_size for entry in entries if entry.is_file()}
-            for entry in entries:
-                flush_to_disk(entry)
             write_json(aside / META, dataclasses.asdict(dataclasses.replace(meta, files=files)))
-            flush_to_disk(aside)
-            if path.exists():
-                os.replace(path, Path(partial) / "replaced")
-            os.replace(aside, path)
-        flush_to_disk(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot write checkpoint {path} ({error.strerror or error}); free space and --resume"
@@ -166,9 +156,8 @@ def prune(run: Path, keep: int) -> None:
     for path in complete_checkpoints(run)[:-keep]:
         if best is None or path != best[0]:
             # A deletion that is cut short must not leave something that looks like a checkpoint.
-            os.replace(path, path.with_name(f".partial-{path.name}"))
-    for path in folder.glob(".partial-*"):
-        shutil.rmtree(path, ignore_errors=True)
+            os.replace(path, partial_path(path))
+    remove_partials(folder)
 
 
 def read_meta(path: Path) -> CheckpointMeta:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from imf_jax.files import write_json
+from imf_jax.files import write_bytes, write_json
 from imf_jax.training.tracker_guard import GuardedTracker
 
 FILE = "metrics.jsonl"
@@ -204,6 +204,4 @@ def _truncate(path: Path, last_step: int) -> None:
     if not path.is_file():
         return
     kept = [values for values in read_metrics(path.parent) if values["step"] <= last_step]
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text("".join(json.dumps(values) + "\n" for values in kept), encoding="utf-8")
-    os.replace(aside, path)
+    write_bytes(path, "".join(json.dumps(values) + "\n" for values in kept).encode())

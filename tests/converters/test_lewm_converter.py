@@ -13,9 +13,9 @@ import pytest
 import safetensors.numpy
 
 from converters import lewm as converter
-from converters import report as reporting
 from converters.lewm import Args, convert
 from converters.report import DoesNotFitError
+from imf_jax import files
 from imf_jax.cli import run_main as run_main_and_exit
 from imf_jax.errors import UserError
 from imf_jax.models import lewm
@@ -249,7 +249,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def full_disk(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(reporting, "flush_to_disk", full_disk)
+    monkeypatch.setattr(files, "flush_to_disk", full_disk)
     with pytest.raises(UserError, match="No space left"):
         convert(Args(FIXTURES / "new.ckpt", tmp_path / "out", heads=HEADS))
     assert list(tmp_path.iterdir()) == []

@@ -45,7 +45,7 @@ def test_statistics_cover_the_recorded_episodes(collected: Path) -> None:
 
 def test_batch_size_and_interruption_leave_no_trace(collected: Path, tmp_path: Path) -> None:
     run(tmp_path, episodes=1, num_envs=1)
-    (tmp_path / ".writing_1_episode_000001.hdf5").write_bytes(b"half")
+    (tmp_path / ".episode_000001.hdf5.0123abcd.partial").write_bytes(b"half")
     assert run(tmp_path, num_envs=5).recorded == 3
     assert [path.name for path in list_episodes(tmp_path)] == [path.name for path in list_episodes(collected)]
     assert not list(tmp_path.glob(".*"))

@@ -12,13 +12,13 @@ import h5py
 import numpy as np
 import pytest
 
-from imf_jax.data import episodes as files
+from imf_jax import files
 from imf_jax.data.episodes import (
     collected_episodes,
+    episode_number,
     episode_path,
     list_episodes,
     read_episode,
-    remove_unfinished,
     write_episode,
     write_episodes,
 )
@@ -59,7 +59,7 @@ def test_layout_is_the_one_of_act_tools(tmp_path, make_episode):
 def test_list_is_ordered_by_number_and_ignores_other_files(tmp_path, make_episode):
     write_episodes(tmp_path / "made", [make_episode(number) for number in (1_000_000, 2, 11)])
     (tmp_path / "made" / "notes.txt").write_text("x")
-    numbers = [files.episode_number(path) for path in list_episodes(tmp_path / "made")]
+    numbers = [episode_number(path) for path in list_episodes(tmp_path / "made")]
     assert numbers == [2, 11, 1_000_000]
 
 
@@ -183,10 +183,9 @@ def test_killed_writer_leaves_only_complete_episodes(tmp_path):
 
 def test_unfinished_files_are_removed(tmp_path, make_episode):
     path = write_episode(tmp_path, make_episode(0))
-    leftover = tmp_path / f"{files._TEMPORARY}99_episode_000001.hdf5"
-    leftover.write_bytes(b"half")
+    (tmp_path / ".episode_000001.hdf5.0123abcd.partial").write_bytes(b"half")
     assert list_episodes(tmp_path) == [path]
-    remove_unfinished(tmp_path)
+    assert collected_episodes(tmp_path, task="transfer", seed=3) == ({0}, [])
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from imf_jax.config import EvalConfig
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.files import partial_path
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.evaluate import EvaluationSettings, Summary, evaluate
@@ -176,8 +177,8 @@ def test_an_unfinished_episode_has_no_file_under_its_name(film: Any, tmp_path: P
     asked = iter([False] * 4 + [True] * 9)
     records, result = film(recorder(tmp_path, Watching()), should_stop=lambda: next(asked))
     assert result.interrupted
-    hidden = [f"episodes/ep_00000{episode}/.{camera}.mp4.partial" for episode in (0, 1, 2) for camera in CAMERAS]
-    assert seen[2] == hidden, "what a killed run leaves is hidden"
+    hidden = [partial_path(tmp_path / f"episodes/ep_00000{i}/{camera}.mp4") for i in (0, 1, 2) for camera in CAMERAS]
+    assert [tmp_path / name for name in seen[2]] == hidden, "what a killed run leaves is hidden"
     complete = {path for record in records.values() for path in record.artifacts.values()}
     assert files(tmp_path) == sorted(complete)
 

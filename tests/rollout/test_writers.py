@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from imf_jax import files
 from imf_jax.errors import UserError
+from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records, write_bytes
+from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records
 
 
 def record(episode: int) -> EpisodeRecord:
@@ -31,6 +33,14 @@ def test_records_are_on_disk_as_soon_as_they_are_added(tmp_path: Path) -> None:
     assert not problems
     assert read_json(tmp_path / "run/metrics.json") == {"n_episodes": 2}
     assert sorted(os.listdir(tmp_path / "run")) == ["episodes.jsonl", "manifest.json", "metrics.json"]
+
+
+def test_the_final_records_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(files, "flush_to_disk", flushed.append)
+    with EvaluationFolder(tmp_path / "run", {}) as folder:
+        folder.finish({}, [record(0)])
+    assert files.partial_path(tmp_path / "run/episodes.jsonl") in flushed
 
 
 def test_a_folder_that_holds_something_is_refused_untouched(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_half_written_checkpoints_are_ignored(state, config, tmp_path):
     array_file.write_bytes(array_file.read_bytes()[:-5])
     shutil.rmtree(checkpoint_path(tmp_path, 4) / "training")
     (checkpoint_path(tmp_path, 5) / "meta.json").write_text('{"step": 5')
-    (tmp_path / "checkpoints" / ".partial-6").mkdir()
+    (tmp_path / "checkpoints" / ".6.0123abcd.partial").mkdir()
     assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 1)
     assert load_policy(tmp_path).step == 1
     with pytest.raises(UserError, match=r"checkpoints/4 is incomplete .*training"):
@@ -147,7 +147,7 @@ def test_best_is_by_success_then_step_and_by_return_before_any_success(state, co
 def test_prune_keeps_the_newest_and_the_best(state, config, tmp_path):
     for step, success in ((1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3), (5, 0.4)):
         save(tmp_path, state, config, step, {"success": success, "return": 0.0})
-    (tmp_path / "checkpoints" / ".partial-x").mkdir()
+    (tmp_path / "checkpoints" / ".6.0123abcd.partial").mkdir()
     prune(tmp_path, 2)
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["2", "4", "5"]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]

@@ -1,7 +1,6 @@
 """Where the files of a dataset are, and how they are written: whole, or not at all."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 
 from imf_jax.data.lerobot.features import Feature
 from imf_jax.data.lerobot.statistics import Statistics
-from imf_jax.files import flush_to_disk, write_json
+from imf_jax.files import atomic_write, write_json
 
 VERSION = "v3.0"
 FILES_PER_CHUNK = 1000
@@ -121,13 +120,8 @@ def episode_table(row: Mapping[str, Any], statistics: Mapping[str, Statistics]) 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a parquet file atomically; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        pq.write_table(table, temporary, compression="snappy")
-        flush_to_disk(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as partial:
+        pq.write_table(table, partial, compression="snappy")
 
 
 def write_statistics(folder: Path, statistics: Mapping[str, Statistics]) -> None:

@@ -34,7 +34,7 @@ from imf_jax.data.lerobot.open_episode import OPEN, OpenEpisode
 from imf_jax.data.lerobot.reader import EpisodeRow, is_dataset, open_dataset
 from imf_jax.data.lerobot.statistics import Statistics, column_statistics, merge
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.files import flush_to_disk, write_json
+from imf_jax.files import PARTIAL, put_in_place, write_json
 
 LOCK = ".lock"
 
@@ -224,8 +224,7 @@ class LeRobotWriter:
                 for name, video in videos.items():
                     path = self.folder / layout.file_path(layout.VIDEO, self._numbers[name], name)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    flush_to_disk(video)
-                    os.replace(video, path)
+                    put_in_place(video, path)
                 table = layout.frames_table(self.features, columns)
                 layout.write_table(self.folder / layout.file_path(layout.DATA, self._numbers["data"]), table)
                 if tasks is not self._tasks:
@@ -308,7 +307,7 @@ class LeRobotWriter:
 
     def _orphans(self) -> list[Path]:
         """Files that were put in place for an episode that has no row."""
-        found = list(self.folder.glob("**/.*.partial"))
+        found = list(self.folder.glob(f"**/.*{PARTIAL}"))
         for name, number in self._numbers.items():
             template = {"data": layout.DATA, "episodes": layout.EPISODES}.get(name, layout.VIDEO)
             path = self.folder / layout.file_path(template, number, name)

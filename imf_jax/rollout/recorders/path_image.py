@@ -9,10 +9,10 @@ import mujoco
 import numpy as np
 from PIL import Image
 
+from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch, episode_folder
 from imf_jax.rollout.recorders.path_drawing import draw_path
-from imf_jax.rollout.writers import write_bytes
 from imf_jax.sim.rendering.camera import CameraView, camera_ids, camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch, episode_folder
-from imf_jax.rollout.writers import write_bytes
 
 
 class TrajectoryRecorder:

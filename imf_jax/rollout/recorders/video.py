@@ -1,6 +1,5 @@
 """`front.mp4` and its like: every control step of an episode as a frame of a video, one file per camera."""
 
-import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from imf_jax.config import require
 from imf_jax.errors import UserError
+from imf_jax.files import partial_path, put_in_place
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch, episode_folder
 from imf_jax.sim.rendering.camera import camera_ids
@@ -140,7 +140,7 @@ class VideoRecorder:
                 video.close()
             for camera, video in zip(self._cameras, videos, strict=True):
                 path = f"{episode_folder(record.episode)}/{camera}.mp4"
-                os.replace(video.path, self._folder / path)
+                put_in_place(video.path, self._folder / path)
                 artifacts[f"video_{camera}"] = path
             return artifacts
         finally:
@@ -186,7 +186,7 @@ class VideoRecorder:
 
     def _partial(self, episode: int, camera: str) -> Path:
         """Where a video is until it is complete."""
-        return self._folder / episode_folder(episode) / f".{camera}.mp4.partial"
+        return partial_path(self._folder / episode_folder(episode) / f"{camera}.mp4")
 
 
 def require_encoder(num_videos: int) -> None:
