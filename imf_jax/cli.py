@@ -59,9 +59,13 @@ def keep_compiled_code() -> None:
 
 
 def silence_libraries() -> None:
-    """Keep the chatter of libraries (checkpoint timings, platform probes) off the terminal; errors still show."""
-    for name in ("absl", "jax", "orbax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Keep the chatter of libraries (checkpoint timings, platform probes) off the terminal.
+
+    Errors of JAX still show. Those of Orbax are raised as well, and it logs each of them as pages of tracebacks.
+    """
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    for name in ("absl", "orbax"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class VideoEncoder:
         self.num_bytes = 0
         """Size of the encoded pictures so far [bytes]."""
         try:
-            self._container = av.open(str(path), "w", format="mp4")
+            self._container = av.open(str(path.absolute()), "w", format="mp4")
             stream = self._container.add_stream(CODEC, rate=self.rate, options=dict(options))
         except (av.FFmpegError, OSError, ValueError) as error:
             raise _unwritable(path, error) from None
@@ -246,7 +246,7 @@ def _clock(stream: VideoStream) -> Fraction:
 def _reading(path: Path) -> Iterator[InputContainer]:
     """An opened video with at least one stream of pictures; whatever is wrong with it becomes one line."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             if not container.streams.video:
                 raise ValueError("it holds no pictures, or in a codec that this build of PyAV lacks")
             yield container

@@ -5,17 +5,21 @@
                            policy/       Orbax: the weights to act with and the normalizer statistics
                            training/     Orbax: the rest of the training state
 
-A checkpoint is written beside its place and then renamed, after everything in it has reached the disk.
+A checkpoint is written beside its place and then renamed, after all of it was read back and has reached the disk.
 """
 
 import dataclasses
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
@@ -31,6 +35,12 @@ CONFIG = "config.json"
 META = "meta.json"
 POLICY = "policy"
 TRAINING = "training"
+
+STORAGE_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
+"""What Orbax raises over a disk that is full or fails, and over files that are damaged or do not fit."""
+
+_PLAIN_PATH = re.compile(r"[\w./=+,@~ -]+", re.ASCII)
+"""Paths that Orbax's storage library takes literally; it reads brackets as a pattern, and refuses other characters."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +113,19 @@ def save_checkpoint(
         with atomic_write(path) as aside:
             aside.mkdir()
             weights, training = _split(state, frozen)
-            with ocp.StandardCheckpointer() as checkpointer:
-                for name, tree in ((POLICY, weights), (TRAINING, training)):
-                    checkpointer.save((aside / name).resolve(), _by_name(tree))
+            for name, tree in ((POLICY, weights), (TRAINING, training)):
+                arrays = _by_name(tree)
+                with _storage_path(aside) as folder, ocp.StandardCheckpointer() as checkpointer:
+                    checkpointer.save(folder / name, arrays)
                     checkpointer.wait_until_finished()
+                # Read it back, into main memory, while the state is still there to be saved again.
+                _restore(aside / name, {key: np.empty(leaf.shape, leaf.dtype) for key, leaf in arrays.items()})
             write_json(aside / CONFIG, to_dict(config))
             entries = sorted(aside.rglob("*"))
             files = {str(entry.relative_to(aside)): entry.stat().st_size for entry in entries if entry.is_file()}
             write_json(aside / META, dataclasses.asdict(dataclasses.replace(meta, files=files)))
-    except OSError as error:
-        raise UserError(
-            f"cannot write checkpoint {path} ({error.strerror or error}); free space and --resume"
-        ) from None
+    except STORAGE_ERRORS as error:
+        raise UserError(f"cannot write checkpoint {path} ({_reason(error)}); free space and --resume") from None
     return path
 
 
@@ -267,6 +278,19 @@ def _by_name(tree: Any) -> dict[str, jax.Array]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+@contextmanager
+def _storage_path(folder: Path) -> Iterator[Path]:
+    """Another path of an existing folder if its own holds characters that Orbax's storage library does not take."""
+    if _PLAIN_PATH.fullmatch(str(folder.resolve())):
+        yield folder.resolve()
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
 def _read(path: Path, template: Any) -> Any:
     """Arrays stored by `_by_name`, in the structure of `template`, on the default device."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -274,9 +298,21 @@ def _read(path: Path, template: Any) -> Any:
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for name, leaf in _by_name(template).items()
     }
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            stored = checkpointer.restore(path.resolve(), target)
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot restore {path}: it does not fit its configuration ({reason})") from None
+        stored = _restore(path, target)
+    except STORAGE_ERRORS as error:
+        raise UserError(f"cannot restore {path}: it does not fit its configuration ({_reason(error)})") from None
     return jax.tree.unflatten(jax.tree.structure(template), [stored[name] for name in target])
+
+
+def _restore(path: Path, target: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of the names, shapes and types of `target`, as NumPy or JAX arrays like its leaves."""
+    with _storage_path(path.parent) as folder, ocp.StandardCheckpointer() as checkpointer:
+        stored: dict[str, Any] = checkpointer.restore(folder / path.name, target)
+    return stored
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, or the first line of what Orbax says, which goes on for pages."""
+    said = re.search(r"([^:\n]+) \[os_error_code", str(error))
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return said[1].strip() if said else lines[0][:200] if lines else type(error).__name__

@@ -1,12 +1,15 @@
 """Checkpoints: complete or ignored, enough to rebuild the policy, and the right ones kept."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from imf_jax.errors import ArgumentError, UserError
@@ -115,6 +118,30 @@ def test_a_failed_write_leaves_nothing(state, config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         save(tmp_path, state, config)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["lr=[0,1]", "a[!b]*?{c}", "100 %20#", "back\\slash", "gs:", "zażółć", os.fsdecode(b"\xff")]
+)
+def test_every_name_of_a_run_folder_can_be_read(state, config, tmp_path, monkeypatch, same_leaves, name):
+    monkeypatch.chdir(tmp_path)
+    for run in (Path(name), tmp_path / name / ".."):
+        run.mkdir(exist_ok=True)
+        path, saved = save(run, state, config)
+        assert newest_checkpoint(run) == path
+        same_leaves(restore_state(path, *state), saved)
+
+
+def test_a_checkpoint_that_cannot_be_read_back_is_none(state, config, tmp_path, monkeypatch):
+    save(tmp_path, state, config, step=1)
+
+    def unreadable(self, *arguments):
+        raise ValueError('NOT_FOUND: Error opening "zarr" driver\n' + "and pages more\n" * 99)
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", unreadable)
+    with pytest.raises(UserError, match=r'cannot write checkpoint .*/2 \(NOT_FOUND: Error opening "zarr" driver\)'):
+        save(tmp_path, state, config, step=2)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 def test_missing_checkpoints_are_told_in_one_line(tmp_path):
