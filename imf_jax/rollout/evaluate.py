@@ -4,10 +4,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
-import mujoco
 
 from imf_jax.config import IMAGE_SIZE, RendererName, VideoChoice, require, require_video_settings
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
@@ -39,6 +38,9 @@ from imf_jax.rollout.writers import (
 from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.tasks.base import Task
 
+if TYPE_CHECKING:
+    import mujoco
+
 
 class PicturedBackend(Backend, Protocol):
     """A backend whose scenes can be photographed.
@@ -51,7 +53,7 @@ class PicturedBackend(Backend, Protocol):
     """
 
     task: Task
-    model: mujoco.MjModel
+    model: "mujoco.MjModel"
     renderer: RendererName
     compiled: bool
 

@@ -2,4 +2,4 @@
 
 from imf_jax.sim.headless import import_mujoco
 
-import_mujoco()
+mujoco = import_mujoco()

@@ -1,13 +1,17 @@
 """Pictures: colours, sides, depth, freshness, independence of the batch, and agreement with MuJoCo's OpenGL."""
 
+import importlib
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import mujoco
 import numpy as np
 import pytest
 
+import imf_jax
 from imf_jax.cache import cache_dir
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.sim.rendering import opengl_renderer
@@ -199,17 +203,18 @@ ctypes.util.find_library = lambda name: None if name in ("EGL", "OSMesa", "GL") 
 
 IMPORTS = """
 import os, sys
-import imf_jax.sim
+import imf_jax.rollout.evaluate, imf_jax.rollout.recorders.video
 import mujoco
 from imf_jax.sim.rendering import opengl_renderer, warp_renderer
 mujoco.MjModel.from_xml_string("<mujoco/>")
-print(os.environ["MUJOCO_GL"], "warp" in sys.modules, "OpenGL.GL" in sys.modules)
+print(os.environ["MUJOCO_GL"], *(name in sys.modules for name in ("warp", "glfw", "OpenGL")))
 """
 
 
-@pytest.mark.parametrize("platform", ["nonsense", "egl", "osmesa"])
+@pytest.mark.parametrize("platform", ["nonsense", "egl", "osmesa", "glfw", " "])
 def test_a_stray_gl_setting_breaks_nothing_and_imports_are_lazy(platform: str) -> None:
-    environment = os.environ | {"MUJOCO_GL": platform, "DISPLAY": ":77", "PYTHONPATH": os.pathsep.join(sys.path)}
+    stray = {"MUJOCO_GL": platform, "PYOPENGL_PLATFORM": "nonsense", "DISPLAY": ":77"}
+    environment = os.environ | stray | {"PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_OPENGL_LIBRARIES + IMPORTS],
         env=environment,
@@ -218,7 +223,25 @@ def test_a_stray_gl_setting_breaks_nothing_and_imports_are_lazy(platform: str) -
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [platform, "False", "False"]
+    assert result.stdout == f"{platform} False False False\n"
+
+
+def test_mujoco_is_imported_through_the_package_that_guards_it() -> None:
+    package = Path(imf_jax.__file__).parent
+    for path in package.rglob("*.py"):
+        if package / "sim" not in path.parents:
+            unguarded = re.search(r"^(import mujoco|from mujoco\b)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert unguarded is None, f"{path}: write `from imf_jax.sim import mujoco`"
+
+
+def test_programs_of_others_still_find_their_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
+    gl_context = importlib.import_module("mujoco.rendering.classic.gl_context")
+    monkeypatch.delitem(vars(gl_context), "GLContext", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    with pytest.raises(RuntimeError, match="invalid value for environment variable MUJOCO_GL: nonsense"):
+        _ = gl_context.GLContext
+    monkeypatch.setenv("MUJOCO_GL", "off")
+    assert not hasattr(gl_context, "GLContext")
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -3,9 +3,8 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import mujoco
 import numpy as np
 from PIL import Image
 
@@ -15,6 +14,9 @@ from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch,
 from imf_jax.rollout.recorders.path_drawing import draw_path
 from imf_jax.sim.rendering.camera import CameraView, camera_ids, camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
+
+if TYPE_CHECKING:
+    import mujoco
 
 PICTURE_SIZE = 512
 """Height and width of the picture [pixels]."""
@@ -46,7 +48,7 @@ class Photographer:
         ArgumentError: the camera is not in the scene; the message lists those that are.
     """
 
-    def __init__(self, model: mujoco.MjModel, camera: str = "front", size: int = PICTURE_SIZE) -> None:
+    def __init__(self, model: "mujoco.MjModel", camera: str = "front", size: int = PICTURE_SIZE) -> None:
         camera_ids(model, (camera,))
         self._model, self._camera, self._size = model, camera, size
         self._renderer: WarpRenderer | None = None

@@ -3,8 +3,8 @@
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mujoco
 import numpy as np
 
 from imf_jax.config import require
@@ -15,6 +15,9 @@ from imf_jax.rollout.recorders.base import ResetBatch, StepBatch, episode_folder
 from imf_jax.sim.rendering.camera import camera_ids
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 from imf_jax.video import VIEWING, VideoEncoder, require_codec
+
+if TYPE_CHECKING:
+    import mujoco
 
 MOMENTS_PER_EPISODE = 4
 """Moments that are rendered in one call for each running episode, at most; enough to keep all threads busy."""
@@ -50,7 +53,7 @@ class Camerawork:
         ArgumentError: a camera is not in the scene; the message lists those that are.
     """
 
-    def __init__(self, model: mujoco.MjModel, cameras: tuple[str, ...], size: int) -> None:
+    def __init__(self, model: "mujoco.MjModel", cameras: tuple[str, ...], size: int) -> None:
         camera_ids(model, cameras)
         self._model, self._cameras, self._size = model, cameras, size
         self._renderer: WarpRenderer | None = None
