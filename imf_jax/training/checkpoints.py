@@ -292,8 +292,8 @@ def _storage_path(folder: Path) -> Iterator[Path]:
 
 
 def _read(path: Path, template: Any) -> Any:
-    """Arrays stored by `_by_name`, in the structure of `template`, on the default device."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """Arrays stored by `_by_name`, in the structure of `template`, on the default device of this process."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for name, leaf in _by_name(template).items()
     }
@@ -306,7 +306,11 @@ def _read(path: Path, template: Any) -> Any:
 
 def _restore(path: Path, target: dict[str, Any]) -> dict[str, Any]:
     """Arrays of the names, shapes and types of `target`, as NumPy or JAX arrays like its leaves."""
-    with _storage_path(path.parent) as folder, ocp.StandardCheckpointer() as checkpointer:
+    # Orbax lets all processes of a cluster restore together; here each one reads for itself.
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(process, {process}, f"process_{process}")
+    checkpointer = ocp.StandardCheckpointer(multiprocessing_options=alone)
+    with _storage_path(path.parent) as folder, checkpointer:
         stored: dict[str, Any] = checkpointer.restore(folder / path.name, target)
     return stored
 

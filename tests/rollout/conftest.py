@@ -8,16 +8,21 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from imf_jax.cli import run_main
+from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.tasks.transfer import Transfer
+from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
+from imf_jax.training.state import build_policy, initial_state
 
 MAX_STEPS = 40
+TINY = PolicyConfig(head=HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1))
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
@@ -153,6 +158,25 @@ def roll() -> Callable[..., dict[int, EpisodeRecord]]:
         return {record.episode: record for record in records}
 
     return run
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """Write a run folder with checkpoints of a tiny untrained policy for `transfer`."""
+
+    def write(folder: Path, *, sizes: PolicyConfig = TINY, steps: tuple[int, ...] = (1,)) -> Path:
+        config = TrainConfig(policy=sizes)
+        policy = build_policy(config, 7)
+        reach = np.tile([0.5, 0.3, 0.3, 1, 0.1, 0.1, 0.1, 0.05], 2)
+        widths = {"action": reach, "qpos": np.ones(16), "env_state": np.ones(7)}
+        policy.set_statistics({name: {"min": -w, "max": w, "mean": 0 * w, "std": w} for name, w in widths.items()})
+        state, frozen = initial_state(policy, config)
+        for step in steps:
+            meta = CheckpointMeta(step, "transfer", 7, "average", "00", None, {})
+            save_checkpoint(folder, state._replace(step=jnp.int32(step)), frozen, config, meta)
+        return folder
+
+    return write
 
 
 class ScriptRun(NamedTuple):

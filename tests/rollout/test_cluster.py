@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,20 +55,21 @@ def test_shares_are_disjoint_and_complete() -> None:
     assert {len(share) for share in shares} == {3, 4}
 
 
-def evaluate(out: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SCRIPT), "--expert", "--episodes", "3", "--out", str(out), *flags]
+def evaluate(run: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SCRIPT), "--checkpoint", str(run), "--episodes", "3", "--out", str(out), *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
 
 
-def test_two_processes_give_the_records_of_one(tmp_path: Path) -> None:
+def test_two_processes_evaluate_a_checkpoint_as_one_does(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    run = write_run(tmp_path / "run")
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{found.getsockname()[1]}"
     cluster = ["--save-trajectory", "--cluster.coordinator", address, "--cluster.num-processes", "2"]
-    running = [evaluate(tmp_path / "two", *cluster, "--cluster.process-id", str(index)) for index in (0, 1)]
+    running = [evaluate(run, tmp_path / "two", *cluster, "--cluster.process-id", str(index)) for index in (0, 1)]
     said = [process.communicate(timeout=200)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
-    alone = evaluate(tmp_path / "one")
+    alone = evaluate(run, tmp_path / "one")
     alone.communicate(timeout=200)
     assert alone.returncode == 0
 

@@ -6,32 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
 from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records
-from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
-from imf_jax.training.state import build_policy, initial_state
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., Path]) -> Path:
     """A training run with two checkpoints of a tiny policy."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = TrainConfig(policy=PolicyConfig(head=HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)))
-    policy = build_policy(config, 7)
-    reach = np.tile([0.5, 0.3, 0.3, 1, 0.1, 0.1, 0.1, 0.05], 2)
-    widths = {"action": reach, "qpos": np.ones(16), "env_state": np.ones(7)}
-    policy.set_statistics({name: {"min": -w, "max": w, "mean": 0 * w, "std": w} for name, w in widths.items()})
-    state, frozen = initial_state(policy, config)
-    for step in (1, 2):
-        meta = CheckpointMeta(step, "transfer", 7, "average", "00", None, {})
-        save_checkpoint(folder, state._replace(step=jnp.int32(step)), frozen, config, meta)
-    return folder
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", steps=(1, 2))
 
 
 def test_run_folder_means_its_newest_checkpoint_said_aloud(script: Callable[..., Any], run_folder: Path) -> None:

@@ -6,19 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from imf_jax.config import HeadConfig, LatencyConfig, ObjectiveConfig, PolicyConfig, TrainConfig
+from imf_jax.config import HeadConfig, LatencyConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.latency import sweep_delays, sweep_plot, sweep_rows, sweep_table
 from imf_jax.rollout.writers import read_json, read_records
-from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
-from imf_jax.training.state import build_policy, initial_state
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 HEAD = HeadConfig(pred_horizon=8, num_action_steps=4, n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
@@ -88,23 +85,10 @@ def test_sweeps_that_cannot_run_are_refused(options: dict, message: str) -> None
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., Path]) -> Path:
     """A training run with a checkpoint of a tiny policy."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = TrainConfig(policy=PolicyConfig(head=HEAD, objective=ObjectiveConfig(prefix_training=2)))
-    policy = build_policy(config, 7)
-    reach = np.tile([0.5, 0.3, 0.3, 1, 0.1, 0.1, 0.1, 0.05], 2)
-    widths = {"action": reach, "qpos": np.ones(16), "env_state": np.ones(7)}
-    policy.set_statistics({name: {"min": -w, "max": w, "mean": 0 * w, "std": w} for name, w in widths.items()})
-    state, frozen = initial_state(policy, config)
-    save_checkpoint(
-        folder,
-        state._replace(step=jnp.int32(1)),
-        frozen,
-        config,
-        CheckpointMeta(1, "transfer", 7, "average", "", None, {}),
-    )
-    return folder
+    sizes = PolicyConfig(head=HEAD, objective=ObjectiveConfig(prefix_training=2))
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", sizes=sizes)
 
 
 def test_a_sweep_from_a_checkpoint_to_table_json_and_plot(script: Callable[..., Any], run_folder: Path) -> None:
