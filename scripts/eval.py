@@ -64,6 +64,7 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
         image_size=candidate.image_size,
         renderer=config.renderer,
         interpolation=config.execution.action_interpolation,
+        devices=devices,
     )
     say_setup(backend_name, devices, cluster)
     summary = evaluate(

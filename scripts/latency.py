@@ -63,6 +63,7 @@ def main() -> int:
         image_size=first.image_size,
         renderer="warp",
         interpolation=config.action_interpolation,
+        devices=devices,
     )
     settings = EvaluationSettings(episodes=config.episodes, num_envs=config.num_envs, seed=config.seed)
     results: dict[int, Any] = {}

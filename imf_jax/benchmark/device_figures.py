@@ -55,7 +55,7 @@ class DeviceFigure:
 
 def on_cuda() -> bool:
     """Is JAX's default device a CUDA GPU?"""
-    return jax.devices()[0].platform in ("gpu", "cuda")
+    return jax.local_devices()[0].platform in ("gpu", "cuda")
 
 
 def measure_device(

@@ -121,7 +121,7 @@ def measure(*, batch: int = 32, rounds: int = 10, peer: bool = True, dtype: Any 
             side()
             seconds[-1].append(time.perf_counter() - start)
     ours, *others = zip(*seconds[1:], strict=True)
-    device = jax.devices()[0].device_kind
+    device = jax.local_devices()[0].device_kind
     if not others:
         return LewmSpeed(batch / statistics.median(ours), None, None, threads, device)
     ratio = statistics.median(b / a for a, b in zip(ours, others[0], strict=True))

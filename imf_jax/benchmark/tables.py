@@ -31,7 +31,7 @@ class Table(NamedTuple):
 
 def machine() -> str:
     """Device, threads and JAX version, in a few words."""
-    return f"{jax.devices()[0].device_kind}, {cpu_threads()} CPU threads, jax {jax.__version__}"
+    return f"{jax.local_devices()[0].device_kind}, {cpu_threads()} CPU threads, jax {jax.__version__}"
 
 
 def format_cell(value: Any) -> str:

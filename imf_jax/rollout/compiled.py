@@ -42,7 +42,7 @@ class CompiledRollout:
     """One rollout of a planner on a compiled backend; `run` it once. Arguments as of `imf_jax.rollout.engine.Rollout`.
 
     Args:
-        devices: the devices that share the scenes.
+        devices: the devices of this process that share the scenes, those of the backend; its first one by default.
         call_steps: control steps per call of the program, about.
         clock: measures the calls of the program; its stages cannot be told apart.
 
@@ -68,7 +68,7 @@ class CompiledRollout:
         call_steps: int = CALL_STEPS,
         clock: StageClock | None = None,
     ) -> None:
-        devices = devices or jax.devices()[:1]
+        devices = devices or jax.local_devices()[:1]
         require(
             num_envs % len(devices) == 0,
             f"{num_envs} scenes cannot be shared by {len(devices)} devices; let --num-envs be a multiple of --devices",

@@ -17,8 +17,8 @@ LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "mujoco", "mujoco-mjx")
 
 
 def environment() -> dict[str, Any]:
-    """Versions and device of this process."""
-    device = jax.devices()[0]
+    """Versions and device of this process; `count` devices of all processes together, `local_count` of this one."""
+    device = jax.local_devices()[0]
     return {
         "versions": {
             "imf_jax": imf_jax.__version__,
@@ -29,6 +29,7 @@ def environment() -> dict[str, Any]:
             "platform": device.platform,
             "kind": device.device_kind,
             "count": jax.device_count(),
+            "local_count": jax.local_device_count(),
             "cpu_cores": os.cpu_count(),
         },
     }

@@ -91,6 +91,7 @@ class Session:
             image_size=self.candidate.image_size,
             renderer=config.renderer,
             interpolation=config.execution.action_interpolation,
+            devices=self.devices,
         )
         for camera in config.recording.cameras:
             require_camera(camera, self.backend)

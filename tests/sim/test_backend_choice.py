@@ -7,8 +7,10 @@ import jax
 import pytest
 
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.memory import free_device_memory
 from imf_jax.rollout.capacity import capture_bytes, require_fit
-from imf_jax.sim.backends import choice
+from imf_jax.rollout.manifest import environment
+from imf_jax.sim.backends import choice, warp
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
 
@@ -64,6 +66,39 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_warp_cannot_render_with_opengl() -> None:
     with pytest.raises(ArgumentError, match="--renderer opengl cannot be part of --backend warp"):
         make_backend("warp", "transfer", image_size=32, renderer="opengl")
+
+
+@pytest.fixture
+def one_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX's first device belongs to another process: it is listed and of no use."""
+
+    def unreachable() -> None:
+        raise RuntimeError("MemoryStats is only supported for addressable devices")
+
+    elsewhere = SimpleNamespace(platform="cpu", device_kind="of another process", memory_stats=unreachable)
+    reachable = jax.devices
+    monkeypatch.setattr(jax, "devices", lambda *backend: [elsewhere, *reachable(*backend)])
+
+
+@pytest.mark.usefixtures("one_of_several_processes")
+def test_devices_of_other_processes_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = jax.local_devices()[0]
+    for name in ("mjx", "warp"):
+        backend = make_backend(name, "transfer", image_size=32, renderer="warp")
+        assert backend.bytes_per_scene(()) > 0
+        placed = [leaf for leaf in jax.tree.leaves(backend._mjx_model) if isinstance(leaf, jax.Array)]
+        assert placed
+        assert all(leaf.devices() == {here} for leaf in placed)
+    traced_on = []
+    monkeypatch.setattr(warp.mjx, "create_render_context", lambda model, devices, **rest: traced_on.append(devices))
+    backend._context(2, ("front",))
+    assert traced_on == [["cpu" if here.platform == "cpu" else "cuda:0"]]
+    free_device_memory()
+    assert environment()["device"]["kind"] == here.device_kind
+
+
+def test_warp_counts_the_devices_that_the_process_sees() -> None:
+    assert warp.warp_device(SimpleNamespace(platform="gpu", id=5, local_hardware_id=1)) == "cuda:1"
 
 
 def seeing(cameras: tuple[str, ...] = ("top", "front")) -> Any:

@@ -1,6 +1,7 @@
 """Which backend and which devices: names of the command line become objects, or one line that says what is missing."""
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -81,8 +82,16 @@ def resolve_devices(backend: str, count: DeviceCount, num_envs: int) -> list[Any
     return there[:wanted]
 
 
-def make_backend(name: str, task: str, *, image_size: int, renderer: RendererName, interpolation: int = 1) -> Any:
-    """The backend `name` (made by `resolve_backend`) for a task; see the classes.
+def make_backend(
+    name: str,
+    task: str,
+    *,
+    image_size: int,
+    renderer: RendererName,
+    interpolation: int = 1,
+    devices: Sequence[jax.Device] = (),
+) -> Any:
+    """The backend `name` (made by `resolve_backend`) for a task; see the classes. `devices`: of a compiled backend.
 
     Raises:
         ArgumentError: a renderer that the backend cannot use.
@@ -94,11 +103,11 @@ def make_backend(name: str, task: str, *, image_size: int, renderer: RendererNam
     if name == "mjx":
         from imf_jax.sim.backends.mjx import MjxBackend
 
-        return MjxBackend(task, image_size=image_size, renderer=renderer, interpolation=interpolation)
+        return MjxBackend(task, image_size=image_size, renderer=renderer, interpolation=interpolation, devices=devices)
     if renderer != "warp":
         raise ArgumentError(
             f"--renderer {renderer} cannot be part of --backend warp; leave it out, or take another backend"
         )
     from imf_jax.sim.backends.warp import WarpBackend
 
-    return WarpBackend(task, image_size=image_size, interpolation=interpolation)
+    return WarpBackend(task, image_size=image_size, interpolation=interpolation, devices=devices)

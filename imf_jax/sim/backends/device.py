@@ -1,6 +1,7 @@
 """What the compiled backends share: MJX simulates, and reset and step are pure functions inside any program."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,7 @@ class DeviceBackend(ABC):
         image_size: height and width of pictures [pixels].
         renderer: what makes the pictures.
         interpolation: servo commands per control step, see `TaskScene.commands`.
+        devices: the devices of this process that will simulate; its first one by default.
     """
 
     name: str
@@ -63,10 +65,13 @@ class DeviceBackend(ABC):
         image_size: int = 256,
         renderer: RendererName = "warp",
         interpolation: int = 1,
+        devices: Sequence[jax.Device] = (),
     ) -> None:
         self._parts = TaskScene(task, visual, image_size, renderer)
         self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
         self.renderer, self.image_size, self.interpolation = renderer, image_size, interpolation
+        # MJX's own default is the first device of all processes, which may be out of reach of this one.
+        self._devices = tuple(devices) or (jax.local_devices()[0],)
         self._mjx_model = self._load()
         # Compiled apart, so that reset, step and run_chunk share the one expensive program.
         self._sample = jax.jit(jax.vmap(self._parts.sample))
@@ -78,7 +83,7 @@ class DeviceBackend(ABC):
 
     @abstractmethod
     def _load(self) -> mjx.Model:
-        """The model on the device."""
+        """The model on the first device."""
 
     @abstractmethod
     def _blank(self, count: int) -> mjx.Data:

@@ -18,8 +18,8 @@ class MjxBackend(DeviceBackend):
     name = "mjx"
 
     def _load(self) -> mjx.Model:
-        self._empty = mjx.make_data(self.model, impl="jax")
-        return mjx.put_model(self.model, impl="jax")
+        self._empty = mjx.make_data(self.model, self._devices[0], impl="jax")
+        return mjx.put_model(self.model, self._devices[0], impl="jax")
 
     def _blank(self, count: int) -> mjx.Data:
         return self._empty

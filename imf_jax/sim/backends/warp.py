@@ -30,11 +30,10 @@ class WarpBackend(DeviceBackend):
     name = "warp"
 
     def _load(self) -> mjx.Model:
-        warp = start_warp()
+        start_warp()
         self._datas: dict[int, mjx.Data] = {}
         self._contexts: dict[tuple[int, tuple[str, ...]], Any] = {}
-        self._devices = [str(device) for device in warp.get_cuda_devices()] or ["cpu"]
-        model = mjx.put_model(self.model, impl="warp")
+        model = mjx.put_model(self.model, self._devices[0], impl="warp")
         # What overflows is reported per run (`StepOutput.overflow`) instead of printed by kernels per step.
         return model.tree_replace({"opt._impl.warn_overflow": 0})
 
@@ -42,7 +41,12 @@ class WarpBackend(DeviceBackend):
         if count not in self._datas:
             with jax.ensure_compile_time_eval():
                 self._datas[count] = mjx.make_data(
-                    self.model, impl="warp", naconmax=CONTACTS * count, naccdmax=CONTACTS * count, njmax=CONSTRAINTS
+                    self.model,
+                    self._devices[0],
+                    impl="warp",
+                    naconmax=CONTACTS * count,
+                    naccdmax=CONTACTS * count,
+                    njmax=CONSTRAINTS,
                 )
         return self._datas[count]
 
@@ -71,7 +75,7 @@ class WarpBackend(DeviceBackend):
             self._contexts[key] = mjx.create_render_context(
                 self.model,
                 nworld=count,
-                devices=self._devices,
+                devices=[warp_device(device) for device in self._devices],
                 **tracer_settings(self.model, cameras, self.image_size, self.image_size),
             )
         return self._contexts[key]
@@ -80,6 +84,11 @@ class WarpBackend(DeviceBackend):
 def unpack_pixels(packed: jax.Array) -> jax.Array:
     """RGB of pixels 0xAARRGGBB: uint32 (...) -> uint8 (..., 3)."""
     return jnp.stack([(packed >> shift) & 0xFF for shift in (16, 8, 0)], axis=-1).astype(jnp.uint8)
+
+
+def warp_device(device: jax.Device) -> str:
+    """Name by which Warp knows a device of JAX; JAX counts those of all processes, Warp those that this one sees."""
+    return "cpu" if device.platform == "cpu" else f"cuda:{device.local_hardware_id}"
 
 
 def _lost_bits() -> int:
