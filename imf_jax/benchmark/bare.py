@@ -81,6 +81,9 @@ class Notes:
     def close(self) -> None:
         """Nothing is open."""
 
+    def abandon(self) -> None:
+        """Nothing is kept but in memory."""
+
 
 def record_work(backend: Any, planner: PolicyPlanner, *, batch: int, steps: int) -> Work:
     """Roll out one wave of episodes 0 .. batch - 1 and note what was done.

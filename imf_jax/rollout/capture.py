@@ -7,7 +7,7 @@ that fails, or that makes the loop wait for too long, costs its artifacts, never
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +24,9 @@ QUEUE_BYTES = 256 * 2**20
 PATIENCE = 120.0
 """Seconds without any progress of the recorders after which a waiting loop gives the captures up [s]."""
 
+GRACE = 20.0
+"""Seconds that the recorders have for what they are doing when the rollout is abandoned [s]."""
+
 SCENES_AT_ONCE = 16
 """Scenes that a recorder is given at once, at most: between two turns of rendering it shows that it makes progress."""
 
@@ -31,17 +34,22 @@ SCENES_AT_ONCE = 16
 class _Job(NamedTuple):
     size: int
     work: Callable[[], None]
+    episodes: tuple[int, ...] = ()  # whose events it holds
 
 
 class CaptureQueue:
     """Feeds recorders in the order of events, from a thread of its own; without recorders it is only a passage.
 
+    The thread also closes the recorders when it ends, so that nobody else touches what it writes. One that hangs is
+    left alone, and its recorders are told that they are given up.
+
     Args:
-        recorders: the captures; closed by `close`.
+        recorders: the captures; closed by `close` and `abandon`.
         on_record: receives each record with its artifacts, when these are complete. Called from one thread at a time,
             in the order in which the episodes ended.
         limit: largest size of what waits [bytes]; a single event above it is let through alone.
         patience: seconds without progress after which a full queue means that the captures are given up.
+        grace: seconds that `abandon` waits for what the recorders are doing.
 
     Attributes:
         errors: one line for each artifact that could not be made.
@@ -56,18 +64,20 @@ class CaptureQueue:
         *,
         limit: int = QUEUE_BYTES,
         patience: float = PATIENCE,
+        grace: float = GRACE,
     ) -> None:
         self._recorders = recorders
         self._on_record = on_record
-        self._limit, self._patience = limit, patience
+        self._limit, self._patience, self._grace = limit, patience, grace
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._condition = threading.Condition()
         self._progress = time.monotonic()
-        self._given_up = self._closing = False
+        self._given_up = self._closing = self._hanging = False
         self._failure: BaseException | None = None
         self._ended: dict[int, EpisodeRecord] = {}  # episodes whose record waits for its artifacts
         self._lost: dict[tuple[int, int], str] = {}  # (recorder, episode) -> why its artifact cannot be made
+        self._missed: set[int] = set()  # episodes of which events were dropped
         self.errors: list[str] = []
         self.waited_s = 0.0
         self.peak = 0
@@ -97,7 +107,7 @@ class CaptureQueue:
             return
         with self._condition:
             self._ended[record.episode] = record
-        self._put(_Job(0, partial(self._finish, record)))
+        self._put(_Job(0, partial(self._finish, record), (record.episode,)))
 
     def drain(self, on_wait: Callable[[int], None] = lambda episodes: None) -> None:
         """Wait until nothing is waiting any more, or patience has run out.
@@ -113,35 +123,58 @@ class CaptureQueue:
         """Wait for what is still waiting, then close the recorders; once is enough. `on_wait`: see `drain`."""
         if self._closing:
             return
-        if self._thread is not None:
-            try:
-                self.drain(on_wait)
-            except BaseException:
-                self.abandon()
-                raise
-        self._closing = True
-        if self._thread is not None and not self._given_up:
-            with self._condition:
-                self._condition.notify_all()
-            self._thread.join()
-            for recorder in self._recorders:
-                self._attempt(recorder, "the end", recorder.close)
-            self._raise_failure()
+        try:
+            self.drain(on_wait)
+        except BaseException:
+            self.abandon()
+            raise
+        self._stop(self._grace if self._given_up else self._patience)
+        self._raise_failure()
 
     def abandon(self) -> None:
-        """Stop now: what waits is dropped. Episodes whose artifacts are not complete leave no record, so that a resumed
-        run makes both."""
+        """Stop now: what waits is dropped, and the recorders are closed after what they are doing. Episodes whose
+        artifacts are not complete leave no record, so that a resumed run makes both."""
         with self._condition:
-            self._closing = self._given_up = True
-            self._jobs.clear()
+            self._given_up = True
+            self._drop_jobs()
             self._ended.clear()
+        self._stop(self._grace)
+
+    def _stop(self, limit: float) -> None:
+        """Let the thread end and close the recorders; if it has not after `limit` seconds, they are given up."""
+        with self._condition:
+            self._closing = True
             self._condition.notify_all()
+        if self._thread is None:
+            return
+        try:
+            self._thread.join(limit)
+        finally:  # also if the wait was interrupted
+            if self._thread.is_alive():
+                self._leave_alone(f"captures did not stop within {limit:.0f} s and were given up")
+
+    def _leave_alone(self, reason: str) -> None:
+        """The thread hangs."""
+        if not self._hanging:
+            self._hanging = True
+            self.errors.append(reason)
+            for recorder in self._recorders:
+                recorder.abandon()
+
+    def _drop_jobs(self) -> None:
+        self._miss(episode for job in self._jobs for episode in job.episodes)
+        self._jobs.clear()
+
+    def _miss(self, episodes: Iterable[int]) -> None:
+        """Recorders were not told everything of these episodes."""
+        with self._condition:
+            self._missed.update(episodes)
 
     def _broadcast(self, method: str, batch: Any, episodes: np.ndarray) -> None:
         if self._thread is None or self._given_up:
             return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
-        self._put(_Job(size, partial(self._tell, method, batch, episodes)))
+        self._put(_Job(size, partial(self._tell, method, batch, episodes), tuple(episodes.tolist())))
 
     def _put(self, job: _Job) -> None:
         """Append a job as soon as there is room for it."""
@@ -170,8 +203,8 @@ class CaptureQueue:
         """The recorders hang: write the records that wait for them, without artifacts."""
         self._given_up = True
         reason = f"captures made no progress for {self._patience:.0f} s and were given up"
-        self.errors.append(reason)
-        self._jobs.clear()
+        self._leave_alone(reason)
+        self._drop_jobs()
         ended, self._ended = list(self._ended.values()), {}
         for record in ended:
             self.errors.append(f"episode {record.episode}: {reason}")
@@ -185,25 +218,29 @@ class CaptureQueue:
             raise failure
 
     def _feed(self) -> None:
-        """The thread: work off the queue."""
-        while True:
-            with self._condition:
-                while not self._jobs and not self._closing and not self._given_up:
-                    self._condition.wait()
-                if not self._jobs:
-                    return
-                job = self._jobs.popleft()
-            try:
+        """The thread: work off the queue, then close the recorders."""
+        try:
+            while (job := self._next_job()) is not None:
                 job.work()
-            except BaseException as error:
                 with self._condition:
-                    self._failure = error
+                    self._waiting -= max(job.size, 1)
+                    self._progress = time.monotonic()
                     self._condition.notify_all()
-                return
+        except BaseException as error:
             with self._condition:
-                self._waiting -= max(job.size, 1)
-                self._progress = time.monotonic()
+                self._failure = error
                 self._condition.notify_all()
+                self._condition.wait_for(lambda: self._closing)
+        for recorder in self._recorders:
+            for episode in sorted(self._missed):
+                self._attempt(recorder, f"episode {episode}", partial(recorder.discard, episode))
+            self._attempt(recorder, "the end", recorder.close)
+
+    def _next_job(self) -> _Job | None:
+        """Wait for the next job; None if there will be none."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._jobs or self._closing or self._given_up)
+            return self._jobs.popleft() if self._jobs else None
 
     def _tell(self, method: str, batch: Any, episodes: np.ndarray) -> None:
         for first in range(0, len(episodes), SCENES_AT_ONCE):
@@ -212,6 +249,9 @@ class CaptureQueue:
             if len(episodes) > SCENES_AT_ONCE:
                 part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], batch)
             for number, recorder in enumerate(self._recorders):
+                if self._given_up:
+                    self._miss(episodes[first:].tolist())
+                    return
                 try:
                     getattr(recorder, method)(part)
                 except Exception as error:  # whatever a renderer, an encoder or a disk can raise
@@ -224,6 +264,9 @@ class CaptureQueue:
         artifacts: dict[str, str] = {}
         for number, recorder in enumerate(self._recorders):
             what = f"episode {record.episode}"
+            if self._given_up:
+                self._miss([record.episode])
+                return
             reason = self._lost.pop((number, record.episode), None)
             if reason is not None:
                 self.errors.append(f"{what}, {recorder.name}: {reason}")

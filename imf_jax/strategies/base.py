@@ -71,6 +71,9 @@ class Strategy:
     def on_lost(self, scene: int) -> None:
         """Something of a scene was missed; nothing of it that is still open may be kept."""
 
+    def abandon(self) -> None:
+        """It hangs and is given up: nothing that is open may be kept. Called as `Recorder.abandon`."""
+
     def finish(self) -> None:
         """All is over, or was ended early."""
 
@@ -142,6 +145,10 @@ class StrategyRecorder:
 
     def close(self) -> None:
         """See `Recorder`: a strategy outlives a rollout, its `finish` comes later."""
+
+    def abandon(self) -> None:
+        """See `Recorder`."""
+        self._strategy.abandon()
 
     def _forget(self, scene: int) -> None:
         self._newest.pop(scene, None)

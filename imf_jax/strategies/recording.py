@@ -95,6 +95,11 @@ class Recording:
         self.num_bytes += size
         return number
 
+    def abandon(self) -> None:
+        """Give up what is open, which another thread may still be writing; nothing more is recorded."""
+        self.failed = self.failed or "the recording was stopped: it hung and was given up; is the disk still there?"
+        self.writer.abandon()
+
     def _row(self, frame: Frame) -> dict[str, Any]:
         values: dict[str, Any] = {
             names.STATE: frame.before.state,
@@ -129,6 +134,10 @@ class RecordingStrategy(Strategy):
     def setup(self, qpos: np.ndarray) -> None:
         """See `Strategy`: the ray tracer compiles at its first picture."""
         self._recording.setup(qpos)
+
+    def abandon(self) -> None:
+        """See `Strategy`."""
+        self._recording.abandon()
 
 
 def piece_bytes(measured: int, num_frames: int, features: Mapping[str, Feature]) -> int:

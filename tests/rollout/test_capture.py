@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Slow:
         self.events: list[Any] = []
         self.threads: set[int] = set()
         self.fail_steps_of: int | None = None
+        self.given_up = False
 
     def note(self, *event: Any) -> None:
         self.gate.wait(20)
@@ -66,7 +68,10 @@ class Slow:
         self.note("discard", episode)
 
     def close(self) -> None:
-        self.events.append(("close",))
+        self.note("close")
+
+    def abandon(self) -> None:
+        self.given_up = True
 
 
 def test_events_reach_the_recorder_in_order_and_records_come_with_their_artifacts() -> None:
@@ -126,14 +131,15 @@ def test_a_failure_costs_the_artifact_of_its_episode_only() -> None:
 
 def test_a_recorder_that_hangs_is_given_up_and_every_record_is_kept_once() -> None:
     recorder, records = Slow(), []
-    queue = CaptureQueue([recorder], records.append, limit=3 * STEP_BYTES, patience=0.5)
+    queue = CaptureQueue([recorder], records.append, limit=3 * STEP_BYTES, patience=0.5, grace=0.1)
     recorder.gate.clear()
     for episode in range(6):
         queue.steps(steps(episode))
         queue.end(record(episode))
     queue.close()
+    assert recorder.given_up
     recorder.gate.set()  # it wakes up when all is over
-    time.sleep(0.3)
+    wait_until(lambda: ("close",) in recorder.events)
     assert sorted(r.episode for r in records) == list(range(6))
     assert all(r.artifacts == {} for r in records)
     assert "made no progress for 0 s" in queue.errors[0] or "made no progress for 1 s" in queue.errors[0]
@@ -149,23 +155,108 @@ def test_a_record_that_cannot_be_written_ends_the_rollout() -> None:
         queue.close()
 
 
-def test_abandoned_captures_leave_no_record_and_do_not_wait() -> None:
-    """Ctrl-C twice: what is not complete is made again when the run is resumed."""
-    recorder, records = Slow(), []
-    queue = CaptureQueue([recorder], records.append)
+def abandoned_at_work(recorder: Slow, grace: float) -> tuple[CaptureQueue, list[EpisodeRecord]]:
+    """A queue whose first episode is complete, and whose recorder is at the second one when it is to be abandoned."""
+    records: list[EpisodeRecord] = []
+    queue = CaptureQueue([recorder], records.append, grace=grace)
     queue.steps(steps(0))
     queue.end(record(0))
     queue.drain()
     recorder.gate.clear()
     queue.steps(steps(1))
+    wait_until(lambda: not queue._jobs)
+    queue.steps(steps(2))
     queue.end(record(1))
+    return queue, records
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_abandoned_captures_end_what_they_do_and_leave_no_record() -> None:
+    """Ctrl-C twice: what is not complete is made again when the run is resumed. The recorder is slow."""
+    recorder = Slow()
+    queue, records = abandoned_at_work(recorder, grace=20)
+    threading.Timer(0.3, recorder.gate.set).start()
+    queue.abandon()
+    last = [("steps", 1), ("discard", 1), ("discard", 2), ("close",)]
+    assert recorder.events[-4:] == last, "it was told at once what it missed, and that it is over"
+    assert not recorder.given_up
+    assert len(recorder.threads) == 1
+    queue.close()
+    queue.steps(steps(1))
+    queue.end(record(1))
+    assert recorder.events[-4:] == last
+    assert [r.episode for r in records] == [0, 1], "who goes on without captures still gets records"
+
+
+def test_a_recorder_that_hangs_is_left_alone_and_closed_by_its_own_thread_if_it_comes_back() -> None:
+    recorder = Slow()
+    queue, records = abandoned_at_work(recorder, grace=0.2)
     started = time.monotonic()
     queue.abandon()
     queue.close()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 2
+    assert recorder.given_up
+    assert queue.errors == ["captures did not stop within 0 s and were given up"]
+    assert ("steps", 1) not in recorder.events
     recorder.gate.set()
-    time.sleep(0.2)
+    wait_until(lambda: ("close",) in recorder.events)
+    assert recorder.events[-4:] == [("steps", 1), ("discard", 1), ("discard", 2), ("close",)]
+    assert len(recorder.threads) == 1
     assert [r.episode for r in records] == [0]
+
+
+def test_a_wait_for_abandoned_captures_that_is_interrupted_gives_them_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(limit: float) -> None:
+        raise KeyboardInterrupt
+
+    recorder = Slow()
+    queue, _ = abandoned_at_work(recorder, grace=20)
+    monkeypatch.setattr(queue._thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        queue.abandon()
+    assert recorder.given_up
+    recorder.gate.set()
+
+
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_a_recorder_that_fails_is_closed_like_any_other(abandoned: bool) -> None:
+    class Failing(Slow):
+        def on_steps(self, batch: StepBatch) -> None:
+            raise OSError("no space left on device")
+
+        def close(self) -> None:
+            super().close()
+            raise OSError("it cannot even be closed")
+
+    failing, sound = Failing(), Slow()
+    queue = CaptureQueue([failing, sound], lambda record: None)
+    queue.steps(steps(1))
+    queue.drain()
+    queue.abandon() if abandoned else queue.close()
+    assert (failing.events, sound.events) == ([("close",)], [("steps", 1), ("close",)])
+    assert queue.errors == ["the end, slow: it cannot even be closed"]
+    assert not failing.given_up
+
+
+def test_recorders_are_closed_when_a_record_cannot_be_written() -> None:
+    def full(record: EpisodeRecord) -> None:
+        raise OSError("no space left on device")
+
+    recorder = Slow()
+    queue = CaptureQueue([recorder], full)
+    queue.end(record(0))
+    wait_until(lambda: queue._failure is not None)
+    assert ("close",) not in recorder.events, "the loop may still hand something over"
+    with pytest.raises(OSError, match="no space left"):
+        queue.steps(steps(1))
+    queue.abandon()
+    assert recorder.events == [("finish", 0), ("discard", 1), ("close",)]
 
 
 def test_who_waits_hears_what_is_left() -> None:

@@ -198,6 +198,9 @@ class Spy:
     def close(self) -> None:
         self.closed = True
 
+    def abandon(self) -> None:
+        raise AssertionError("nothing hangs")
+
 
 def test_recorders_see_exactly_the_episode_and_change_nothing(
     chunk_backend: Any, straight_planner: Any, reference: Any

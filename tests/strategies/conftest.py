@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from point_world import MAX_STEPS, PointBackend, Straight
@@ -14,6 +16,9 @@ from imf_jax.rollout.compiled import CompiledRollout
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import ProgramPlanner
+from imf_jax.sim import expert as experts
+from imf_jax.sim.backends.base import StepOutput
+from imf_jax.sim.expert import ExpertState, to_action
 from imf_jax.strategies.base import Frame, Strategy, StrategyRecorder
 from imf_jax.strategies.recording import Recording
 
@@ -76,6 +81,28 @@ def record(tmp_path: Path) -> Callable[..., Recording]:
 @pytest.fixture
 def make_planner() -> Callable[..., ProgramPlanner]:
     return straight
+
+
+class PointExpert:
+    """Moves the left hand by 10 cm per step towards the target, from the last command on."""
+
+    def start(self, output: StepOutput) -> ExpertState:
+        count = output.state.shape[0]
+        command = jnp.zeros((count, 2, 4)).at[:, :, :3].set(output.end_effector[..., :3])
+        return ExpertState(jnp.zeros(count, jnp.int32), command, jnp.zeros((count, 2)), jnp.zeros(count, jnp.int32))
+
+    def act(self, state: ExpertState, output: StepOutput) -> tuple[ExpertState, jax.Array]:
+        gap = output.env_state - state.command[:, 0, :3]
+        length = jnp.linalg.norm(gap, axis=-1, keepdims=True)
+        step = gap * jnp.minimum(1.0, 0.1 / jnp.maximum(length, 1e-6))
+        state = state._replace(command=state.command.at[:, 0, :3].add(step), waited=state.waited + 1)
+        return state, to_action(state.command, state.opening)
+
+
+@pytest.fixture
+def point_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task of the analytic simulator has an expert."""
+    monkeypatch.setitem(experts.EXPERTS, "point", PointExpert)
 
 
 class Listener(Strategy):

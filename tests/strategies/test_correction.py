@@ -2,40 +2,16 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from imf_jax.data.lerobot.reader import open_dataset
-from imf_jax.sim import expert as experts
-from imf_jax.sim.backends.base import StepOutput
-from imf_jax.sim.expert import ExpertState, to_action
 from imf_jax.strategies.base import Frame
 from imf_jax.strategies.correction import CorrectedPlanner, InterventionRules, beta_of_round
 from imf_jax.strategies.dagger import DaggerStrategy
 from imf_jax.strategies.demonstrations import teachable
 
-
-class PointExpert:
-    """Moves the left hand by 10 cm per step towards the target, from the last command on."""
-
-    def start(self, output: StepOutput) -> ExpertState:
-        count = output.state.shape[0]
-        command = jnp.zeros((count, 2, 4)).at[:, :, :3].set(output.end_effector[..., :3])
-        return ExpertState(jnp.zeros(count, jnp.int32), command, jnp.zeros((count, 2)), jnp.zeros(count, jnp.int32))
-
-    def act(self, state: ExpertState, output: StepOutput) -> tuple[ExpertState, jax.Array]:
-        gap = output.env_state - state.command[:, 0, :3]
-        length = jnp.linalg.norm(gap, axis=-1, keepdims=True)
-        step = gap * jnp.minimum(1.0, 0.1 / jnp.maximum(length, 1e-6))
-        state = state._replace(command=state.command.at[:, 0, :3].add(step), waited=state.waited + 1)
-        return state, to_action(state.command, state.opening)
-
-
-@pytest.fixture(autouse=True)
-def point_expert(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(experts.EXPERTS, "point", PointExpert)
+pytestmark = pytest.mark.usefixtures("point_expert")
 
 
 def modes(frames: list[Frame], scene: int) -> str:

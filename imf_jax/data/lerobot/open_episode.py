@@ -118,6 +118,12 @@ class OpenEpisode:
                 video.abort()
             self._remove()
 
+    def abandon(self) -> None:
+        """Give up an episode that another thread may be writing: no more is added and it cannot be saved. Its encoders
+        are left to that thread, its files to `LeRobotWriter.finish`."""
+        self._closed = True
+        self._writer.forget(self)
+
     def _remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._writer.forget(self)

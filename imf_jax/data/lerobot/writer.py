@@ -38,6 +38,9 @@ from imf_jax.files import PARTIAL, put_in_place, write_json
 
 LOCK = ".lock"
 
+SAVING_SECONDS = 10.0
+"""Seconds for which the end of a recording waits for an episode that another thread is saving [s]."""
+
 
 class LeRobotWriter:
     """Writes a dataset; see the module. Make it with `create` or `resume`, end it with `finish` or as a context.
@@ -67,6 +70,7 @@ class LeRobotWriter:
         self._numbers = dict.fromkeys(["data", "episodes", *self._cameras()], 0)
         self._lock = -1
         self._saving = threading.Lock()
+        self._abandoned = False
 
     @classmethod
     def create(
@@ -149,7 +153,7 @@ class LeRobotWriter:
         Args:
             task: what is done in it.
         """
-        if self._lock < 0:
+        if self._is_over():
             raise ArgumentError(f"the recording into {self.folder} is finished; resume it to go on")
         episode = OpenEpisode(self, task)
         self._open.append(episode)
@@ -171,9 +175,17 @@ class LeRobotWriter:
         """Discard what is still open and let others write; does nothing the second time."""
         for episode in list(self._open):
             episode.discard()
-        if self._lock >= 0:
+        # As long as another thread hangs while it saves, nobody else may write; the end of the process unlocks, too.
+        if self._lock >= 0 and self._saving.acquire(timeout=SAVING_SECONDS):
             shutil.rmtree(self.folder / OPEN, ignore_errors=True)
             self._release_lock()
+            self._saving.release()
+
+    def abandon(self) -> None:
+        """Give up all episodes that are open and begin or save no other; `finish` comes next."""
+        self._abandoned = True
+        for episode in list(self._open):
+            episode.abandon()
 
     def __enter__(self) -> "LeRobotWriter":
         return self
@@ -205,6 +217,8 @@ class LeRobotWriter:
     ) -> int:
         """Put a finished episode in its place; called by `OpenEpisode.save`."""
         with self._saving:
+            if self._is_over():
+                raise UserError(f"an episode came too late for {self.folder}, whose recording is over; it is not kept")
             episode = self.num_episodes
             tasks = self._tasks if task in self._tasks else [*self._tasks, task]
             counted = np.arange(length)[:, None]
@@ -239,6 +253,9 @@ class LeRobotWriter:
         """Called by an episode that is saved or discarded."""
         if episode in self._open:
             self._open.remove(episode)
+
+    def _is_over(self) -> bool:
+        return self._abandoned or self._lock < 0
 
     def _cameras(self) -> list[str]:
         return [name for name, feature in self.features.items() if feature.dtype == "video"]

@@ -49,7 +49,8 @@ class StepBatch:
 
 
 class Recorder(Protocol):
-    """A capture. Its methods are called from one thread: setup, then per episode reset, steps ..., finish or discard.
+    """A capture. Its methods are called from one thread: setup, then per episode reset, steps ..., finish or discard,
+    at the end close. Only `abandon` comes from another one.
 
     Attributes:
         name: how messages call the capture.
@@ -90,6 +91,14 @@ class Recorder(Protocol):
 
     def close(self) -> None:
         """The rollout is over; called also when it was interrupted or failed."""
+        ...
+
+    def abandon(self) -> None:
+        """The capture hangs and is given up: nothing that is open may be kept.
+
+        Another thread calls this, perhaps while one of the other methods runs: it only takes a note. Should the method
+        that hangs return after all, `close` follows.
+        """
         ...
 
 
@@ -138,6 +147,10 @@ class OnlyEpisodes:
     def close(self) -> None:
         """See `Recorder`."""
         self._recorder.close()
+
+    def abandon(self) -> None:
+        """See `Recorder`."""
+        self._recorder.abandon()
 
 
 class EpisodeBuffer:

@@ -124,6 +124,9 @@ class PathImageRecorder:
     def close(self) -> None:
         """See `Recorder`."""
 
+    def abandon(self) -> None:
+        """See `Recorder`: a picture gets its name when it is complete."""
+
 
 def encode_png(picture: np.ndarray) -> bytes:
     """`picture` uint8 (H, W, 3) as the content of a PNG file."""

@@ -75,3 +75,6 @@ class TrajectoryRecorder:
 
     def close(self) -> None:
         """See `Recorder`."""
+
+    def abandon(self) -> None:
+        """See `Recorder`: a file gets its name when it is complete."""

@@ -167,6 +167,9 @@ class VideoRecorder:
         for episode in list(self._open):
             self.discard(episode)
 
+    def abandon(self) -> None:
+        """See `Recorder`: a video gets its name when it is complete."""
+
     def _add(self, episode: int, views: np.ndarray) -> None:
         """Encode a moment, uint8 (C, H, W, 3); what goes wrong costs the videos of this episode only."""
         if episode in self._failed:
