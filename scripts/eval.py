@@ -11,9 +11,9 @@ from rich.table import Table
 
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import EvalConfig, require, to_dict
+from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
+from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT, read_json, require_empty
 from imf_jax.files import timestamp
-from imf_jax.rollout.candidates import Candidate, load_checkpoint, load_expert
-from imf_jax.rollout.writers import METRICS, RECORDS, REPORT, read_json, require_empty
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -32,9 +32,9 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
     """Evaluate what the flags say into `out`, or into a folder that is named after it; returns the `Summary`."""
     reference = read_reference(config.reference)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
-    from imf_jax.rollout.cluster import join_cluster
-    from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
-    from imf_jax.rollout.resume import require_resumable
+    from imf_jax.evaluation.cluster import join_cluster
+    from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+    from imf_jax.evaluation.resume import require_resumable
     from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
     cluster = join_cluster(config.cluster)
@@ -88,7 +88,7 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
 
 def run_jobs(config: EvalConfig) -> int:
     """Run a file of jobs, which is checked as a whole before the first one starts."""
-    from imf_jax.rollout import jobs as jobs_module
+    from imf_jax.evaluation import jobs as jobs_module
 
     assert config.jobs is not None
     require(not in_cluster(config), "--jobs cannot be shared by several processes; run the jobs one by one")
@@ -116,7 +116,7 @@ def run_jobs(config: EvalConfig) -> int:
 
 def in_cluster(config: EvalConfig) -> bool:
     """Is this one of several processes? Then others may have begun to write."""
-    from imf_jax.rollout.cluster import read_cluster
+    from imf_jax.evaluation.cluster import read_cluster
 
     return read_cluster(config.cluster) is not None
 
@@ -149,7 +149,7 @@ def read_reference(folder: Path | None) -> dict[str, Any] | None:
     """Success of another evaluation, to show beside this one."""
     if folder is None:
         return None
-    from imf_jax.rollout.writers import MANIFEST
+    from imf_jax.evaluation.folder import MANIFEST
 
     metrics = read_json(folder / METRICS)
     return {
@@ -160,7 +160,7 @@ def read_reference(folder: Path | None) -> dict[str, Any] | None:
 
 def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
     """The end of a run at the terminal: success, speed, and where the results are."""
-    from imf_jax.rollout.statistics import ranking_warning, success_line
+    from imf_jax.evaluation.statistics import ranking_warning, success_line
 
     metrics = summary.metrics
     console.print(summary.headline, style="bold", markup=False)

@@ -9,9 +9,9 @@ from rich.console import Console
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import LatencyConfig, to_dict
 from imf_jax.errors import EXIT_INTERRUPTED
+from imf_jax.evaluation.candidates import Candidate, load_checkpoint
+from imf_jax.evaluation.folder import require_empty
 from imf_jax.files import timestamp, write_bytes, write_json
-from imf_jax.rollout.candidates import Candidate, load_checkpoint
-from imf_jax.rollout.writers import require_empty
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -21,9 +21,8 @@ def main() -> int:
     if config.out is not None and not config.resume:
         require_empty(config.out)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
-    from imf_jax.plots import require_matplotlib
-    from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
-    from imf_jax.rollout.latency import (
+    from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+    from imf_jax.evaluation.latency import (
         JSON,
         PLOT,
         SCHEMA_VERSION,
@@ -34,6 +33,7 @@ def main() -> int:
         sweep_rows,
         sweep_table,
     )
+    from imf_jax.plots import require_matplotlib
     from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
     from imf_jax.training.checkpoints import read_config, resolve_checkpoint
 

@@ -15,7 +15,7 @@ from imf_jax.cli import run_main
 from imf_jax.config import require
 
 if TYPE_CHECKING:
-    from imf_jax.rollout.comparison import Comparison
+    from imf_jax.evaluation.report.comparison import Comparison
 
 COMPARISON = Path("comparison.html")
 
@@ -34,9 +34,9 @@ def report(folders: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path
     twice = [str(folder) for folder, name in zip(folders, names, strict=True) if names.count(name) > 1]
     require(not twice, f"{' and '.join(twice)} are the same folder; compare different ones")
     # Imported late, so that help and mistyped flags are answered without waiting for JAX to load.
-    from imf_jax.rollout.comparison import compare
-    from imf_jax.rollout.reading import read_evaluation
-    from imf_jax.rollout.report import write_comparison, write_report
+    from imf_jax.evaluation.report.comparison import compare
+    from imf_jax.evaluation.report.load import read_evaluation
+    from imf_jax.evaluation.report.page import write_comparison, write_report
 
     if len(folders) == 1:
         print(write_report(folders[0]))
@@ -48,7 +48,7 @@ def report(folders: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path
 
 def say_comparison(comparison: "Comparison") -> None:
     """The comparison at the terminal: success of each, then every pair with its discordant episodes."""
-    from imf_jax.rollout.comparison import conclusion
+    from imf_jax.evaluation.report.comparison import conclusion
 
     console = Console(highlight=False)
     table = Table(title=f"{len(comparison.evaluations[0].records)} scenes, the same for all", title_justify="left")

@@ -12,7 +12,7 @@ console = Console(highlight=False, soft_wrap=True)
 def main() -> int:
     config = tyro.cli(RolloutConfig, description=__doc__)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
-    from imf_jax.rollout.statistics import wilson_interval
+    from imf_jax.evaluation.statistics import wilson_interval
 
     with stop_on_interrupt() as should_stop:
         if config.dagger.rounds is not None:

@@ -12,8 +12,8 @@ import numpy as np
 from imf_jax.benchmark.bare import SEED
 from imf_jax.benchmark.rollouts import Candidate, ScalingFigures
 from imf_jax.config import STATE_DIM, RendererName
+from imf_jax.evaluation.evaluate import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.evaluate import make_rollout
 from imf_jax.rollout.planner import Observations
 from imf_jax.sim.backends.choice import make_backend
 from imf_jax.sim.tasks import get_task

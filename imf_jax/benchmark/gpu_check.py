@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the check. `arguments`: of the command line."""
     check = tyro.cli(GpuCheck, args=arguments)
     device = cuda_device()
-    from imf_jax.rollout.manifest import build_manifest
+    from imf_jax.evaluation.manifest import build_manifest
 
     tests = run_tests(check.test_seconds)
     print(tests_line(tests), flush=True)

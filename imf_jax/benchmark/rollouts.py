@@ -23,10 +23,10 @@ from imf_jax.benchmark.bare import (
 from imf_jax.benchmark.sequential import SequentialSystem
 from imf_jax.config import RendererName, require
 from imf_jax.errors import ArgumentError
+from imf_jax.evaluation.evaluate import make_rollout
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.evaluate import make_rollout
 from imf_jax.rollout.ledger import RolloutProgress, RolloutResult
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.backends.choice import COMPILED, make_backend

@@ -18,7 +18,7 @@ def require_fit(backend: Any, planner: Planner, num_envs: int, devices: Sequence
     """Refuse more scenes than fit in memory.
 
     Args:
-        backend: see `imf_jax.rollout.evaluate.PicturedBackend`.
+        backend: see `imf_jax.evaluation.evaluate.PicturedBackend`.
         planner: what plans.
         num_envs: scenes simulated at once.
         devices: the devices that share them; none for a backend of the host.

@@ -22,8 +22,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 import numpy as np
 
+from imf_jax.evaluation.folder import read_json
 from imf_jax.files import write_json
-from imf_jax.rollout.writers import read_json
 
 TIMING = "timing.json"
 

@@ -8,7 +8,7 @@ import numpy as np
 from imf_jax.data.lerobot.features import robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import ArgumentError
-from imf_jax.rollout.evaluate import PicturedBackend
+from imf_jax.evaluation.evaluate import PicturedBackend
 from imf_jax.rollout.planner import Planner, ProgramPlanner
 from imf_jax.sim.rendering.camera import camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer

@@ -13,11 +13,11 @@ import numpy as np
 
 from imf_jax.config import require, to_dict
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED, UserError
-from imf_jax.rollout.candidates import Candidate, load_checkpoint, load_expert
+from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
+from imf_jax.evaluation.evaluate import PicturedBackend, make_rollout, require_camera
+from imf_jax.evaluation.manifest import build_manifest
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord, split_seed
-from imf_jax.rollout.evaluate import PicturedBackend, make_rollout, require_camera
-from imf_jax.rollout.manifest import build_manifest
 from imf_jax.rollout.planner import Planner
 from imf_jax.rollout.progress import progress_bar
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices

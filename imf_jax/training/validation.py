@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imf_jax.config import TrainConfig, to_dict
+from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
 from imf_jax.models.policy import Policy
-from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.backends.native import NativeBackend
 

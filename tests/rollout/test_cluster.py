@@ -13,8 +13,8 @@ import pytest
 
 from imf_jax.config import ClusterConfig
 from imf_jax.errors import ArgumentError
-from imf_jax.rollout.cluster import Cluster, read_cluster
-from imf_jax.rollout.writers import read_json, read_records
+from imf_jax.evaluation.cluster import Cluster, read_cluster
+from imf_jax.evaluation.folder import read_json, read_records
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "eval.py"
 

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import binomtest
 
 from imf_jax.errors import ArgumentError
-from imf_jax.rollout.comparison import Comparison, compare, conclusion, holm_correction, mcnemar_p_value
+from imf_jax.evaluation.report.comparison import Comparison, compare, conclusion, holm_correction, mcnemar_p_value
+from imf_jax.evaluation.report.load import Evaluation
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.reading import Evaluation
 
 
 def evaluation(outcomes: str, name: str = "a", seed: int = 0, **manifest) -> Evaluation:

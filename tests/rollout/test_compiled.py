@@ -20,6 +20,7 @@ from point_world import MAX_STEPS, SIZE, PointBackend, Straight
 from imf_jax.benchmark.wandering import Wanderer
 from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
+from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.compiled import CompiledRollout, replans_per_call
 from imf_jax.rollout.engine import Rollout
@@ -28,7 +29,6 @@ from imf_jax.rollout.expert_planner import ExpertPlanner
 from imf_jax.rollout.loop_program import LoopProgram
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.recorders.video import VideoRecorder
-from imf_jax.rollout.statistics import wilson_interval
 from imf_jax.rollout.timing import StageClock
 from imf_jax.sim.backends.choice import make_backend
 from imf_jax.video import probe_video

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records
+from imf_jax.evaluation.folder import EvaluationFolder, read_json, read_records
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

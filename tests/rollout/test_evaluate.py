@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.evaluation.folder import read_json, read_records
+from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.files import write_bytes
-from imf_jax.rollout.evaluate import EvaluationSettings, Summary, evaluate
 from imf_jax.rollout.recorders.base import EpisodeBuffer, episode_folder
-from imf_jax.rollout.statistics import wilson_interval
-from imf_jax.rollout.writers import read_json, read_records
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001f61738"

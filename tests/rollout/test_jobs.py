@@ -8,7 +8,7 @@ import pytest
 
 from imf_jax.config import EvalConfig, ExecutionConfig
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.rollout.jobs import Job, read_jobs, resolve_folders, run_job, run_jobs
+from imf_jax.evaluation.jobs import Job, read_jobs, resolve_folders, run_job, run_jobs
 
 DEFAULTS = EvalConfig(jobs=Path("jobs.yaml"), num_envs=12, save_images=True)
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from imf_jax.rollout.evaluate import EvaluationSettings, Summary, evaluate
-from imf_jax.rollout.writers import RECORDS
+from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.evaluation.folder import RECORDS
 
 DIE = """
 import importlib.util, os, signal, sys
 from pathlib import Path
-from imf_jax.rollout.evaluate import EvaluationSettings, evaluate
-from imf_jax.rollout.writers import EvaluationFolder
+from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+from imf_jax.evaluation.folder import EvaluationFolder
 
 spec = importlib.util.spec_from_file_location("fakes", sys.argv[1])
 fakes = importlib.util.module_from_spec(spec)

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from imf_jax.config import HeadConfig, LatencyConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
+from imf_jax.evaluation.folder import read_json, read_records
+from imf_jax.evaluation.latency import sweep_delays, sweep_plot, sweep_rows, sweep_table
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.latency import sweep_delays, sweep_plot, sweep_rows, sweep_table
-from imf_jax.rollout.writers import read_json, read_records
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 HEAD = HeadConfig(pred_horizon=8, num_action_steps=4, n_emb=16, n_layer=1, n_head=2, n_kv_head=1)

@@ -16,11 +16,19 @@ from PIL import Image
 
 from imf_jax.cli import run_main
 from imf_jax.errors import UserError
-from imf_jax.rollout import report_parts
-from imf_jax.rollout.charts import Series, line_chart, nice_ticks, path_bounds, shade, simplify_path, stage_strip
+from imf_jax.evaluation.report import parts as report_parts
+from imf_jax.evaluation.report.charts import (
+    Series,
+    line_chart,
+    nice_ticks,
+    path_bounds,
+    shade,
+    simplify_path,
+    stage_strip,
+)
+from imf_jax.evaluation.report.page import write_report
+from imf_jax.evaluation.statistics import episode_statistics
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.report import write_report
-from imf_jax.rollout.statistics import episode_statistics
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 STATUSES = ("success", "timeout", "failure", "error")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.statistics import (
+from imf_jax.evaluation.statistics import (
     bootstrap_interval,
     episode_statistics,
     ranking_warning,
@@ -16,6 +15,7 @@ from imf_jax.rollout.statistics import (
     summarize,
     wilson_interval,
 )
+from imf_jax.rollout.episode import EpisodeRecord
 
 
 def record(episode: int, status: str, return_: float = 1.0, steps: int = 100) -> EpisodeRecord:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.evaluation.report.parts import timing_rows
 from imf_jax.rollout.engine import Rollout
-from imf_jax.rollout.evaluate import EvaluationSettings, Summary, evaluate
-from imf_jax.rollout.report_parts import timing_rows
 from imf_jax.rollout.timing import (
     NO_CLOCK,
     STAGES,

@@ -15,10 +15,10 @@ import pytest
 
 from imf_jax.config import EvalConfig
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
 from imf_jax.files import partial_path
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.evaluate import EvaluationSettings, Summary, evaluate
 from imf_jax.rollout.ledger import RolloutResult
 from imf_jax.rollout.recorders import video
 from imf_jax.rollout.recorders.base import OnlyEpisodes

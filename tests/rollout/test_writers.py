@@ -9,9 +9,9 @@ import pytest
 
 from imf_jax import files
 from imf_jax.errors import UserError
+from imf_jax.evaluation.folder import EvaluationFolder, read_json, read_records
 from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.writers import EvaluationFolder, read_json, read_records
 
 
 def record(episode: int) -> EpisodeRecord:

@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.evaluation.manifest import environment
 from imf_jax.memory import free_device_memory
 from imf_jax.rollout.capacity import capture_bytes, require_fit
-from imf_jax.rollout.manifest import environment
 from imf_jax.sim.backends import choice, warp
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 

@@ -203,7 +203,7 @@ ctypes.util.find_library = lambda name: None if name in ("EGL", "OSMesa", "GL") 
 
 IMPORTS = """
 import os, sys
-import imf_jax.rollout.evaluate, imf_jax.rollout.recorders.video
+import imf_jax.evaluation.evaluate, imf_jax.rollout.recorders.video
 import mujoco
 from imf_jax.sim.rendering import opengl_renderer, warp_renderer
 mujoco.MjModel.from_xml_string("<mujoco/>")

@@ -15,7 +15,7 @@ from imf_jax.data.lerobot.reader import open_dataset
 from imf_jax.data.statistics import check_statistics, compute_statistics, write_statistics
 from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_OK, ArgumentError
-from imf_jax.rollout.writers import read_records
+from imf_jax.evaluation.folder import read_records
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.strategies import rounds
 from imf_jax.strategies.demonstrations import Demonstrations

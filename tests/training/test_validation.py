@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imf_jax.config import ValidationConfig
-from imf_jax.rollout import evaluate
+from imf_jax.evaluation import evaluate
 from imf_jax.rollout.episode import seed_split
 from imf_jax.rollout.recorders.path_image import Photograph
 from imf_jax.sim.rendering.camera import camera_view

@@ -7,8 +7,8 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from imf_jax.evaluation.folder import EPISODES
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.writers import EPISODES
 from imf_jax.sim.backends.base import StepOutput
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import jinja2
 
 from imf_jax.errors import UserError
+from imf_jax.evaluation.folder import REPORT
+from imf_jax.evaluation.report.charts import shade
+from imf_jax.evaluation.report.comparison import Comparison, conclusion
+from imf_jax.evaluation.report.load import Evaluation, read_evaluation
+from imf_jax.evaluation.report.parts import EpisodeRow, episode_rows, path_plots, timing_rows, training_charts
+from imf_jax.evaluation.statistics import episode_statistics, ranking_warning, success_line
 from imf_jax.files import write_bytes
-from imf_jax.rollout.charts import shade
-from imf_jax.rollout.comparison import Comparison, conclusion
 from imf_jax.rollout.episode import STATUSES
-from imf_jax.rollout.reading import Evaluation, read_evaluation
-from imf_jax.rollout.report_parts import EpisodeRow, episode_rows, path_plots, timing_rows, training_charts
-from imf_jax.rollout.statistics import episode_statistics, ranking_warning, success_line
-from imf_jax.rollout.writers import REPORT
 
 MAX_PROBLEMS = 30
 """Problems listed on a page; a folder whose files were moved away has one for each."""

@@ -8,11 +8,11 @@ from typing import Any
 from rich.table import Table
 
 from imf_jax.config import LatencyConfig, PolicyConfig, require
-from imf_jax.rollout.comparison import holm_correction, mcnemar_p_value
+from imf_jax.evaluation.report.comparison import holm_correction, mcnemar_p_value
+from imf_jax.evaluation.resume import require_resumable
+from imf_jax.evaluation.statistics import episode_statistics
 from imf_jax.rollout.delay import require_execution
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.resume import require_resumable
-from imf_jax.rollout.statistics import episode_statistics
 
 JSON = "latency.json"
 PLOT = "latency.png"

@@ -8,9 +8,7 @@ from typing import Any
 
 from imf_jax.config import flag
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.files import PARTIAL, remove_partials, write_bytes
-from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.writers import (
+from imf_jax.evaluation.folder import (
     EPISODES,
     MANIFEST,
     METRICS,
@@ -19,6 +17,8 @@ from imf_jax.rollout.writers import (
     read_json,
     said,
 )
+from imf_jax.files import PARTIAL, remove_partials, write_bytes
+from imf_jax.rollout.episode import EpisodeRecord
 
 DAMAGED = "episodes.damaged.jsonl"
 """Where lines of a record file go that cannot be read."""

@@ -38,7 +38,7 @@ class EvaluationFolder:
         path: the folder; made if it is not there.
         manifest: content of `manifest.json`, written at once.
         replace: the folder belongs to the caller, and an evaluation already in it is overwritten.
-        resumed: the folder was prepared by `imf_jax.rollout.resume.take_up`, and records are added to it.
+        resumed: the folder was prepared by `imf_jax.evaluation.resume.take_up`, and records are added to it.
 
     Raises:
         UserError: the folder is not empty, or cannot be written.

@@ -234,8 +234,8 @@ def run_job(job: Job, folder: Path, run: Callable[[EvalConfig, Path], Any], *, r
         run: evaluates a configuration into a folder and returns its `Summary`.
         resume: complete a job that was begun.
     """
-    from imf_jax.rollout.resume import require_resumable, started
-    from imf_jax.rollout.writers import require_empty
+    from imf_jax.evaluation.folder import require_empty
+    from imf_jax.evaluation.resume import require_resumable, started
 
     try:
         if not resume:
@@ -284,7 +284,7 @@ def _leave_quietly(write: Callable[..., None], *arguments: Any, **more: Any) -> 
 
 def _finished(folder: Path) -> dict[str, Any]:
     """How many episodes a job has finished so far."""
-    from imf_jax.rollout.writers import read_records
+    from imf_jax.evaluation.folder import read_records
 
     try:
         records, _ = read_records(folder)

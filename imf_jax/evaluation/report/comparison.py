@@ -8,8 +8,8 @@ from typing import Any
 from scipy.stats import binomtest
 
 from imf_jax.config import require
-from imf_jax.rollout.reading import Evaluation
-from imf_jax.rollout.statistics import episode_statistics, ranking_warning
+from imf_jax.evaluation.report.load import Evaluation
+from imf_jax.evaluation.statistics import episode_statistics, ranking_warning
 
 SIGNIFICANCE = 0.05
 """Differences with a smaller p value are called significant."""

@@ -10,23 +10,8 @@ import jax
 
 from imf_jax.config import IMAGE_SIZE, RendererName, VideoChoice, require, require_video_settings
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
-from imf_jax.rollout.capacity import capture_bytes, require_fit
-from imf_jax.rollout.capture import QUEUE_BYTES
-from imf_jax.rollout.cluster import PROCESSES, Cluster, move_artifacts, process_folder
-from imf_jax.rollout.engine import Rollout
-from imf_jax.rollout.episode import EpisodeRecord, Split, split_seed
-from imf_jax.rollout.ledger import RolloutResult
-from imf_jax.rollout.manifest import build_manifest
-from imf_jax.rollout.planner import Planner
-from imf_jax.rollout.progress import progress_bar
-from imf_jax.rollout.recorders.base import OnlyEpisodes, Recorder
-from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photographer
-from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
-from imf_jax.rollout.report import write_report
-from imf_jax.rollout.resume import require_resumable, started, take_up
-from imf_jax.rollout.statistics import episode_statistics, success_line
-from imf_jax.rollout.timing import StageClock, merge_timing, write_timing
-from imf_jax.rollout.writers import (
+from imf_jax.evaluation.cluster import PROCESSES, Cluster, move_artifacts, process_folder
+from imf_jax.evaluation.folder import (
     EPISODES,
     METRICS,
     EvaluationFolder,
@@ -35,6 +20,21 @@ from imf_jax.rollout.writers import (
     require_empty,
     write_merged,
 )
+from imf_jax.evaluation.manifest import build_manifest
+from imf_jax.evaluation.report.page import write_report
+from imf_jax.evaluation.resume import require_resumable, started, take_up
+from imf_jax.evaluation.statistics import episode_statistics, success_line
+from imf_jax.rollout.capacity import capture_bytes, require_fit
+from imf_jax.rollout.capture import QUEUE_BYTES
+from imf_jax.rollout.engine import Rollout
+from imf_jax.rollout.episode import EpisodeRecord, Split, split_seed
+from imf_jax.rollout.ledger import RolloutResult
+from imf_jax.rollout.planner import Planner
+from imf_jax.rollout.progress import progress_bar
+from imf_jax.rollout.recorders.base import OnlyEpisodes, Recorder
+from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photographer
+from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
+from imf_jax.rollout.timing import StageClock, merge_timing, write_timing
 from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.tasks.base import Task
 
