@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imf_jax.rollout.episode import noise_keys
+from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.tasks.base import array_module
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from imf_jax.config import require
 from imf_jax.evaluation.evaluate import make_rollout
-from imf_jax.rollout.episode import EpisodeRecord, scene_keys
+from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import PolicyPlanner, plan_rows
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
+from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.device import DeviceBackend
 

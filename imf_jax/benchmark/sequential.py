@@ -16,8 +16,8 @@ import numpy as np
 from imf_jax.benchmark.bare import SEED
 from imf_jax.config import SUBSTEPS, RendererName
 from imf_jax.errors import UserError
-from imf_jax.rollout.episode import scene_keys
 from imf_jax.rollout.planner import PolicyPlanner
+from imf_jax.seeds import scene_keys
 from imf_jax.sim import mujoco
 from imf_jax.sim.backends.task_scene import TaskScene
 from imf_jax.sim.scene import MAX_OPENING

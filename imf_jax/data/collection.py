@@ -22,7 +22,7 @@ from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import UserError, one_line
 from imf_jax.files import read_failure, write_json
 from imf_jax.memory import free_main_memory
-from imf_jax.rollout.episode import disturbance_keys, scene_keys, split_seed
+from imf_jax.seeds import disturbance_keys, scene_keys, split_seed
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.blocks import in_blocks

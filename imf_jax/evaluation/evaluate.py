@@ -27,7 +27,7 @@ from imf_jax.evaluation.statistics import episode_statistics, success_line
 from imf_jax.rollout.capacity import capture_bytes, require_fit
 from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.engine import Rollout
-from imf_jax.rollout.episode import EpisodeRecord, Split, split_seed
+from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.ledger import RolloutResult
 from imf_jax.rollout.planner import Planner
 from imf_jax.rollout.progress import progress_bar
@@ -35,6 +35,7 @@ from imf_jax.rollout.recorders.base import OnlyEpisodes, Recorder
 from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photographer
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.timing import StageClock, merge_timing, write_timing
+from imf_jax.seeds import Split, split_seed
 from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.tasks.base import Task
 

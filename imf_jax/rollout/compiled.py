@@ -18,12 +18,13 @@ import numpy as np
 from imf_jax.config import require
 from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.engine import unplannable, verdict
-from imf_jax.rollout.episode import EpisodeRecord, Status, scene_keys
+from imf_jax.rollout.episode import EpisodeRecord, Status
 from imf_jax.rollout.ledger import Ledger, RolloutProgress, RolloutResult
 from imf_jax.rollout.loop_program import LoopProgram, Tally, Trace, Wave
 from imf_jax.rollout.planner import CompiledPlanner
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.rollout.timing import NO_CLOCK, StageClock
+from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.device import DeviceBackend
 
 CALL_STEPS = 40

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from imf_jax.rollout.capture import QUEUE_BYTES
-from imf_jax.rollout.episode import EpisodeRecord, Status, scene_keys
+from imf_jax.rollout.episode import EpisodeRecord, Status
 from imf_jax.rollout.frames import FrameReader
 from imf_jax.rollout.ledger import Ledger, RolloutProgress, RolloutResult
 from imf_jax.rollout.planner import Planner
@@ -31,6 +31,7 @@ from imf_jax.rollout.scenes import (
 )
 from imf_jax.rollout.schedule import EpisodeQueue
 from imf_jax.rollout.timing import NO_CLOCK, Clocked, StageClock
+from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import Backend, SimState, StepOutput
 
 

@@ -11,9 +11,9 @@ from flax import nnx
 
 from imf_jax.config import HeadConfig
 from imf_jax.models.policy import Policy, Prefix
-from imf_jax.rollout.episode import noise_keys
 from imf_jax.rollout.schedule import planning_batches
 from imf_jax.rollout.timing import NO_CLOCK, NoClock, StageClock
+from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.blocks import keep_rows
 

@@ -17,9 +17,10 @@ from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_exper
 from imf_jax.evaluation.evaluate import PicturedBackend, make_rollout, require_camera
 from imf_jax.evaluation.manifest import build_manifest
 from imf_jax.rollout.capacity import require_fit
-from imf_jax.rollout.episode import EpisodeRecord, split_seed
+from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import Planner
 from imf_jax.rollout.progress import progress_bar
+from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 from imf_jax.strategies.base import Strategy, StrategyRecorder
 from imf_jax.strategies.settings import SCENES, RolloutConfig

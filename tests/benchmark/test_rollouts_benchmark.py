@@ -29,8 +29,9 @@ from imf_jax.models.lewm import LewmSizes
 from imf_jax.models.vit import VitSizes
 from imf_jax.plots import require_matplotlib
 from imf_jax.rollout import capacity, capture
-from imf_jax.rollout.episode import EpisodeRecord, scene_keys
+from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.ledger import RolloutProgress
+from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
 
 STEPS = 24

@@ -24,12 +24,13 @@ from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.compiled import CompiledRollout, replans_per_call
 from imf_jax.rollout.engine import Rollout
-from imf_jax.rollout.episode import EpisodeRecord, scene_keys
+from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.expert_planner import ExpertPlanner
 from imf_jax.rollout.loop_program import LoopProgram
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.recorders.video import VideoRecorder
 from imf_jax.rollout.timing import StageClock
+from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.choice import make_backend
 from imf_jax.video import probe_video
 

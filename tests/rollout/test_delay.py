@@ -19,8 +19,9 @@ from imf_jax.models.policy import Policy
 from imf_jax.rollout.compiled import CompiledRollout
 from imf_jax.rollout.delay import DelayedProgram, DelayedWeights, advance, hold, join, policy_planner
 from imf_jax.rollout.engine import Rollout
-from imf_jax.rollout.episode import EpisodeRecord, noise_keys
+from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import PolicyPlanner, ProgramPlanner
+from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 
 HEAD = HeadConfig(obs_horizon=2, pred_horizon=8, num_action_steps=4, n_emb=32, n_layer=2, n_head=4, n_kv_head=2)

@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 
 from imf_jax.errors import ArgumentError
-from imf_jax.rollout.episode import (
-    SCHEMA_VERSION,
-    SEEDS_PER_SPLIT,
-    SPLITS,
-    EpisodeRecord,
-    noise_keys,
-    scene_keys,
-    seed_split,
-    split_seed,
-)
+from imf_jax.rollout.episode import SCHEMA_VERSION, EpisodeRecord
+from imf_jax.seeds import SEEDS_PER_SPLIT, SPLITS, noise_keys, scene_keys, seed_split, split_seed
 
 RECORD = EpisodeRecord(
     episode=7,

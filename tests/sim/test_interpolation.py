@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from imf_jax.rollout.episode import scene_keys
+from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.backends.task_scene import TaskScene
 from imf_jax.sim.control import MAX_JOINT_STEP, forward_kinematics

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from imf_jax.rollout.episode import scene_keys
+from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.expert import get_expert
 from imf_jax.sim.rendering.opengl_renderer import find_opengl
