@@ -209,3 +209,48 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def said(path: Path, what: str = "evaluation") -> Iterator[None]:
+    """Turn a failure of the file system into one line for the user: what could not be written, and where."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write the {what} to {path} ({reason}); free space or choose another --out") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: it is not there or no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there; give the folder of an evaluation") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object; it is not a file of an evaluation")
+    return values
+
+
+TRAINING_METRICS = "metrics.jsonl"
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The complete lines of `metrics.jsonl`; none if there is no such file."""
+    path = folder / TRAINING_METRICS
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [values for values in map(_parse, lines) if values is not None]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None

@@ -182,7 +182,7 @@ class RolloutsBenchmark:
         camera_size = parse_size(self.camera_size) if self.camera_size else None
         from imf_jax.benchmark import suite
         from imf_jax.benchmark.tables import json_content, scaling_plot
-        from imf_jax.evaluation.folder import said
+        from imf_jax.files import said
         from imf_jax.plots import require_matplotlib
         from imf_jax.sim.backends.choice import resolve_backend
 

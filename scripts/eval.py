@@ -12,8 +12,8 @@ from rich.table import Table
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import EvalConfig, require, to_dict
 from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
-from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT, read_json, require_empty
-from imf_jax.files import timestamp
+from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT, require_empty
+from imf_jax.files import read_json, timestamp
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -11,19 +11,12 @@ import jax
 from imf_jax.config import IMAGE_SIZE, RendererName, VideoChoice, require, require_video_settings
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
 from imf_jax.evaluation.cluster import PROCESSES, Cluster, move_artifacts, process_folder
-from imf_jax.evaluation.folder import (
-    EPISODES,
-    METRICS,
-    EvaluationFolder,
-    read_json,
-    read_records,
-    require_empty,
-    write_merged,
-)
+from imf_jax.evaluation.folder import METRICS, EvaluationFolder, read_records, require_empty, write_merged
 from imf_jax.evaluation.manifest import build_manifest
 from imf_jax.evaluation.report.page import write_report
 from imf_jax.evaluation.resume import require_resumable, started, take_up
 from imf_jax.evaluation.statistics import episode_statistics, success_line
+from imf_jax.files import read_json
 from imf_jax.rollout.capacity import capture_bytes, require_fit
 from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.engine import Rollout
@@ -31,7 +24,7 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.ledger import RolloutResult
 from imf_jax.rollout.planner import Planner
 from imf_jax.rollout.progress import progress_bar
-from imf_jax.rollout.recorders.base import OnlyEpisodes, Recorder
+from imf_jax.rollout.recorders.base import EPISODES, OnlyEpisodes, Recorder
 from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photographer
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.timing import StageClock, merge_timing, write_timing

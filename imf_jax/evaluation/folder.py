@@ -1,34 +1,22 @@
 """The files of an evaluation folder. Whole files appear at once or not at all; records are flushed one by one."""
 
 import errno
-import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.files import write_bytes, write_json
+from imf_jax.files import said, write_bytes, write_json
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.recorders.base import EPISODES
 
 MANIFEST = "manifest.json"
 RECORDS = "episodes.jsonl"
 METRICS = "metrics.json"
 REPORT = "report.html"
-EPISODES = "episodes"
-
-
-@contextmanager
-def said(path: Path, what: str = "evaluation") -> Iterator[None]:
-    """Turn a failure of the file system into one line for the user: what could not be written, and where."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"cannot write the {what} to {path} ({reason}); free space or choose another --out") from None
 
 
 class EvaluationFolder:
@@ -151,20 +139,3 @@ def read_records(folder: Path) -> tuple[list[EpisodeRecord], list[str]]:
         except ValueError as error:
             problems.append(f"{path}:{number}: {error}")
     return sorted(records, key=lambda record: record.episode), problems
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: it is not there or no JSON object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there; give the folder of an evaluation") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no JSON object; it is not a file of an evaluation")
-    return values

@@ -8,17 +8,10 @@ from typing import Any
 
 from imf_jax.config import flag
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.evaluation.folder import (
-    EPISODES,
-    MANIFEST,
-    METRICS,
-    RECORDS,
-    REPORT,
-    read_json,
-    said,
-)
-from imf_jax.files import PARTIAL, remove_partials, write_bytes
+from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, REPORT
+from imf_jax.files import PARTIAL, read_json, remove_partials, said, write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.recorders.base import EPISODES
 
 DAMAGED = "episodes.damaged.jsonl"
 """Where lines of a record file go that cannot be read."""

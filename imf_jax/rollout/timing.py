@@ -22,8 +22,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 import numpy as np
 
-from imf_jax.evaluation.folder import read_json
-from imf_jax.files import write_json
+from imf_jax.files import read_json, write_json
 
 TIMING = "timing.json"
 

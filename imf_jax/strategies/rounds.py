@@ -24,10 +24,9 @@ from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import EXIT_OK
 from imf_jax.evaluation.candidates import Candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
-from imf_jax.evaluation.folder import read_json
 from imf_jax.evaluation.resume import differences
 from imf_jax.evaluation.statistics import wilson_interval
-from imf_jax.files import write_json
+from imf_jax.files import read_json, write_json
 from imf_jax.strategies.assembly import corrected, make_strategy, open_recording
 from imf_jax.strategies.dagger import DaggerStrategy
 from imf_jax.strategies.demonstrations import Demonstrations

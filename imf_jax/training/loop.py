@@ -15,6 +15,7 @@ from imf_jax.config import StateEncoderConfig, TrainConfig, require, to_dict
 from imf_jax.data.pictures import PictureFolder, find_pictures
 from imf_jax.data.windows import Demonstrations, load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
+from imf_jax.files import TRAINING_METRICS as METRICS
 from imf_jax.files import write_json
 from imf_jax.sim.tasks import get_task
 from imf_jax.training import checkpoints
@@ -22,7 +23,6 @@ from imf_jax.training.checkpoints import CheckpointMeta
 from imf_jax.training.progress import TrainingProgress
 from imf_jax.training.state import TrainState, build_policy, initial_state
 from imf_jax.training.tracker_backends import make_trackers
-from imf_jax.training.trackers import FILE as METRICS
 from imf_jax.training.trackers import TrackedRun, Trackers
 from imf_jax.training.trainer import Trainer, TrainingSummary
 from imf_jax.training.validation import FOLDER as VALIDATION

@@ -14,10 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from imf_jax.files import write_bytes, write_json
+from imf_jax.files import TRAINING_METRICS, read_metrics, write_bytes, write_json
 from imf_jax.training.tracker_guard import GuardedTracker
 
-FILE = "metrics.jsonl"
 SUMMARY = "summary.json"
 IMAGES = "validation/images"
 
@@ -80,7 +79,7 @@ class JsonlTracker:
     def start(self, run: TrackedRun) -> None:
         """See `Tracker`."""
         self._folder = run.folder
-        path = run.folder / FILE
+        path = run.folder / TRAINING_METRICS
         _truncate(path, run.first_step)
         (run.folder / SUMMARY).unlink(missing_ok=True)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by finish()
@@ -183,21 +182,6 @@ class Trackers:
 def finite(value: float) -> float | None:
     """The number, or None if JSON does not know it (NaN, infinity)."""
     return value if math.isfinite(value) else None
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The complete lines of `metrics.jsonl`; none if there is no such file."""
-    path = folder / FILE
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [values for values in map(_parse, lines) if values is not None]
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        values = json.loads(line) if line.endswith("\n") else None
-    except ValueError:
-        return None
-    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
 
 
 def _truncate(path: Path, last_step: int) -> None:

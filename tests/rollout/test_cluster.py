@@ -14,7 +14,8 @@ import pytest
 from imf_jax.config import ClusterConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.cluster import Cluster, read_cluster
-from imf_jax.evaluation.folder import read_json, read_records
+from imf_jax.evaluation.folder import read_records
+from imf_jax.files import read_json
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "eval.py"
 

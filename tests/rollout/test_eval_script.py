@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from imf_jax.evaluation.folder import EvaluationFolder, read_json, read_records
+from imf_jax.evaluation.folder import EvaluationFolder, read_records
+from imf_jax.files import read_json
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

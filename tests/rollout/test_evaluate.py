@@ -9,9 +9,9 @@ import pytest
 
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
-from imf_jax.evaluation.folder import read_json, read_records
+from imf_jax.evaluation.folder import read_records
 from imf_jax.evaluation.statistics import wilson_interval
-from imf_jax.files import write_bytes
+from imf_jax.files import read_json, write_bytes
 from imf_jax.rollout.recorders.base import EpisodeBuffer, episode_folder
 
 PIXEL = bytes.fromhex(

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from imf_jax.config import HeadConfig, LatencyConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
-from imf_jax.evaluation.folder import read_json, read_records
+from imf_jax.evaluation.folder import read_records
 from imf_jax.evaluation.latency import sweep_delays, sweep_plot, sweep_rows, sweep_table
+from imf_jax.files import read_json
 from imf_jax.rollout.episode import EpisodeRecord
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

@@ -9,8 +9,8 @@ import pytest
 
 from imf_jax import files
 from imf_jax.errors import UserError
-from imf_jax.evaluation.folder import EvaluationFolder, read_json, read_records
-from imf_jax.files import write_bytes
+from imf_jax.evaluation.folder import EvaluationFolder, read_records
+from imf_jax.files import read_json, write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
 
 

@@ -15,10 +15,11 @@ from PIL import Image
 
 from imf_jax.config import TrainConfig
 from imf_jax.errors import EXIT_BAD_ARGUMENTS, EXIT_OK, ArgumentError, UserError
+from imf_jax.files import TRAINING_METRICS, read_metrics
 from imf_jax.training import loop, tracker_backends
 from imf_jax.training.tracker_backends import BACKENDS, make_trackers
 from imf_jax.training.tracker_guard import MAX_FAILURES, GuardedTracker, left_behind
-from imf_jax.training.trackers import FILE, SUMMARY, JsonlTracker, TrackedRun, Trackers, read_metrics
+from imf_jax.training.trackers import SUMMARY, JsonlTracker, TrackedRun, Trackers
 
 
 class FakeTracker:
@@ -97,12 +98,12 @@ def test_resuming_drops_later_and_cut_off_lines(tmp_path):
     for step in (2, 4, 4, 6):
         tracker.scalars(step, {"loss": 1.0})
     tracker.finish()
-    with open(tmp_path / FILE, "a") as file:
+    with open(tmp_path / TRAINING_METRICS, "a") as file:
         file.write('{"step": 3, "lo')
     tracker.start(TrackedRun("run", tmp_path, {}, first_step=4))
     tracker.scalars(5, {"loss": 2.0})
     tracker.finish()
-    lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / TRAINING_METRICS).read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 4, 5]
 
 

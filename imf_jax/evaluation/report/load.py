@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from imf_jax.errors import UserError
-from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, read_json, read_records
+from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, read_records
+from imf_jax.files import read_json
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.sim.tasks import TASKS
 

@@ -16,10 +16,9 @@ from PIL import Image
 
 from imf_jax.evaluation.report.charts import Series, line_chart, path_bounds, path_plot, range_bar, stage_strip
 from imf_jax.evaluation.report.load import Evaluation
+from imf_jax.files import TRAINING_METRICS, read_metrics
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.timing import TIMES, TIMING
-from imf_jax.training.trackers import FILE as TRAINING_METRICS
-from imf_jax.training.trackers import read_metrics
 
 TIMING_STAGES = TIMES
 TIMING_FIGURES = ("count", "mean", "std", "min", "max", "p50", "p95")

@@ -7,7 +7,6 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from imf_jax.evaluation.folder import EPISODES
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.sim.backends.base import StepOutput
 
@@ -176,3 +175,6 @@ class EpisodeBuffer:
 def episode_folder(episode: int) -> str:
     """Folder of an episode's artifacts, relative to the evaluation folder."""
     return f"{EPISODES}/ep_{episode:06d}"
+
+
+EPISODES = "episodes"
