@@ -106,3 +106,14 @@ def _disturbance_keys(seed: jax.Array, episodes: jax.Array) -> jax.Array:
 def disturbance_keys(seed: int, episodes: Sequence[int] | np.ndarray) -> jax.Array:
     """Keys of what disturbs a demonstration: fold_in(fold_in(key(seed), episode), 2), (B,) typed JAX keys."""
     return _disturbance_keys(jnp.uint32(seed), jnp.asarray(episodes, jnp.uint32))
+
+
+INIT_STREAM = 0
+
+
+STEP_STREAM = 1
+
+
+def root_key(seed: int, stream: int) -> jax.Array:
+    """fold_in(key(seed), stream); the generator is named so that it does not follow JAX's default."""
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream)

@@ -5,14 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from imf_jax.config import PolicyConfig, require
+from imf_jax.config import LewmEncoderConfig, PolicyConfig, TrainConfig, require
 from imf_jax.models import imf
 from imf_jax.models.attnres import AttnResHead
 from imf_jax.models.conditioning import LewmConditioning, Observation, build_conditioning, require_statistics
-from imf_jax.models.lewm import LewmEncoder
+from imf_jax.models.lewm import LewmEncoder, LewmSizes, config_dict
 from imf_jax.models.normalizer import Normalizer
+from imf_jax.models.vit import VitSizes
+from imf_jax.seeds import INIT_STREAM, root_key
 
 Array = jax.Array
 
@@ -198,3 +201,38 @@ def weight_decay_mask(params: nnx.State) -> nnx.State:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(getattr(entry, "key", None) == "kernel" for entry in path), params
     )
+
+
+class FrozenParts(NamedTuple):
+    """What of a policy training does not change: its structure, frozen encoder and data statistics."""
+
+    graph: nnx.GraphDef[Policy]
+    variables: nnx.State
+
+
+def build_policy(config: TrainConfig, env_state_dim: int, frozen_encoder: LewmEncoder | None = None) -> Policy:
+    """A policy with the initial weights of `config.seed`; see `Policy` for the other arguments."""
+    rngs = nnx.Rngs(params=root_key(config.seed, INIT_STREAM))
+    return Policy(config.policy, env_state_dim, rngs=rngs, frozen_encoder=frozen_encoder)
+
+
+def split_policy(policy: Policy) -> tuple[FrozenParts, nnx.State, nnx.State]:
+    """What training leaves alone, the trainable weights, and the running statistics."""
+    parts: Any = nnx.split(policy, nnx.Param, nnx.BatchStat, ...)
+    graph, params, statistics, variables = parts
+    return FrozenParts(graph, variables), params, statistics
+
+
+def encoder_identity(policy: Policy) -> dict[str, Any] | None:
+    """Sizes and `weights_sha256` of a policy's frozen encoder, as plain JSON types; None if it has none."""
+    encoder = policy.frozen_encoder
+    return None if encoder is None else config_dict(encoder.sizes, encoder.fingerprint)
+
+
+def unloaded_encoder(config: PolicyConfig, identity: dict[str, Any]) -> LewmEncoder:
+    """A frozen encoder of that identity, all zeros until weights are put in."""
+    assert isinstance(config.encoder, LewmEncoderConfig)
+    values = identity["sizes"]
+    sizes = LewmSizes(**{**values, "vit": VitSizes(**values["vit"])})
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in sizes.weight_shapes().items()}
+    return LewmEncoder(zeros, sizes, fusion=config.encoder.fusion, fingerprint=identity["weights_sha256"])

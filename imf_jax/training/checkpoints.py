@@ -26,9 +26,8 @@ from flax import nnx
 from imf_jax.config import TrainConfig, from_dict, require, to_dict
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import atomic_write, partial_path, remove_partials, write_json
-from imf_jax.models.policy import Policy
-from imf_jax.training.state import FrozenParts, TrainState, acting_weights, build_policy, split_policy
-from imf_jax.training.vision import unloaded_encoder
+from imf_jax.models.policy import FrozenParts, Policy, build_policy, split_policy, unloaded_encoder
+from imf_jax.training.state import TrainState, acting_weights
 
 FOLDER = "checkpoints"
 CONFIG = "config.json"

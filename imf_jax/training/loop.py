@@ -17,17 +17,18 @@ from imf_jax.data.windows import Demonstrations, load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
 from imf_jax.files import TRAINING_METRICS as METRICS
 from imf_jax.files import write_json
+from imf_jax.models.policy import build_policy, encoder_identity
 from imf_jax.sim.tasks import get_task
 from imf_jax.training import checkpoints
 from imf_jax.training.checkpoints import CheckpointMeta
 from imf_jax.training.progress import TrainingProgress
-from imf_jax.training.state import TrainState, build_policy, initial_state
+from imf_jax.training.state import TrainState, initial_state
 from imf_jax.training.tracker_backends import make_trackers
 from imf_jax.training.trackers import TrackedRun, Trackers
 from imf_jax.training.trainer import Trainer, TrainingSummary
 from imf_jax.training.validation import FOLDER as VALIDATION
 from imf_jax.training.validation import RolloutValidation, validation_line
-from imf_jax.training.vision import encoder_identity, with_vision
+from imf_jax.training.vision import with_vision
 
 MAY_CHANGE = (
     "out", "data", "resume", "max_steps", "keep", "log_every", "save_every", "policy.encoder.weights", "tracker",

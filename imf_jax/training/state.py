@@ -14,14 +14,12 @@ from flax import nnx
 
 from imf_jax.config import ResNetEncoderConfig, TrainConfig
 from imf_jax.data.windows import Demonstrations, sample_windows
-from imf_jax.models.lewm import LewmEncoder
-from imf_jax.models.policy import Policy
+from imf_jax.models.policy import FrozenParts, Policy, split_policy
+from imf_jax.seeds import STEP_STREAM, root_key
 from imf_jax.training.optimizer import build_optimizer, update_average
 
 Array = jax.Array
 
-_INIT_STREAM = 0
-_STEP_STREAM = 1
 
 SUMMED = ("loss", "mse", "dudt_rms", "grad_norm")
 """Figures of a step that are summed until the next line of the log."""
@@ -47,34 +45,9 @@ class TrainState(NamedTuple):
     sums: dict[str, Array]
 
 
-class FrozenParts(NamedTuple):
-    """What of a policy training does not change: its structure, frozen encoder and data statistics."""
-
-    graph: nnx.GraphDef[Policy]
-    variables: nnx.State
-
-
-def root_key(seed: int, stream: int) -> Array:
-    """fold_in(key(seed), stream); the generator is named so that it does not follow JAX's default."""
-    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream)
-
-
-def build_policy(config: TrainConfig, env_state_dim: int, frozen_encoder: LewmEncoder | None = None) -> Policy:
-    """A policy with the initial weights of `config.seed`; see `Policy` for the other arguments."""
-    rngs = nnx.Rngs(params=root_key(config.seed, _INIT_STREAM))
-    return Policy(config.policy, env_state_dim, rngs=rngs, frozen_encoder=frozen_encoder)
-
-
 def no_sums() -> dict[str, Array]:
     """`TrainState.sums` of no step."""
     return {name: jnp.zeros(()) for name in (*SUMMED, "count")}
-
-
-def split_policy(policy: Policy) -> tuple[FrozenParts, nnx.State, nnx.State]:
-    """What training leaves alone, the trainable weights, and the running statistics."""
-    parts: Any = nnx.split(policy, nnx.Param, nnx.BatchStat, ...)
-    graph, params, statistics, variables = parts
-    return FrozenParts(graph, variables), params, statistics
 
 
 def acting_weights(state: TrainState) -> nnx.State:
@@ -106,7 +79,7 @@ def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenPart
     graph = frozen.graph
     optimizer = build_optimizer(config.optimizer, config.max_steps)
     head = config.policy.head
-    key = root_key(config.seed, _STEP_STREAM)
+    key = root_key(config.seed, STEP_STREAM)
 
     def one_step(state: TrainState, variables: nnx.State, data: Demonstrations) -> TrainState:
         window_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))

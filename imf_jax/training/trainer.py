@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from imf_jax.config import TrainConfig
 from imf_jax.data.windows import Demonstrations
 from imf_jax.errors import UserError
-from imf_jax.models.policy import Policy
+from imf_jax.models.policy import FrozenParts, Policy
 from imf_jax.training.clock import TrainingClock
 from imf_jax.training.optimizer import learning_rate_schedule
 from imf_jax.training.progress import TrainingProgress
-from imf_jax.training.state import SUMMED, FrozenParts, TrainState, compile_run_steps, no_sums, trained_policy
+from imf_jax.training.state import SUMMED, TrainState, compile_run_steps, no_sums, trained_policy
 from imf_jax.training.trackers import Trackers
 from imf_jax.training.validation import Validation, validation_line
 

@@ -2,39 +2,20 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from imf_jax.config import LewmEncoderConfig, PolicyConfig
 from imf_jax.data.features import Embed, FeatureSource, cache_path, compute_features, read_features, write_features
 from imf_jax.data.pictures import PictureFolder, load_pictures
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.conditioning import LewmConditioning
-from imf_jax.models.lewm import LewmEncoder, LewmSizes, config_dict
 from imf_jax.models.policy import Policy
-from imf_jax.models.vit import VitSizes
 from imf_jax.training.progress import stage_progress
 
 CPU_BATCH = 16
 ACCELERATOR_BATCH = 128
-
-
-def encoder_identity(policy: Policy) -> dict[str, Any] | None:
-    """Sizes and `weights_sha256` of a policy's frozen encoder, as plain JSON types; None if it has none."""
-    encoder = policy.frozen_encoder
-    return None if encoder is None else config_dict(encoder.sizes, encoder.fingerprint)
-
-
-def unloaded_encoder(config: PolicyConfig, identity: dict[str, Any]) -> LewmEncoder:
-    """A frozen encoder of that identity, all zeros until weights are put in."""
-    assert isinstance(config.encoder, LewmEncoderConfig)
-    values = identity["sizes"]
-    sizes = LewmSizes(**{**values, "vit": VitSizes(**values["vit"])})
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in sizes.weight_shapes().items()}
-    return LewmEncoder(zeros, sizes, fusion=config.encoder.fusion, fingerprint=identity["weights_sha256"])
 
 
 def with_vision(

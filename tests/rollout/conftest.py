@@ -14,12 +14,13 @@ import pytest
 
 from imf_jax.cli import run_main
 from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
+from imf_jax.models.policy import build_policy
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
-from imf_jax.training.state import build_policy, initial_state
+from imf_jax.training.state import initial_state
 
 MAX_STEPS = 40
 TINY = PolicyConfig(head=HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1))

@@ -16,6 +16,7 @@ from imf_jax.data.statistics import check_statistics, compute_statistics, write_
 from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_OK, ArgumentError
 from imf_jax.evaluation.folder import read_records
+from imf_jax.models.policy import build_policy
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.strategies import rounds
 from imf_jax.strategies.demonstrations import Demonstrations
@@ -23,7 +24,7 @@ from imf_jax.strategies.recording import episode_scenes
 from imf_jax.strategies.session import run_strategy
 from imf_jax.strategies.settings import DaggerConfig, DatasetConfig, RolloutConfig
 from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
-from imf_jax.training.state import build_policy, initial_state
+from imf_jax.training.state import initial_state
 
 
 def demonstration(number: int) -> Episode:

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.models.policy import build_policy
 from imf_jax.training import checkpoints
 from imf_jax.training.checkpoints import (
     CheckpointMeta,
@@ -25,7 +26,7 @@ from imf_jax.training.checkpoints import (
     restore_state,
     save_checkpoint,
 )
-from imf_jax.training.state import build_policy, initial_state, trained_policy
+from imf_jax.training.state import initial_state, trained_policy
 
 ENV_STATE_DIM = 7
 

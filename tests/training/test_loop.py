@@ -22,8 +22,9 @@ from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, ArgumentError, UserError
 from imf_jax.files import read_metrics
+from imf_jax.models.policy import build_policy
 from imf_jax.training import checkpoints, loop, progress, trainer
-from imf_jax.training.state import build_policy, compile_run_steps, initial_state
+from imf_jax.training.state import compile_run_steps, initial_state
 from imf_jax.training.validation import Validation
 
 

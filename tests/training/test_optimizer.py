@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from imf_jax.config import HeadConfig, OptimizerConfig, PolicyConfig, TrainConfig
+from imf_jax.models.policy import build_policy
 from imf_jax.training.optimizer import build_optimizer, learning_rate_schedule, update_average
-from imf_jax.training.state import build_policy, initial_state
+from imf_jax.training.state import initial_state
 
 CONFIG = OptimizerConfig(learning_rate=1e-3, warmup_steps=4, final_fraction=0.1)
 

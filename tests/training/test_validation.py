@@ -9,11 +9,11 @@ import pytest
 
 from imf_jax.config import ValidationConfig
 from imf_jax.evaluation import evaluate
+from imf_jax.models.policy import build_policy
 from imf_jax.rollout.recorders.path_image import Photograph
 from imf_jax.seeds import seed_split
 from imf_jax.sim.rendering.camera import camera_view
 from imf_jax.training import validation
-from imf_jax.training.state import build_policy
 
 
 @pytest.fixture

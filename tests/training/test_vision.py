@@ -20,7 +20,7 @@ from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations, windows_at
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError
 from imf_jax.models.lewm import Frozen
-from imf_jax.models.policy import Policy
+from imf_jax.models.policy import Policy, build_policy, split_policy
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.frames import FrameReader
@@ -28,7 +28,7 @@ from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.rollout.scenes import run_chunk
 from imf_jax.seeds import scene_keys, split_seed
 from imf_jax.training import checkpoints, loop, vision
-from imf_jax.training.state import build_policy, initial_state, split_policy
+from imf_jax.training.state import initial_state
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
 CAMERAS = ("r_vis", "top", "front")
