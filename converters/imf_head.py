@@ -190,10 +190,11 @@ def write_policy(
         UserError: the tensors do not fit, or `out` is taken or cannot be written.
     """
     # The simulator and the training code take seconds to import; arguments are checked before.
+    from imf_jax.checkpoints import CheckpointMeta
     from imf_jax.models.policy import build_policy, encoder_identity
     from imf_jax.models.torch_names import load_torch_state, torch_slots
     from imf_jax.sim.tasks import get_task
-    from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
+    from imf_jax.training.saved_state import save_checkpoint
     from imf_jax.training.state import initial_state
 
     tensors = report.checkpoint.tensors

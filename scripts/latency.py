@@ -21,6 +21,7 @@ def main() -> int:
     if config.out is not None and not config.resume:
         require_empty(config.out)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
+    from imf_jax.checkpoints import read_config, resolve_checkpoint
     from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
     from imf_jax.evaluation.latency import (
         JSON,
@@ -35,7 +36,6 @@ def main() -> int:
     )
     from imf_jax.plots import require_matplotlib
     from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
-    from imf_jax.training.checkpoints import read_config, resolve_checkpoint
 
     delays = sweep_delays(config, read_config(resolve_checkpoint(config.checkpoint)).policy)
     if config.plot:

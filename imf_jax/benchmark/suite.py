@@ -9,10 +9,10 @@ from imf_jax.benchmark.device_figures import DeviceFigure, measure_device, on_cu
 from imf_jax.benchmark.rollouts import Candidate, LoopFigures, ScalingFigures, measure_loop, measure_scaling
 from imf_jax.benchmark.tables import Table
 from imf_jax.benchmark.wandering import Wanderer, untrained_policy
+from imf_jax.checkpoints import load_policy
 from imf_jax.config import IMAGE_SIZE, RendererName, require
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.tasks import get_task
-from imf_jax.training.checkpoints import load_policy
 
 TASK = "transfer"
 

@@ -51,9 +51,9 @@ def load_checkpoint(
         UserError: there is no complete checkpoint, or it cannot be read.
         ArgumentError: the policy cannot be executed so.
     """
+    from imf_jax.checkpoints import load_policy
     from imf_jax.evaluation.manifest import folder_hash
     from imf_jax.rollout.delay import policy_planner
-    from imf_jax.training.checkpoints import load_policy
 
     loaded = load_policy(checkpoint)
     policy, run = loaded.policy, loaded.path.resolve().parent.parent.name

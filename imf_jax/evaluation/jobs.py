@@ -190,8 +190,8 @@ def _require_types(config: EvalConfig, where: str) -> None:
 def _require_checkpoint(config: EvalConfig, where: str) -> None:
     if config.checkpoint is None:
         return
+    from imf_jax.checkpoints import read_config, resolve_checkpoint
     from imf_jax.rollout.delay import require_execution
-    from imf_jax.training.checkpoints import read_config, resolve_checkpoint
 
     try:
         policy = read_config(resolve_checkpoint(config.checkpoint)).policy

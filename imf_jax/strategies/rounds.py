@@ -217,7 +217,7 @@ def training_config(candidate: Candidate, config: RolloutConfig) -> TrainConfig:
 
 def train_round(config: TrainConfig) -> int:
     """Train the policy of a round, or go on with it; returns the exit code of the training."""
-    from imf_jax.training.checkpoints import CONFIG, newest_checkpoint
+    from imf_jax.checkpoints import CONFIG, newest_checkpoint
     from imf_jax.training.loop import train
 
     begun = (config.out / CONFIG).is_file()

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from imf_jax import checkpoints
+from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.cli import stop_on_interrupt
 from imf_jax.config import StateEncoderConfig, TrainConfig, require, to_dict
 from imf_jax.data.pictures import PictureFolder, find_pictures
@@ -19,8 +21,7 @@ from imf_jax.files import TRAINING_METRICS as METRICS
 from imf_jax.files import write_json
 from imf_jax.models.policy import build_policy, encoder_identity
 from imf_jax.sim.tasks import get_task
-from imf_jax.training import checkpoints
-from imf_jax.training.checkpoints import CheckpointMeta
+from imf_jax.training import saved_state
 from imf_jax.training.progress import TrainingProgress
 from imf_jax.training.state import TrainState, initial_state
 from imf_jax.training.tracker_backends import make_trackers
@@ -78,8 +79,8 @@ def train(config: TrainConfig) -> int:
         meta = CheckpointMeta(
             int(state.step), config.task, task.env_state_dim, weights, fingerprint, validation, {}, identity
         )
-        checkpoints.save_checkpoint(config.out, state, frozen, config, meta)
-        checkpoints.prune(config.out, config.keep)
+        saved_state.save_checkpoint(config.out, state, frozen, config, meta)
+        saved_state.prune(config.out, config.keep)
 
     with stop_on_interrupt() as should_stop, TrainingProgress(first_step, config.max_steps) as progress:
         wanted = config.validation.num_episodes > 0
@@ -189,7 +190,7 @@ def restore(
         f"--resume: the frozen encoder is not the one that {config.out} was started with; "
         "name its folder with --policy.encoder.weights",
     )
-    return checkpoints.restore_state(path, state, frozen), meta
+    return saved_state.restore_state(path, state, frozen), meta
 
 
 def open_run(config: TrainConfig) -> None:
@@ -228,7 +229,7 @@ def _read_id(path: Path) -> str | None:
 
 def run_summary(run: Path, summary: TrainingSummary) -> dict[str, Any]:
     """Content of `summary.json`: how training ended and which checkpoint is the best."""
-    best = checkpoints.best_checkpoint(run)
+    best = saved_state.best_checkpoint(run)
     return {
         "status": "interrupted" if summary.interrupted else "done",
         "step": int(summary.state.step),
@@ -243,7 +244,7 @@ def run_summary(run: Path, summary: TrainingSummary) -> dict[str, Any]:
 
 def final_line(run: Path, summary: TrainingSummary, steps: int) -> str:
     """Which checkpoint is the best by what, where training ended and how fast it was."""
-    best = checkpoints.best_checkpoint(run)
+    best = saved_state.best_checkpoint(run)
     if best is None:
         raise UserError(f"run {run} holds no complete checkpoint; something removed it")
     path, meta = best

@@ -19,6 +19,7 @@ from converters.imf_head import Args, convert
 from converters.lewm import Args as LewmArgs
 from converters.lewm import convert as convert_lewm
 from converters.report import DoesNotFitError
+from imf_jax.checkpoints import load_policy
 from imf_jax.cli import run_main
 from imf_jax.config import HeadConfig
 from imf_jax.errors import ArgumentError, UserError
@@ -26,7 +27,6 @@ from imf_jax.models import imf
 from imf_jax.models.attnres import AttnResHead
 from imf_jax.models.lewm import load
 from imf_jax.models.torch_names import torch_state
-from imf_jax.training.checkpoints import load_policy
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 HEAD = HeadConfig(n_emb=16, n_layer=2, n_head=4, n_kv_head=2, pred_horizon=8, num_action_steps=4)

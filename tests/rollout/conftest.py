@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.cli import run_main
 from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
 from imf_jax.models.policy import build_policy
@@ -19,7 +20,7 @@ from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.tasks.transfer import Transfer
-from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
+from imf_jax.training.saved_state import save_checkpoint
 from imf_jax.training.state import initial_state
 
 MAX_STEPS = 40

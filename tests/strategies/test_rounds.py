@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
 from imf_jax.data.episodes import Episode, list_episodes, read_episode, write_episodes
 from imf_jax.data.lerobot.reader import open_dataset
@@ -23,7 +24,7 @@ from imf_jax.strategies.demonstrations import Demonstrations
 from imf_jax.strategies.recording import episode_scenes
 from imf_jax.strategies.session import run_strategy
 from imf_jax.strategies.settings import DaggerConfig, DatasetConfig, RolloutConfig
-from imf_jax.training.checkpoints import CheckpointMeta, save_checkpoint
+from imf_jax.training.saved_state import save_checkpoint
 from imf_jax.training.state import initial_state
 
 

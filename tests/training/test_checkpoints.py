@@ -12,20 +12,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from imf_jax import checkpoints
+from imf_jax.checkpoints import CheckpointMeta, checkpoint_path, complete_checkpoints, load_policy, newest_checkpoint
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.policy import build_policy
-from imf_jax.training import checkpoints
-from imf_jax.training.checkpoints import (
-    CheckpointMeta,
-    best_checkpoint,
-    checkpoint_path,
-    complete_checkpoints,
-    load_policy,
-    newest_checkpoint,
-    prune,
-    restore_state,
-    save_checkpoint,
-)
+from imf_jax.training.saved_state import best_checkpoint, prune, restore_state, save_checkpoint
 from imf_jax.training.state import initial_state, trained_policy
 
 ENV_STATE_DIM = 7

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from imf_jax import checkpoints
 from imf_jax.config import to_dict
 from imf_jax.data.episodes import write_episode
 from imf_jax.data.statistics import write_statistics
@@ -23,7 +24,7 @@ from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, ArgumentError, UserError
 from imf_jax.files import read_metrics
 from imf_jax.models.policy import build_policy
-from imf_jax.training import checkpoints, loop, progress, trainer
+from imf_jax.training import loop, progress, saved_state, trainer
 from imf_jax.training.state import compile_run_steps, initial_state
 from imf_jax.training.validation import Validation
 
@@ -32,7 +33,7 @@ def restored(config):
     """The training state in the newest checkpoint of a run."""
     policy = build_policy(config, 7)
     template, frozen = initial_state(policy, config)
-    return checkpoints.restore_state(checkpoints.newest_checkpoint(config.out), template, frozen)
+    return saved_state.restore_state(checkpoints.newest_checkpoint(config.out), template, frozen)
 
 
 def test_grouping_of_steps_does_not_matter(config, same_leaves):
@@ -144,7 +145,7 @@ def test_an_interrupted_validation_is_made_up_for(config, fake_validation, monke
     results[2] = 0.7
     assert loop.train(replace(config, resume=True)) == EXIT_OK
     assert calls == [2, 2, 4]
-    assert checkpoints.best_checkpoint(config.out)[1].step == 2
+    assert saved_state.best_checkpoint(config.out)[1].step == 2
 
 
 def test_without_validation_the_newest_is_best_and_it_says_so(config, capsys):

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from converters.lewm import Args, convert
+from imf_jax import checkpoints
 from imf_jax.config import CollectConfig, LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
 from imf_jax.data.collection import Demonstrator
 from imf_jax.data.episodes import write_episode, write_episodes
@@ -27,7 +28,7 @@ from imf_jax.rollout.frames import FrameReader
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.rollout.scenes import run_chunk
 from imf_jax.seeds import scene_keys, split_seed
-from imf_jax.training import checkpoints, loop, vision
+from imf_jax.training import loop, saved_state, vision
 from imf_jax.training.state import initial_state
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
@@ -148,7 +149,7 @@ def test_training_from_pictures_resumes_exactly(
 
     def restored(config: TrainConfig) -> Any:
         state, frozen = initial_state(build_policy(config, 7), config)
-        return checkpoints.restore_state(checkpoints.newest_checkpoint(config.out), state, frozen)
+        return saved_state.restore_state(checkpoints.newest_checkpoint(config.out), state, frozen)
 
     assert loop.train(replace(resnet_config, save_every=1)) == EXIT_OK
     whole = restored(resnet_config)
