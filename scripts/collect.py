@@ -11,8 +11,8 @@ from imf_jax.config import CollectConfig
 def main() -> None:
     config = tyro.cli(CollectConfig, description=__doc__)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
-    from imf_jax.data.collection import collect
     from imf_jax.evaluation.statistics import wilson_interval
+    from imf_jax.recording.collection import collect
 
     console = Console(highlight=False, soft_wrap=True)
     columns = (

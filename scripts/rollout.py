@@ -4,7 +4,7 @@ import tyro
 from rich.console import Console
 
 from imf_jax.cli import run_main, stop_on_interrupt
-from imf_jax.strategies.settings import RolloutConfig
+from imf_jax.config.recording import RolloutConfig
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -16,9 +16,9 @@ def main() -> int:
 
     with stop_on_interrupt() as should_stop:
         if config.dagger.rounds is not None:
-            from imf_jax.strategies.rounds import run_rounds as run
+            from imf_jax.recording.rounds import run_rounds as run
         else:
-            from imf_jax.strategies.session import run_strategy as run
+            from imf_jax.recording.session import run_strategy as run
         summary = run(
             config,
             should_stop=should_stop,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from imf_jax.config import CollectConfig
-from imf_jax.data.collection import collect, scenes_at_once
 from imf_jax.data.episodes import list_episodes, read_episode
 from imf_jax.data.statistics import read_statistics
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.recording.collection import collect, scenes_at_once
 
 pytestmark = pytest.mark.optimized
 

@@ -12,6 +12,8 @@ from point_world import MAX_STEPS, PointBackend, Straight
 
 from imf_jax.data.lerobot.features import robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
+from imf_jax.recording.base import Frame, Strategy, StrategyRecorder
+from imf_jax.recording.recording import Recording
 from imf_jax.rollout.compiled import CompiledRollout
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
@@ -19,8 +21,6 @@ from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim import expert as experts
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.expert import ExpertState, to_action
-from imf_jax.strategies.base import Frame, Strategy, StrategyRecorder
-from imf_jax.strategies.recording import Recording
 
 SIZE = 16
 

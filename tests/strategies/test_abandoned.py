@@ -12,15 +12,15 @@ from imf_jax.data.lerobot.open_episode import OpenEpisode
 from imf_jax.data.lerobot.reader import open_dataset
 from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import UserError
+from imf_jax.recording.base import Strategy, StrategyRecorder
+from imf_jax.recording.correction import CorrectedPlanner, InterventionRules
+from imf_jax.recording.dagger import DaggerStrategy
+from imf_jax.recording.episodic import EpisodicStrategy
+from imf_jax.recording.recording import Recording
+from imf_jax.recording.sentry import SentryStrategy
 from imf_jax.rollout import ledger
 from imf_jax.rollout.capture import CaptureQueue
 from imf_jax.rollout.engine import Rollout
-from imf_jax.strategies.base import Strategy, StrategyRecorder
-from imf_jax.strategies.correction import CorrectedPlanner, InterventionRules
-from imf_jax.strategies.dagger import DaggerStrategy
-from imf_jax.strategies.episodic import EpisodicStrategy
-from imf_jax.strategies.recording import Recording
-from imf_jax.strategies.sentry import SentryStrategy
 
 pytestmark = pytest.mark.usefixtures("point_expert")
 

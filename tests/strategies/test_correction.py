@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from imf_jax.data.lerobot.reader import open_dataset
-from imf_jax.strategies.base import Frame
-from imf_jax.strategies.correction import CorrectedPlanner, InterventionRules, beta_of_round
-from imf_jax.strategies.dagger import DaggerStrategy
-from imf_jax.strategies.demonstrations import teachable
+from imf_jax.recording.base import Frame
+from imf_jax.recording.correction import CorrectedPlanner, InterventionRules, beta_of_round
+from imf_jax.recording.dagger import DaggerStrategy
+from imf_jax.recording.demonstrations import teachable
 
 pytestmark = pytest.mark.usefixtures("point_expert")
 

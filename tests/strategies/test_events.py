@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imf_jax.recording.base import Frame
+from imf_jax.recording.events import DROP_STEPS, EventDetector, EventRules
 from imf_jax.sim.backends.base import StepOutput
-from imf_jax.strategies.base import Frame
-from imf_jax.strategies.events import DROP_STEPS, EventDetector, EventRules
 
 ALL = ("success", "failure", "drop", "stall", "reward_jump", "out_of_view")
 

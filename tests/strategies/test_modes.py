@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imf_jax.strategies.modes import Mode, Move, choose_move, move
+from imf_jax.recording.modes import Mode, Move, choose_move, move
 
 LEGAL = {
     (Mode.AUTONOMOUS, Move.PAUSE): Mode.PAUSED,

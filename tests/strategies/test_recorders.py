@@ -10,12 +10,12 @@ import pytest
 
 from imf_jax.data.lerobot import layout, writer
 from imf_jax.data.lerobot.reader import open_dataset
-from imf_jax.strategies.base import Strategy
-from imf_jax.strategies.episodic import EpisodicStrategy
-from imf_jax.strategies.events import EventRules
-from imf_jax.strategies.highlight import CLIPS, HighlightStrategy
-from imf_jax.strategies.recording import piece_bytes, recorded_scenes
-from imf_jax.strategies.sentry import SentryStrategy
+from imf_jax.recording.base import Strategy
+from imf_jax.recording.episodic import EpisodicStrategy
+from imf_jax.recording.events import EventRules
+from imf_jax.recording.highlight import CLIPS, HighlightStrategy
+from imf_jax.recording.recording import piece_bytes, recorded_scenes
+from imf_jax.recording.sentry import SentryStrategy
 
 
 def episodes_of(folder: Path) -> list[dict[str, np.ndarray]]:

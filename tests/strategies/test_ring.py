@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imf_jax.strategies.ring import RingBuffer
+from imf_jax.recording.ring import RingBuffer
 
 
 @dataclass(frozen=True)

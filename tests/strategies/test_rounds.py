@@ -11,6 +11,7 @@ import pytest
 
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
+from imf_jax.config.recording import DaggerConfig, DatasetConfig, RolloutConfig
 from imf_jax.data.episodes import Episode, list_episodes, read_episode, write_episodes
 from imf_jax.data.lerobot.reader import open_dataset
 from imf_jax.data.statistics import check_statistics, compute_statistics, write_statistics
@@ -18,12 +19,11 @@ from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_OK, ArgumentError
 from imf_jax.evaluation.folder import read_records
 from imf_jax.models.policy import build_policy
+from imf_jax.recording import rounds
+from imf_jax.recording.demonstrations import Demonstrations
+from imf_jax.recording.recording import episode_scenes
+from imf_jax.recording.session import run_strategy
 from imf_jax.sim.tasks.transfer import Transfer
-from imf_jax.strategies import rounds
-from imf_jax.strategies.demonstrations import Demonstrations
-from imf_jax.strategies.recording import episode_scenes
-from imf_jax.strategies.session import run_strategy
-from imf_jax.strategies.settings import DaggerConfig, DatasetConfig, RolloutConfig
 from imf_jax.training.saved_state import save_checkpoint
 from imf_jax.training.state import initial_state
 

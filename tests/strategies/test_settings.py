@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 
 from imf_jax.config import from_dict, to_dict
-from imf_jax.data.lerobot import checks
-from imf_jax.data.lerobot.features import robot_features
-from imf_jax.data.lerobot.writer import LeRobotWriter
-from imf_jax.errors import ArgumentError, UserError
-from imf_jax.strategies.assembly import open_recording
-from imf_jax.strategies.session import BLOCK_SCENES, check_dataset_folder, run_strategy, wanted_scenes
-from imf_jax.strategies.settings import (
+from imf_jax.config.recording import (
     DaggerConfig,
     DatasetConfig,
     HighlightConfig,
     RolloutConfig,
     SentryConfig,
 )
+from imf_jax.data.lerobot import checks
+from imf_jax.data.lerobot.features import robot_features
+from imf_jax.data.lerobot.writer import LeRobotWriter
+from imf_jax.errors import ArgumentError, UserError
+from imf_jax.recording.assembly import open_recording
+from imf_jax.recording.session import BLOCK_SCENES, check_dataset_folder, run_strategy, wanted_scenes
 
 DATA = DatasetConfig(dataset=Path("rollout_x"))
 

@@ -14,7 +14,6 @@ from flax import nnx
 from converters.lewm import Args, convert
 from imf_jax import checkpoints
 from imf_jax.config import CollectConfig, LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
-from imf_jax.data.collection import Demonstrator
 from imf_jax.data.episodes import write_episode, write_episodes
 from imf_jax.data.pictures import find_pictures
 from imf_jax.data.statistics import write_statistics
@@ -22,6 +21,7 @@ from imf_jax.data.windows import load_demonstrations, windows_at
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError
 from imf_jax.models.lewm import Frozen
 from imf_jax.models.policy import Policy, build_policy, split_policy
+from imf_jax.recording.collection import Demonstrator
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.frames import FrameReader

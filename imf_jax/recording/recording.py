@@ -12,7 +12,7 @@ from imf_jax.data.lerobot.open_episode import OpenEpisode
 from imf_jax.data.lerobot.reader import open_dataset
 from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import UserError
-from imf_jax.strategies.base import Frame, Strategy
+from imf_jax.recording.base import Frame, Strategy
 
 RENDER_SCENES = 32
 """Scenes pictured in one call; it bounds the memory of the pictures."""

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from imf_jax.config import require, to_dict
+from imf_jax.config.recording import SCENES, RolloutConfig
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED, UserError
 from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
 from imf_jax.evaluation.evaluate import PicturedBackend, make_rollout, require_camera
 from imf_jax.evaluation.manifest import build_manifest
+from imf_jax.recording.base import Strategy, StrategyRecorder
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import Planner
 from imf_jax.rollout.progress import progress_bar
 from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
-from imf_jax.strategies.base import Strategy, StrategyRecorder
-from imf_jax.strategies.settings import SCENES, RolloutConfig
 
 BLOCK_SCENES = 2**16
 """Scenes of one loop; a run without an end is a row of such loops."""
@@ -200,7 +200,7 @@ def run_strategy(
     on_note: Callable[[str], None] = lambda line: None,
     show_progress: bool = False,
 ) -> StrategySummary:
-    """Do what the flags ask for, except for rounds; see `imf_jax.strategies.rounds`.
+    """Do what the flags ask for, except for rounds; see `imf_jax.recording.rounds`.
 
     Args:
         config: the flags.
@@ -219,7 +219,7 @@ def run_strategy(
             should_stop=should_stop,
             show_progress=show_progress,
         )
-    from imf_jax.strategies.assembly import corrected, make_strategy, open_recording
+    from imf_jax.recording.assembly import corrected, make_strategy, open_recording
 
     recording, known = open_recording(session, on_note)
     with recording.writer as writer:

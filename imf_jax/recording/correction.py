@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from imf_jax.config import ACTION_DIM
+from imf_jax.recording.base import INTERVENTION
+from imf_jax.recording.modes import Mode, choose_move, move
 from imf_jax.rollout.delay import hold
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.blocks import keep_rows
 from imf_jax.sim.expert import ExpertState, get_expert
-from imf_jax.strategies.base import INTERVENTION
-from imf_jax.strategies.modes import Mode, choose_move, move
 
 Array = jax.Array
 

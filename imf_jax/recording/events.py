@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imf_jax.config.recording import EventName
+from imf_jax.recording.base import Frame
 from imf_jax.rollout.episode import Status
-from imf_jax.strategies.base import Frame
-from imf_jax.strategies.settings import EventName
 
 LIFTED = 2
 """Stage from which on an object is off the table, in every task."""

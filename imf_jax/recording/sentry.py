@@ -8,9 +8,9 @@ is kept across the cut.
 from collections.abc import Sequence
 
 from imf_jax.data.lerobot.open_episode import OpenEpisode
+from imf_jax.recording.base import Frame
+from imf_jax.recording.recording import Recording, RecordingStrategy, piece_bytes
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.strategies.base import Frame
-from imf_jax.strategies.recording import Recording, RecordingStrategy, piece_bytes
 
 
 class SentryStrategy(RecordingStrategy):

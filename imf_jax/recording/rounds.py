@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imf_jax.config import TrainConfig, ValidationConfig, from_dict, require, to_dict
+from imf_jax.config.recording import RolloutConfig
 from imf_jax.data.episodes import list_episodes
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import EXIT_OK
@@ -27,12 +28,11 @@ from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
 from imf_jax.evaluation.resume import differences
 from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.files import read_json, write_json
-from imf_jax.strategies.assembly import corrected, make_strategy, open_recording
-from imf_jax.strategies.dagger import DaggerStrategy
-from imf_jax.strategies.demonstrations import Demonstrations
-from imf_jax.strategies.recording import Recording, episode_scenes
-from imf_jax.strategies.session import SCENES, Session, StrategySummary, log_run, logged_runs
-from imf_jax.strategies.settings import RolloutConfig
+from imf_jax.recording.assembly import corrected, make_strategy, open_recording
+from imf_jax.recording.dagger import DaggerStrategy
+from imf_jax.recording.demonstrations import Demonstrations
+from imf_jax.recording.recording import Recording, episode_scenes
+from imf_jax.recording.session import SCENES, Session, StrategySummary, log_run, logged_runs
 
 ROUNDS = "rounds.json"
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from imf_jax.data.episodes import Episode, episode_number, list_episodes, write_episode
 from imf_jax.files import atomic_folder, remove_partials
-from imf_jax.strategies.assembly import make_render
-from imf_jax.strategies.base import Frame
-from imf_jax.strategies.recording import Render
-from imf_jax.strategies.session import Session
+from imf_jax.recording.assembly import make_render
+from imf_jax.recording.base import Frame
+from imf_jax.recording.recording import Render
+from imf_jax.recording.session import Session
 
 
 class Demonstrations:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from imf_jax.data.lerobot.open_episode import OpenEpisode
+from imf_jax.recording.base import Frame
+from imf_jax.recording.recording import Recording, RecordingStrategy
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.strategies.base import Frame
-from imf_jax.strategies.recording import Recording, RecordingStrategy
 
 OnPiece = Callable[[list[Frame], bool], None]
 """Receives the frames of each recorded piece, and whether its scene succeeded within it."""

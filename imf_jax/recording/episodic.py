@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from imf_jax.data.lerobot.open_episode import OpenEpisode
+from imf_jax.recording.base import Frame
+from imf_jax.recording.recording import Recording, RecordingStrategy
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.strategies.base import Frame
-from imf_jax.strategies.recording import Recording, RecordingStrategy
 
 
 class EpisodicStrategy(RecordingStrategy):

@@ -5,24 +5,24 @@ from functools import partial
 
 import numpy as np
 
+from imf_jax.config.recording import DaggerConfig
 from imf_jax.data.lerobot.features import robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.evaluate import PicturedBackend
+from imf_jax.recording.base import Strategy
+from imf_jax.recording.correction import CorrectedPlanner, InterventionRules, beta_of_round
+from imf_jax.recording.dagger import DaggerStrategy, OnPiece
+from imf_jax.recording.episodic import EpisodicStrategy
+from imf_jax.recording.events import EventRules
+from imf_jax.recording.highlight import HighlightStrategy
+from imf_jax.recording.recording import Recording, Render, recorded_scenes
+from imf_jax.recording.sentry import SentryStrategy
+from imf_jax.recording.session import Session
 from imf_jax.rollout.planner import Planner, ProgramPlanner
 from imf_jax.sim.rendering.camera import camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 from imf_jax.sim.tasks import get_task
-from imf_jax.strategies.base import Strategy
-from imf_jax.strategies.correction import CorrectedPlanner, InterventionRules, beta_of_round
-from imf_jax.strategies.dagger import DaggerStrategy, OnPiece
-from imf_jax.strategies.episodic import EpisodicStrategy
-from imf_jax.strategies.events import EventRules
-from imf_jax.strategies.highlight import HighlightStrategy
-from imf_jax.strategies.recording import Recording, Render, recorded_scenes
-from imf_jax.strategies.sentry import SentryStrategy
-from imf_jax.strategies.session import Session
-from imf_jax.strategies.settings import DaggerConfig
 
 
 def open_recording(

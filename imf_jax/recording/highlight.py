@@ -7,14 +7,14 @@ everything was and not how it looked: pictures are made of what is kept, and of 
 import json
 from collections.abc import Sequence
 
+from imf_jax.config.recording import EventName
 from imf_jax.data.lerobot.open_episode import OpenEpisode
 from imf_jax.errors import UserError
+from imf_jax.recording.base import Frame
+from imf_jax.recording.events import AT_END, EventDetector, EventRules
+from imf_jax.recording.recording import Recording, RecordingStrategy
+from imf_jax.recording.ring import RingBuffer
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.strategies.base import Frame
-from imf_jax.strategies.events import AT_END, EventDetector, EventRules
-from imf_jax.strategies.recording import Recording, RecordingStrategy
-from imf_jax.strategies.ring import RingBuffer
-from imf_jax.strategies.settings import EventName
 
 CLIPS = "meta/highlights.jsonl"
 """One line per clip: number of the episode in the dataset, scene, first step, events."""

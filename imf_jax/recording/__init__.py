@@ -1,0 +1,1 @@
+"""Recording strategies beside the closed loop, rounds of DAgger, and demonstrations."""
