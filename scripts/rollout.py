@@ -18,7 +18,7 @@ def main() -> int:
         if config.dagger.rounds is not None:
             from imf_jax.recording.rounds import run_rounds as run
         else:
-            from imf_jax.recording.session import run_strategy as run
+            from imf_jax.recording.run import run_strategy as run
         summary = run(
             config,
             should_stop=should_stop,

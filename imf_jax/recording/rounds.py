@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imf_jax.config import TrainConfig, ValidationConfig, from_dict, require, to_dict
-from imf_jax.config.recording import RolloutConfig
+from imf_jax.config.recording import SCENES, RolloutConfig
 from imf_jax.data.episodes import list_episodes
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import EXIT_OK
@@ -32,7 +32,8 @@ from imf_jax.recording.assembly import corrected, make_strategy, open_recording
 from imf_jax.recording.dagger import DaggerStrategy
 from imf_jax.recording.demonstrations import Demonstrations
 from imf_jax.recording.recording import Recording, episode_scenes
-from imf_jax.recording.session import SCENES, Session, StrategySummary, log_run, logged_runs
+from imf_jax.recording.run import log_run, logged_runs
+from imf_jax.recording.session import Session, StrategySummary
 
 ROUNDS = "rounds.json"
 

@@ -1,22 +1,15 @@
 """One run of a strategy from its flags to its last frame."""
 
-import contextlib
-import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from imf_jax.config import require, to_dict
-from imf_jax.config.recording import SCENES, RolloutConfig
-from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED, UserError
+from imf_jax.config import require
+from imf_jax.config.recording import RolloutConfig
+from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
 from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
 from imf_jax.evaluation.evaluate import PicturedBackend, make_rollout, require_camera
-from imf_jax.evaluation.manifest import build_manifest
 from imf_jax.recording.base import Strategy, StrategyRecorder
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord
@@ -24,12 +17,6 @@ from imf_jax.rollout.planner import Planner
 from imf_jax.rollout.progress import progress_bar
 from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
-
-BLOCK_SCENES = 2**16
-"""Scenes of one loop; a run without an end is a row of such loops."""
-
-LOG = "meta/rollouts.jsonl"
-"""In a dataset: one line per run that recorded into it: what was rolled out, with which settings, what came out."""
 
 
 @dataclass
@@ -191,107 +178,3 @@ def check_dataset_folder(folder: Path, *, resume: bool) -> None:
     require_free_space(folder)
     require(resume or not is_dataset(folder), f"--dataset {folder} holds a dataset already; go on with it by --resume")
     require(not resume or is_dataset(folder), f"--resume: {folder} holds no dataset; leave --resume away to create it")
-
-
-def run_strategy(
-    config: RolloutConfig,
-    *,
-    should_stop: Callable[[], bool] = lambda: False,
-    on_note: Callable[[str], None] = lambda line: None,
-    show_progress: bool = False,
-) -> StrategySummary:
-    """Do what the flags ask for, except for rounds; see `imf_jax.recording.rounds`.
-
-    Args:
-        config: the flags.
-        should_stop: asked before every plan; True ends the run early.
-        on_note: receives lines for the user.
-        show_progress: show a progress bar.
-    """
-    session = Session(config)
-    if config.strategy == "base":
-        total = config.episodes or SCENES
-        return session.run(
-            Strategy(),
-            session.candidate.planner,
-            iter([range(total)]),
-            total=total,
-            should_stop=should_stop,
-            show_progress=show_progress,
-        )
-    from imf_jax.recording.assembly import corrected, make_strategy, open_recording
-
-    recording, known = open_recording(session, on_note)
-    with recording.writer as writer:
-        strategy = make_strategy(session, recording)
-        planner = session.candidate.planner
-        if config.strategy == "dagger":
-            planner = corrected(session, planner, round_number=1)
-        before = writer.num_frames
-        rows, wanted = wanted_scenes(config, known)
-        try:
-            if wanted == 0:
-                on_note(f"all {config.episodes or SCENES} scenes are in the dataset already")
-                return StrategySummary(complete=True)
-            summary = session.run(
-                strategy, planner, rows, total=wanted, should_stop=should_stop, show_progress=show_progress
-            )
-        finally:
-            strategy.finish()
-        summary.failed, summary.frames = strategy.failed, writer.num_frames - before
-        on_note(f"{writer.num_episodes} episodes, {writer.num_frames} frames in {writer.folder}")
-        if strategy.failed is None:
-            log_run(session, summary, writer.folder)
-    return summary
-
-
-def wanted_scenes(config: RolloutConfig, known: set[int]) -> tuple[Iterator[Sequence[int]], int | None]:
-    """The scenes to run, a row for each loop, and how many they are (None without an end).
-
-    Args:
-        config: the flags.
-        known: scenes that the dataset holds anything of. Episodic recordings complete them to as many as are asked for;
-            others, which may hold parts of a scene, go on behind the last one.
-    """
-    if config.strategy == "episodic":
-        missing = [scene for scene in range(config.episodes or SCENES) if scene not in known]
-        return iter([missing]), len(missing)
-    first = max(known, default=-1) + 1
-    if config.strategy == "sentry" and config.episodes is None:
-        return (range(start, start + BLOCK_SCENES) for start in itertools.count(first, BLOCK_SCENES)), None
-    count = config.episodes or SCENES
-    return iter([range(first, first + count)]), count
-
-
-def log_run(session: Session, summary: StrategySummary, folder: Path) -> None:
-    """Append to the log of a dataset what was rolled out and what came out."""
-    records = summary.records
-    line = build_manifest(
-        policy=session.candidate.label,
-        task=session.candidate.task,
-        backend=session.backend.name,
-        seeds={"split": "recording", "seed": session.config.seed},
-        config=to_dict(session.config),
-        **session.candidate.provenance,
-        n_episodes=len(records),
-        n_success=sum(record.status == "success" for record in records),
-        control_steps=summary.control_steps,
-    )
-    try:
-        with (folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, default=_plain) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {folder / LOG} ({error.strerror}); the episodes are whole") from None
-
-
-def logged_runs(folder: Path) -> list[dict[str, Any]]:
-    """The lines of the log of a dataset; one that was cut off by a kill is left out."""
-    runs = []
-    for line in (folder / LOG).read_text(encoding="utf-8").splitlines() if (folder / LOG).is_file() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            runs.append(json.loads(line))
-    return runs
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)

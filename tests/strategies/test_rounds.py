@@ -22,7 +22,7 @@ from imf_jax.models.policy import build_policy
 from imf_jax.recording import rounds
 from imf_jax.recording.demonstrations import Demonstrations
 from imf_jax.recording.recording import episode_scenes
-from imf_jax.recording.session import run_strategy
+from imf_jax.recording.run import run_strategy
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.training.saved_state import save_checkpoint
 from imf_jax.training.state import initial_state

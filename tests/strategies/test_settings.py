@@ -23,7 +23,8 @@ from imf_jax.data.lerobot.features import robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.recording.assembly import open_recording
-from imf_jax.recording.session import BLOCK_SCENES, check_dataset_folder, run_strategy, wanted_scenes
+from imf_jax.recording.run import BLOCK_SCENES, run_strategy, wanted_scenes
+from imf_jax.recording.session import check_dataset_folder
 
 DATA = DatasetConfig(dataset=Path("rollout_x"))
 
