@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from imf_jax.benchmark.bare import SEED
+from imf_jax.benchmark.components import SEED
 from imf_jax.benchmark.rollouts import Candidate, ScalingFigures
 from imf_jax.config import STATE_DIM, RendererName
 from imf_jax.evaluation.evaluate import make_rollout

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from imf_jax.benchmark.bare import (
+from imf_jax.benchmark.components import (
     SEED,
     bare_physics,
     bare_planning,

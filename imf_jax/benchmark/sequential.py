@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imf_jax.benchmark.bare import SEED
+from imf_jax.benchmark.components import SEED
 from imf_jax.config import SUBSTEPS, RendererName
 from imf_jax.errors import UserError
 from imf_jax.rollout.planner import PolicyPlanner

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imf_jax.benchmark.device_figures import DeviceFigure, measure_device, on_cuda
+from imf_jax.benchmark.random_walk import Wanderer, untrained_policy
 from imf_jax.benchmark.rollouts import Candidate, LoopFigures, ScalingFigures, measure_loop, measure_scaling
 from imf_jax.benchmark.tables import Table
-from imf_jax.benchmark.wandering import Wanderer, untrained_policy
 from imf_jax.checkpoints import load_policy
 from imf_jax.config import IMAGE_SIZE, RendererName, require
 from imf_jax.rollout.planner import PolicyPlanner

@@ -43,7 +43,7 @@ class PicturedBackend(Backend, Protocol):
         task: the task of its scenes.
         model: the compiled scene.
         renderer: what makes the pictures that policies see.
-        compiled: it is part of a compiled loop, see `imf_jax.sim.backends.device.DeviceBackend`.
+        compiled: it is part of a compiled loop, see `imf_jax.sim.backends.mjx_base.DeviceBackend`.
     """
 
     task: Task

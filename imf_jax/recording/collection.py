@@ -25,7 +25,7 @@ from imf_jax.memory import free_main_memory
 from imf_jax.seeds import disturbance_keys, scene_keys, split_seed
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.backends.native import NativeBackend
-from imf_jax.sim.blocks import in_blocks
+from imf_jax.sim.batching import in_blocks
 from imf_jax.sim.expert import Expert, ExpertState, get_expert
 from imf_jax.sim.rendering.camera import camera_ids
 

@@ -25,7 +25,7 @@ from imf_jax.rollout.planner import CompiledPlanner
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.rollout.timing import NO_CLOCK, StageClock
 from imf_jax.seeds import scene_keys
-from imf_jax.sim.backends.device import DeviceBackend
+from imf_jax.sim.backends.mjx_base import DeviceBackend
 
 CALL_STEPS = 40
 """Control steps per call of the program, about; the host hears of finished episodes that often."""

@@ -16,8 +16,8 @@ from jax.sharding import Mesh, PartitionSpec
 from imf_jax.rollout.delay import hold
 from imf_jax.rollout.planner import PlanProgram
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
-from imf_jax.sim.backends.device import DeviceBackend
-from imf_jax.sim.blocks import keep_rows
+from imf_jax.sim.backends.mjx_base import DeviceBackend
+from imf_jax.sim.batching import keep_rows
 
 AXIS = "scenes"
 

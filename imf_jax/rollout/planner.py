@@ -15,7 +15,7 @@ from imf_jax.rollout.schedule import planning_batches
 from imf_jax.rollout.timing import NO_CLOCK, NoClock, StageClock
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
-from imf_jax.sim.blocks import keep_rows
+from imf_jax.sim.batching import keep_rows
 
 Observations = dict[str, np.ndarray]
 """`state` float32 (A, obs_horizon, 16) and `env_state` float32 (A, obs_horizon, E), oldest first; for a planner with

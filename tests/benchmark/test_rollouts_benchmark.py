@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from imf_jax.benchmark import device_figures, lewm, rollouts
-from imf_jax.benchmark.bare import SEED, bare_physics, bare_planning, bare_rendering, record_work, require_full_length
+from imf_jax.benchmark.components import (
+    SEED,
+    bare_physics,
+    bare_planning,
+    bare_rendering,
+    record_work,
+    require_full_length,
+)
 from imf_jax.benchmark.device_figures import NOT_MEASURED, measure_device
 from imf_jax.benchmark.rollouts import (
     Candidate,

@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 from point_world import MAX_STEPS, SIZE, PointBackend, Straight
 
-from imf_jax.benchmark.wandering import Wanderer
+from imf_jax.benchmark.random_walk import Wanderer
 from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.statistics import wilson_interval

@@ -11,8 +11,8 @@ from mujoco import mjx
 
 from imf_jax.sim.backends import warp as warp_module
 from imf_jax.sim.backends.base import SimState, StepOutput
-from imf_jax.sim.backends.device import DeviceBackend
 from imf_jax.sim.backends.mjx import MjxBackend
+from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.backends.warp import WarpBackend
 from imf_jax.sim.expert import get_expert

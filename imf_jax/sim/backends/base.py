@@ -65,7 +65,7 @@ class Backend(Protocol):
 
     Attributes:
         name: "native", "mjx" or "warp".
-        compiled: it can be part of a compiled program, see `imf_jax.sim.backends.device`.
+        compiled: it can be part of a compiled program, see `imf_jax.sim.backends.mjx_base`.
         cameras: names of the cameras of the scene.
         control_dt: seconds per control step [s].
     """

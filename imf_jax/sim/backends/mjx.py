@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from mujoco import mjx
 
-from imf_jax.sim.backends.device import DeviceBackend
+from imf_jax.sim.backends.mjx_base import DeviceBackend
 
 
 class MjxBackend(DeviceBackend):

@@ -9,7 +9,7 @@ import numpy as np
 from imf_jax.config import SUBSTEPS, RendererName
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene
-from imf_jax.sim.blocks import in_blocks
+from imf_jax.sim.batching import in_blocks
 from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, Visual
 
 _DIVERGED = [

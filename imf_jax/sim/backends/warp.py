@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from mujoco import mjx
 
-from imf_jax.sim.backends.device import DeviceBackend
+from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.rendering.warp_renderer import tracer_settings
 from imf_jax.sim.rendering.warp_runtime import start_warp
 

@@ -25,7 +25,7 @@ from imf_jax.rollout.planner import PolicyPlanner, plan_rows
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import SimState, StepOutput
-from imf_jax.sim.backends.device import DeviceBackend
+from imf_jax.sim.backends.mjx_base import DeviceBackend
 
 SEED = 0
 
