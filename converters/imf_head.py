@@ -191,8 +191,8 @@ def write_policy(
     """
     # The simulator and the training code take seconds to import; arguments are checked before.
     from imf_jax.checkpoints import CheckpointMeta
+    from imf_jax.models.encoders.torch_names import load_torch_state, torch_slots
     from imf_jax.models.policy import build_policy, encoder_identity
-    from imf_jax.models.torch_names import load_torch_state, torch_slots
     from imf_jax.sim.tasks import get_task
     from imf_jax.training.saved_state import save_checkpoint
     from imf_jax.training.state import initial_state

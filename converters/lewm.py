@@ -2,7 +2,7 @@
 
     python converters/lewm.py --checkpoint lewm.ckpt --out encoders/lewm
 
-The folder then holds `weights.safetensors`, `config.json` and `report.json`; `imf_jax.models.lewm.load` reads it.
+The folder then holds `weights.safetensors`, `config.json` and `report.json`; `imf_jax.models.encoders.lewm.load` reads it.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from converters.safe_pickle import Placeholder
 from converters.torch_file import Checkpoint, module_parts, open_checkpoint
 from imf_jax.cli import run_main
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.models.lewm import CONFIG_FILE, WEIGHTS_FILE, LewmSizes, config_dict, sha256
-from imf_jax.models.vit import VitSizes
+from imf_jax.models.encoders.lewm import CONFIG_FILE, WEIGHTS_FILE, LewmSizes, config_dict, sha256
+from imf_jax.models.encoders.vit import VitSizes
 
 HEAD_CHANNELS = 64
 """Channels of an attention head in every published ViT size; weights alone do not show the number of heads."""

@@ -12,7 +12,7 @@ from converters.tensors import FLOATING, StoredTensor
 from converters.torch_file import Checkpoint
 from converters.wrappers import unwrapped_paths
 from imf_jax.errors import UserError
-from imf_jax.models.lewm import LewmSizes
+from imf_jax.models.encoders.lewm import LewmSizes
 
 OLD_LAYER_NAMES = {
     "attention.attention.query": "attention.q_proj",

@@ -9,10 +9,10 @@ from flax import nnx
 
 from imf_jax.config import LewmEncoderConfig, TrainConfig, from_dict, to_dict
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.models.attnres import count_parameters
-from imf_jax.models.lewm import LewmSizes
+from imf_jax.models.encoders.lewm import LewmSizes
+from imf_jax.models.encoders.vit import VitSizes
+from imf_jax.models.networks.attnres import count_parameters
 from imf_jax.models.policy import Policy, unloaded_encoder
-from imf_jax.models.vit import VitSizes
 from imf_jax.presets import load_preset, preset_description, preset_paths
 
 LEWM = LewmSizes(VitSizes(hidden=192, layers=12, heads=3, mlp=768, patch=14, image_size=224), 2048, output=192)

@@ -11,9 +11,9 @@ import numpy as np
 from imf_jax.benchmark.lewm import random_encoder
 from imf_jax.config import STATE_DIM, HeadConfig, LewmEncoderConfig, PolicyConfig, TrainConfig
 from imf_jax.data.windows import Demonstrations
-from imf_jax.models.lewm import LewmEncoder
+from imf_jax.models.encoders.lewm import LewmEncoder
+from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.models.policy import build_policy
-from imf_jax.models.preprocess import Fusion
 from imf_jax.training.state import compile_run_steps, initial_state
 
 EPISODE_STEPS = 64

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from imf_jax.errors import UserError
-from imf_jax.models.lewm import LewmEncoder, LewmSizes
-from imf_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from imf_jax.models.vit import VitSizes
+from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes
+from imf_jax.models.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from imf_jax.models.encoders.vit import VitSizes
 
 SIZES = LewmSizes(
     VitSizes(hidden=192, layers=12, heads=3, mlp=768, patch=14, image_size=224), projector_hidden=2048, output=192

@@ -65,7 +65,7 @@ def swiglu(weights: Weights, name: str, x: Array) -> Array:
 def velocity(
     weights: Weights, z: Array, r: Array, t: Array, condition: Array, *, n_layer: int, n_head: int, n_kv_head: int
 ) -> Array:
-    """u(z, r, t | condition); shapes as in `imf_jax.models.attnres.AttnResHead`."""
+    """u(z, r, t | condition); shapes as in `imf_jax.models.networks.attnres.AttnResHead`."""
     width = weights["ln_f.weight"].shape[0]
     tokens = [time_token(weights, r, width), time_token(weights, t, width)]
     tokens += [linear(weights, "cond_obs_emb", condition), linear(weights, "input_emb", z)]

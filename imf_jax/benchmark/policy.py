@@ -21,9 +21,9 @@ from flax import nnx
 from imf_jax.benchmark import plain_head
 from imf_jax.config import HeadConfig, ObjectiveConfig
 from imf_jax.errors import UserError
-from imf_jax.models import imf
-from imf_jax.models.attnres import AttnResHead
-from imf_jax.models.torch_names import torch_state
+from imf_jax.models.encoders.torch_names import torch_state
+from imf_jax.models.networks.attnres import AttnResHead
+from imf_jax.models.objectives import imf
 
 CONDITION_DIM = 23
 """Robot state (16) and the pose of one object (7)."""

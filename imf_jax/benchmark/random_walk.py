@@ -9,7 +9,7 @@ from flax import nnx
 
 from imf_jax.benchmark.lewm import random_encoder
 from imf_jax.config import IMAGE_SIZE, HeadConfig, LewmEncoderConfig, PolicyConfig
-from imf_jax.models.lewm import LewmEncoder
+from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput

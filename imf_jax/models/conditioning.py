@@ -17,9 +17,9 @@ from flax import nnx
 
 from imf_jax.config import STATE_DIM, LewmEncoderConfig, PolicyConfig, ResNetEncoderConfig, StateEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.models import lewm
+from imf_jax.models.encoders import lewm
+from imf_jax.models.encoders.resnet import ResNetEncoder
 from imf_jax.models.normalizer import Normalizer
-from imf_jax.models.resnet import ResNetEncoder
 
 Array = jax.Array
 Observation = Mapping[str, Array]

@@ -9,12 +9,12 @@ import numpy as np
 from flax import nnx
 
 from imf_jax.config import LewmEncoderConfig, PolicyConfig, TrainConfig, require
-from imf_jax.models import imf
-from imf_jax.models.attnres import AttnResHead
 from imf_jax.models.conditioning import LewmConditioning, Observation, build_conditioning, require_statistics
-from imf_jax.models.lewm import LewmEncoder, LewmSizes, config_dict
+from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes, config_dict
+from imf_jax.models.encoders.vit import VitSizes
+from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.normalizer import Normalizer
-from imf_jax.models.vit import VitSizes
+from imf_jax.models.objectives import imf
 from imf_jax.seeds import INIT_STREAM, root_key
 
 Array = jax.Array

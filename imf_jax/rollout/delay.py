@@ -11,7 +11,7 @@ takes over: then the hands stay at its last action ("hold"), or go on by its las
 
 With a prefix the plan is told the d actions that are executed meanwhile, and the new chunk continues them, as in
 training-time real-time chunking (Black et al., "Training-Time Action Conditioning for Efficient Real-Time Chunking",
-2025); the policy must be trained for it, see `imf_jax.models.imf.given_prefix`. The first plan of an episode is given
+2025); the policy must be trained for it, see `imf_jax.models.objectives.imf.given_prefix`. The first plan of an episode is given
 none.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 from imf_jax.config import ExecutionConfig, HeadConfig, require
-from imf_jax.models.imf import prefix_mask
+from imf_jax.models.objectives.imf import prefix_mask
 from imf_jax.models.policy import ARM_ACTION_DIM, Policy, Prefix, unit_quaternions
 from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput

@@ -4,8 +4,8 @@ import pytest
 
 from imf_jax.benchmark import lewm
 from imf_jax.benchmark.features import measure
-from imf_jax.models.lewm import LewmSizes
-from imf_jax.models.vit import VitSizes
+from imf_jax.models.encoders.lewm import LewmSizes
+from imf_jax.models.encoders.vit import VitSizes
 
 TINY = LewmSizes(VitSizes(hidden=16, layers=1, heads=1, mlp=16, patch=4, image_size=8), 24, output=12)
 

@@ -32,8 +32,8 @@ from imf_jax.benchmark.sequential import SequentialSystem
 from imf_jax.benchmark.suite import RolloutFigures, measure_rollouts, untrained_candidates
 from imf_jax.benchmark.tables import markdown, scaling_plot
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.models.lewm import LewmSizes
-from imf_jax.models.vit import VitSizes
+from imf_jax.models.encoders.lewm import LewmSizes
+from imf_jax.models.encoders.vit import VitSizes
 from imf_jax.plots import require_matplotlib
 from imf_jax.rollout import capacity, capture
 from imf_jax.rollout.episode import EpisodeRecord

@@ -23,10 +23,10 @@ from imf_jax.checkpoints import load_policy
 from imf_jax.cli import run_main
 from imf_jax.config import HeadConfig
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.models import imf
-from imf_jax.models.attnres import AttnResHead
-from imf_jax.models.lewm import load
-from imf_jax.models.torch_names import torch_state
+from imf_jax.models.encoders.lewm import load
+from imf_jax.models.encoders.torch_names import torch_state
+from imf_jax.models.networks.attnres import AttnResHead
+from imf_jax.models.objectives import imf
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 HEAD = HeadConfig(n_emb=16, n_layer=2, n_head=4, n_kv_head=2, pred_horizon=8, num_action_steps=4)

@@ -18,7 +18,7 @@ from converters.report import DoesNotFitError
 from imf_jax import files
 from imf_jax.cli import run_main as run_main_and_exit
 from imf_jax.errors import UserError
-from imf_jax.models import lewm
+from imf_jax.models.encoders import lewm
 
 REPOSITORY = Path(__file__).parents[2]
 FIXTURES = REPOSITORY / "tests" / "fixtures" / "lewm"

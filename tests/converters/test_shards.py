@@ -10,7 +10,7 @@ import safetensors.numpy
 from converters.lewm import Args, convert
 from converters.torch_file import open_checkpoint
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.models import lewm
+from imf_jax.models.encoders import lewm
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
 INDEX = "model.safetensors.index.json"

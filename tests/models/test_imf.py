@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from imf_jax.config import HeadConfig, ObjectiveConfig
-from imf_jax.models import imf
-from imf_jax.models.attnres import AttnResHead
+from imf_jax.models.networks.attnres import AttnResHead
+from imf_jax.models.objectives import imf
 
 BATCH, HORIZON, DIM = 8, 6, 16
 

@@ -14,10 +14,10 @@ from flax import nnx
 
 from converters.lewm import Args, convert
 from imf_jax.errors import UserError
-from imf_jax.models import lewm
-from imf_jax.models.lewm import Frozen, LewmEncoder, load
-from imf_jax.models.preprocess import VIEW_ORDER, fuse_views, preprocess
-from imf_jax.models.vit import position_table
+from imf_jax.models.encoders import lewm
+from imf_jax.models.encoders.lewm import Frozen, LewmEncoder, load
+from imf_jax.models.encoders.preprocess import VIEW_ORDER, fuse_views, preprocess
+from imf_jax.models.encoders.vit import position_table
 
 pytestmark = pytest.mark.optimized
 

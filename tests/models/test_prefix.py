@@ -8,7 +8,7 @@ from flax import nnx
 
 from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
-from imf_jax.models import imf
+from imf_jax.models.objectives import imf
 from imf_jax.models.policy import Policy, Prefix, weight_decay_mask
 
 HEAD = HeadConfig(obs_horizon=3, pred_horizon=8, num_action_steps=4, n_emb=16, n_layer=1, n_head=2, n_kv_head=1)

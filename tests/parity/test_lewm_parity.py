@@ -13,10 +13,10 @@ from torch_lewm import KINDS, NAMINGS, Lewm, fuse, preprocess, save
 from transformers import ViTConfig
 
 from converters.lewm import Args, convert
-from imf_jax.models.lewm import load
-from imf_jax.models.preprocess import fuse_views
-from imf_jax.models.preprocess import preprocess as our_preprocess
-from imf_jax.models.vit import position_table
+from imf_jax.models.encoders.lewm import load
+from imf_jax.models.encoders.preprocess import fuse_views
+from imf_jax.models.encoders.preprocess import preprocess as our_preprocess
+from imf_jax.models.encoders.vit import position_table
 
 pytestmark = pytest.mark.optimized
 

@@ -17,7 +17,7 @@ from transformers import ViTConfig
 
 from converters.lewm import Args, convert
 from converters.torch_file import open_checkpoint
-from imf_jax.models.lewm import WEIGHTS_FILE
+from imf_jax.models.encoders.lewm import WEIGHTS_FILE
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "lewm" / "new.safetensors"
 VALUES = torch.arange(8.0)

@@ -19,7 +19,7 @@ from imf_jax.data.pictures import find_pictures
 from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations, windows_at
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError
-from imf_jax.models.lewm import Frozen
+from imf_jax.models.encoders.lewm import Frozen
 from imf_jax.models.policy import Policy, build_policy, split_policy
 from imf_jax.recording.collection import Demonstrator
 from imf_jax.rollout.engine import Rollout

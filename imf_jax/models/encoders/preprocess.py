@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imf_jax.errors import UserError
-from imf_jax.models.resample import antialiased_bilinear, resample
+from imf_jax.models.encoders.resample import antialiased_bilinear, resample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imf_jax.errors import UserError
-from imf_jax.models.resample import bicubic, resample
+from imf_jax.models.encoders.resample import bicubic, resample
 
 Array = jax.Array
 Weights = Mapping[str, Array]

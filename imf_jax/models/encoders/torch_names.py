@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from imf_jax.models.attnres import Attention, AttnResHead, SwiGLU
+from imf_jax.models.networks.attnres import Attention, AttnResHead, SwiGLU
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from flax import nnx
 
 from imf_jax.errors import UserError
 from imf_jax.files import require_no_lfs_pointer
-from imf_jax.models.preprocess import Fusion, check_images, fuse_views, preprocess
-from imf_jax.models.vit import VitSizes, class_feature, gelu, linear
+from imf_jax.models.encoders.preprocess import Fusion, check_images, fuse_views, preprocess
+from imf_jax.models.encoders.vit import VitSizes, class_feature, gelu, linear
 
 Array = jax.Array
 
@@ -90,7 +90,7 @@ class LewmEncoder(nnx.Module):
     """Frozen encoder and projector.
 
     Without a fusion, it takes uint8 (B, image_size, image_size, 3). With one, it takes a mapping of camera name to
-    uint8 (B, H, W, 3) that holds r_vis, top and front in any order, see `imf_jax.models.preprocess.fuse_views`.
+    uint8 (B, H, W, 3) that holds r_vis, top and front in any order, see `imf_jax.models.encoders.preprocess.fuse_views`.
 
     Args:
         weights: as `sizes.weight_shapes()`.
