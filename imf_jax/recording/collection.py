@@ -26,7 +26,7 @@ from imf_jax.seeds import disturbance_keys, scene_keys, split_seed
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.batching import in_blocks
-from imf_jax.sim.expert import Expert, ExpertState, get_expert
+from imf_jax.sim.experts.transfer import Expert, ExpertState, get_expert
 from imf_jax.sim.rendering.camera import camera_ids
 
 NOISE_MEMORY = 0.93

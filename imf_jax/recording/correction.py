@@ -20,7 +20,7 @@ from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import keep_rows
-from imf_jax.sim.expert import ExpertState, get_expert
+from imf_jax.sim.experts.transfer import ExpertState, get_expert
 
 Array = jax.Array
 

@@ -7,7 +7,7 @@ import jax
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import BLOCK_ROWS
-from imf_jax.sim.expert import ExpertState, get_expert
+from imf_jax.sim.experts.transfer import ExpertState, get_expert
 
 
 @dataclass(frozen=True)

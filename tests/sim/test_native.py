@@ -6,7 +6,7 @@ import pytest
 
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
-from imf_jax.sim.expert import get_expert
+from imf_jax.sim.experts.transfer import get_expert
 from imf_jax.sim.rendering.opengl_renderer import find_opengl
 
 pytestmark = pytest.mark.optimized

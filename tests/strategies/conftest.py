@@ -18,9 +18,9 @@ from imf_jax.rollout.compiled import CompiledRollout
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import ProgramPlanner
-from imf_jax.sim import expert as experts
 from imf_jax.sim.backends.base import StepOutput
-from imf_jax.sim.expert import ExpertState, to_action
+from imf_jax.sim.experts import transfer as experts
+from imf_jax.sim.experts.transfer import ExpertState, to_action
 
 SIZE = 16
 
