@@ -8,6 +8,8 @@ import pytest
 from imf_jax.cli import keep_compiled_code
 from imf_jax.sim.backends.native import NativeBackend
 
+pytest_plugins = ["rollout_fixtures"]
+
 keep_compiled_code()
 QUICK = jax.default_backend() == "cpu"
 """Most tests compile far longer than they compute; on a GPU they are about what it compiles."""

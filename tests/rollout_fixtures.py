@@ -25,7 +25,7 @@ from imf_jax.training.state import initial_state
 
 MAX_STEPS = 40
 TINY = PolicyConfig(head=HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1))
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
 class PointBackend:
