@@ -2,7 +2,8 @@
 
     python converters/lewm.py --checkpoint lewm.ckpt --out encoders/lewm
 
-The folder then holds `weights.safetensors`, `config.json` and `report.json`; `imf_jax.models.encoders.lewm.load` reads it.
+The folder then holds `weights.safetensors`, `config.json` and `report.json`;
+`imf_jax.models.encoders.lewm.load` reads it.
 """
 
 import dataclasses

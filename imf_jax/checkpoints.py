@@ -1,4 +1,4 @@
-"""Checkpoints as everybody reads them: which are there, what they hold, the policy of one.
+"""Read checkpoints: which of a run are complete, what is known about one, and its policy.
 
 <run>/checkpoints/4000/config.json   the TrainConfig
                        meta.json     step, task, validation result, list of files; see `CheckpointMeta`
@@ -25,23 +25,13 @@ from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.policy import Policy, build_policy, split_policy, unloaded_encoder
 
 FOLDER = "checkpoints"
-
-
 CONFIG = "config.json"
-
-
 META = "meta.json"
-
-
 POLICY = "policy"
-
-
 TRAINING = "training"
-
 
 STORAGE_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What Orbax raises over a disk that is full or fails, and over files that are damaged or do not fit."""
-
 
 _PLAIN_PATH = re.compile(r"[\w./=+,@~ -]+", re.ASCII)
 """Paths that Orbax's storage library takes literally; it reads brackets as a pattern, and refuses other characters."""

@@ -16,19 +16,10 @@ from imf_jax.config import require
 SEEDS_PER_SPLIT = 2**30
 """Seeds a user can choose from. Each split has a range of its own of this length inside the 32 bits of a key's seed."""
 
-
 _SCENE_STREAM = 0
-
-
 _NOISE_STREAM = 1
-
-
 _DISTURBANCE_STREAM = 2
-
-
 Split = Literal["test", "validation", "demonstration", "recording"]
-
-
 SPLITS: tuple[Split, ...] = ("test", "validation", "demonstration", "recording")
 
 
@@ -109,8 +100,6 @@ def disturbance_keys(seed: int, episodes: Sequence[int] | np.ndarray) -> jax.Arr
 
 
 INIT_STREAM = 0
-
-
 STEP_STREAM = 1
 
 

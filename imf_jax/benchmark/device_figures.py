@@ -29,7 +29,6 @@ PROMISED = {"state, 128/4": False, "three cameras, LEWM grid, 384/12": True}
 PLANS = 100
 """Calls whose median is the time of a plan."""
 
-
 Measured = tuple[float | str, str]
 """A figure, or "not measured", and a note on it."""
 

@@ -19,7 +19,6 @@ IMAGE_SIZE = 256
 SUBSTEPS = 5
 """Physics steps per control step: 50 Hz control."""
 
-
 RendererName = Literal["warp", "opengl"]
 """What makes camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
 

@@ -11,7 +11,6 @@ from imf_jax.errors import one_line
 LARGEST_SIDE = 4096
 """A picture that says it is wider or higher than this is not unpacked [pixels]."""
 
-
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 """How a JPEG and a PNG begin."""
 

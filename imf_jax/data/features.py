@@ -22,7 +22,7 @@ from imf_jax.errors import UserError, one_line
 from imf_jax.files import read_failure, write_bytes
 
 PREPROCESSING_VERSION = 1
-"""Raised when `imf_jax.models.encoders.preprocess` or the encoder's computation changes, so that old caches are not used."""
+"""Raised when preprocessing or the encoder's computation changes, so that old caches are not used."""
 
 KEY_DIGITS = 16
 

@@ -89,7 +89,7 @@ class Recording:
         size = episode.num_bytes
         constants = {names.SUCCESS: success, names.SEED: self._seed, names.SCENE: scene}
         try:
-            number = episode.save(constants)
+            number = self.writer.save(episode, constants)
         except (UserError, OSError) as error:
             raise self._fail(error) from None
         self.num_bytes += size

@@ -19,7 +19,6 @@ from imf_jax.recording.session import Session, StrategySummary
 BLOCK_SCENES = 2**16
 """Scenes of one loop; a run without an end is a row of such loops."""
 
-
 LOG = "meta/rollouts.jsonl"
 """In a dataset: one line per run that recorded into it: what was rolled out, with which settings, what came out."""
 

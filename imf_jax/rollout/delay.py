@@ -11,8 +11,8 @@ takes over: then the hands stay at its last action ("hold"), or go on by its las
 
 With a prefix the plan is told the d actions that are executed meanwhile, and the new chunk continues them, as in
 training-time real-time chunking (Black et al., "Training-Time Action Conditioning for Efficient Real-Time Chunking",
-2025); the policy must be trained for it, see `imf_jax.models.objectives.imf.given_prefix`. The first plan of an episode is given
-none.
+2025); the policy must be trained for it, see `imf_jax.models.objectives.imf.given_prefix`. The first plan of an episode
+is given none.
 """
 
 from dataclasses import dataclass, replace

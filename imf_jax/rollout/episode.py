@@ -1,8 +1,4 @@
-"""What identifies an episode (seed and index, hence its random keys) and what is recorded about it.
-
-Scene and planning noise are pure functions of (seed, episode, replan): the same for every backend, batch size,
-policy and order of episodes. Threefry is named explicitly so that the keys do not follow JAX's default generator.
-"""
+"""Records of episodes: one line of `episodes.jsonl` each."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -10,7 +6,6 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 """Version of the JSON line of an `EpisodeRecord`; raised when a field changes its meaning."""
-
 
 Status = Literal["success", "failure", "timeout", "error"]
 STATUSES: tuple[Status, ...] = ("success", "failure", "timeout", "error")

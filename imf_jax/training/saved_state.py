@@ -1,9 +1,4 @@
-"""Checkpoints: one folder per training step, complete or not there at all, and enough to rebuild the policy.
-
-    <run>/checkpoints/4000/config.json   the TrainConfig
-                           meta.json     step, task, validation result, list of files; see `CheckpointMeta`
-                           policy/       Orbax: the weights to act with and the normalizer statistics
-                           training/     Orbax: the rest of the training state
+"""Save and restore the whole state of a training run: checkpoints, see `imf_jax.checkpoints` for their layout.
 
 A checkpoint is written beside its place and then renamed, after all of it was read back and has reached the disk.
 """

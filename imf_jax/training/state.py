@@ -20,7 +20,6 @@ from imf_jax.training.optimizer import build_optimizer, update_average
 
 Array = jax.Array
 
-
 SUMMED = ("loss", "mse", "dudt_rms", "grad_norm")
 """Figures of a step that are summed until the next line of the log."""
 

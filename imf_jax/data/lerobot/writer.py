@@ -3,7 +3,7 @@
     with LeRobotWriter.create(folder, robot_features({"front": (256, 256)}), fps=50) as writer:
         episode = writer.open_episode("transfer")           # any number may be open at once, one per scene
         episode.add({"observation.state": state, "action": action, ...})     # pictures go to the encoder at once
-        episode.save({"success": True, "seed": 0, "scene": 7})               # or episode.discard()
+        writer.save(episode, {"success": True, "seed": 0, "scene": 7})       # or episode.discard()
 
 An episode grows in a folder of its own, `.open/`. Saving it moves its files into place, each under a new name, and then
 writes its row in `meta/episodes/`: with that row it exists. Totals and statistics are written last; if the process
@@ -16,6 +16,7 @@ import fcntl
 import os
 import shutil
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -30,13 +31,16 @@ from imf_jax.config import require
 from imf_jax.data.lerobot import layout
 from imf_jax.data.lerobot.checks import require_free_space, require_settings
 from imf_jax.data.lerobot.features import FRAME_FEATURES, Feature, differences
-from imf_jax.data.lerobot.open_episode import OPEN, OpenEpisode
+from imf_jax.data.lerobot.open_episode import FinishedEpisode, OpenEpisode
 from imf_jax.data.lerobot.reader import EpisodeRow, is_dataset, open_dataset
 from imf_jax.data.lerobot.statistics import Statistics, column_statistics, merge
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import PARTIAL, put_in_place, write_json
 
 LOCK = ".lock"
+
+OPEN = ".open"
+"""Folder in a dataset in which episodes grow."""
 
 SAVING_SECONDS = 10.0
 """Seconds for which the end of a recording waits for an episode that another thread is saving [s]."""
@@ -155,9 +159,30 @@ class LeRobotWriter:
         """
         if self._is_over():
             raise ArgumentError(f"the recording into {self.folder} is finished; resume it to go on")
-        episode = OpenEpisode(self, task)
-        self._open.append(episode)
+        folder = self.folder / OPEN / uuid.uuid4().hex
+        with self.writing():
+            folder.mkdir(parents=True)
+        episode = OpenEpisode(folder, self.recorded, self.fps, task)
+        self._open = [*(other for other in self._open if not other.closed), episode]
         return episode
+
+    def save(self, episode: OpenEpisode, constants: Mapping[str, ArrayLike] | None = None) -> int:
+        """Make an episode part of the dataset.
+
+        Args:
+            episode: made by `open_episode`.
+            constants: the features that are per episode.
+
+        Returns:
+            its number in the dataset.
+
+        Raises:
+            ArgumentError: the episode is empty, or a constant is absent, unknown or of another type.
+            UserError: the disk is full; the dataset stays as it was.
+        """
+        number = self._commit(episode.finish(constants))
+        episode.remove()
+        return number
 
     def add_episode(
         self, task: str, frames: Iterable[Mapping[str, ArrayLike]], constants: Mapping[str, ArrayLike] | None = None
@@ -167,7 +192,7 @@ class LeRobotWriter:
         try:
             for frame in frames:
                 episode.add(frame)
-            return episode.save(constants)
+            return self.save(episode, constants)
         finally:
             episode.discard()
 
@@ -207,35 +232,29 @@ class LeRobotWriter:
                 "free space and resume it"
             ) from None
 
-    def commit(
-        self,
-        task: str,
-        length: int,
-        columns: Mapping[str, np.ndarray],
-        pictures: Mapping[str, Statistics],
-        videos: Mapping[str, Path],
-    ) -> int:
-        """Put a finished episode in its place; called by `OpenEpisode.save`."""
+    def _commit(self, finished: FinishedEpisode) -> int:
+        """Put a finished episode in its place."""
         with self._saving:
             if self._is_over():
                 raise UserError(f"an episode came too late for {self.folder}, whose recording is over; it is not kept")
             episode = self.num_episodes
-            tasks = self._tasks if task in self._tasks else [*self._tasks, task]
-            counted = np.arange(length)[:, None]
+            tasks = self._tasks if finished.task in self._tasks else [*self._tasks, finished.task]
+            counted = np.arange(finished.length)[:, None]
             columns = {
-                **columns,
+                **finished.columns,
                 "timestamp": (counted / self.fps).astype(np.float32),
                 "frame_index": counted,
                 "episode_index": np.full_like(counted, episode),
                 "index": self.num_frames + counted,
-                "task_index": np.full_like(counted, tasks.index(task)),
+                "task_index": np.full_like(counted, tasks.index(finished.task)),
             }
             statistics = {
-                name: pictures[name] if name in pictures else column_statistics(columns[name]) for name in self.features
+                name: finished.pictures[name] if name in finished.pictures else column_statistics(columns[name])
+                for name in self.features
             }
-            row = self._row(episode, task, length)
+            row = self._row(episode, finished.task, finished.length)
             with self.writing():
-                for name, video in videos.items():
+                for name, video in finished.videos.items():
                     path = self.folder / layout.file_path(layout.VIDEO, self._numbers[name], name)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     put_in_place(video, path)
@@ -245,14 +264,9 @@ class LeRobotWriter:
                     layout.write_table(self.folder / layout.TASKS, layout.tasks_table(tasks))
                 row_path = self.folder / layout.file_path(layout.EPISODES, self._numbers["episodes"])
                 layout.write_table(row_path, layout.episode_table(row, statistics))
-            self._count(length, tasks, statistics)
+            self._count(finished.length, tasks, statistics)
             self._write_totals()
             return episode
-
-    def forget(self, episode: OpenEpisode) -> None:
-        """Called by an episode that is saved or discarded."""
-        if episode in self._open:
-            self._open.remove(episode)
 
     def _is_over(self) -> bool:
         return self._abandoned or self._lock < 0

@@ -20,7 +20,7 @@ MAX_PROBLEMS = 30
 """Problems listed on a page; a folder whose files were moved away has one for each."""
 
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("imf_jax.rollout"),
+    loader=jinja2.PackageLoader("imf_jax.evaluation.report"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

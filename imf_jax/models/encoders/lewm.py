@@ -90,7 +90,7 @@ class LewmEncoder(nnx.Module):
     """Frozen encoder and projector.
 
     Without a fusion, it takes uint8 (B, image_size, image_size, 3). With one, it takes a mapping of camera name to
-    uint8 (B, H, W, 3) that holds r_vis, top and front in any order, see `imf_jax.models.encoders.preprocess.fuse_views`.
+    uint8 (B, H, W, 3) that holds r_vis, top and front in any order, see `fuse_views`.
 
     Args:
         weights: as `sizes.weight_shapes()`.

@@ -20,8 +20,6 @@ _DIVERGED = [
         mujoco.mjtWarning.mjWARN_BADQACC,
     )
 ]
-
-
 _OVERFLOW = [
     int(warning)
     for warning in (

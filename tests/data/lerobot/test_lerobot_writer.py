@@ -124,9 +124,9 @@ def test_episodes_of_many_scenes_grow_side_by_side(tmp_path, features, make_fram
                 before = episode.num_bytes
                 episode.add(frame)
                 assert episode.num_bytes > before
-        assert episodes[2].save(constants) == 0
+        assert writer.save(episodes[2], constants) == 0
         episodes[0].discard()
-        assert episodes[1].save(constants) == 1
+        assert writer.save(episodes[1], constants) == 1
     dataset = open_dataset(tmp_path / "rollout_a")
     seeds = [round(next(dataset.pictures(e, "observation.images.front")).mean()) for e in dataset.episodes]
     assert seeds == [2, 1]
@@ -180,7 +180,7 @@ def test_a_kill_between_any_two_files_loses_at_most_the_open_episode(
 
     monkeypatch.setattr(os, "replace", replace_until_killed)
     with pytest.raises(Killed):
-        episode.save(constants)
+        writer.save(episode, constants)
     monkeypatch.undo()
     os.close(writer._lock)  # as the system does when a process ends
 
@@ -280,7 +280,7 @@ def test_a_frame_that_does_not_fit_is_refused(tmp_path, features, make_frames, c
         with pytest.raises(UserError, match=message):
             episode.add(next(make_frames(1)) | change)
         with pytest.raises(ArgumentError, match="without frames"):
-            episode.save({"success": True, "seed": 0, "scene": 0})
+            writer.save(episode, {"success": True, "seed": 0, "scene": 0})
 
 
 def test_an_episode_needs_its_constants_and_ends_once(tmp_path, features, make_frames, constants):
@@ -288,8 +288,8 @@ def test_an_episode_needs_its_constants_and_ends_once(tmp_path, features, make_f
         episode = writer.open_episode("transfer")
         episode.add(next(make_frames(1)))
         with pytest.raises(ArgumentError, match=r"saved with \['success', 'seed', 'scene'\], not with \['seed'\]"):
-            episode.save({"seed": 1})
-        episode.save(constants)
+            writer.save(episode, {"seed": 1})
+        writer.save(episode, constants)
         with pytest.raises(ArgumentError, match="saved or discarded already"):
             episode.add(next(make_frames(1)))
     with pytest.raises(ArgumentError, match="is finished"):
