@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imf_jax.rollout.planner import PlanProgram
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.tasks.base import array_module
@@ -75,7 +76,7 @@ class PointBackend:
 
 
 @dataclass(frozen=True)
-class Straight:
+class Straight(PlanProgram):
     """Goes towards the target at a speed that depends on the episode; every seventh stands still, one may be faulty.
 
     With cameras it goes where the pictures say that it is; weights, if there are any, scale noise of its keys; `memory`

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from point_world import Straight
 
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.cli import run_main
@@ -18,6 +19,7 @@ from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
 from imf_jax.models.policy import build_policy
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.training.saved_state import save_checkpoint
@@ -102,15 +104,11 @@ class ChunkBackend(PointBackend):
         return state, jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *outputs)
 
 
-class StraightPlanner:
+class StraightPlanner(ProgramPlanner):
     """Goes towards the target at a speed that depends on the episode; `faults` replaces x of chosen episodes."""
 
-    obs_horizon = 2
-    num_action_steps = 4
-    rows = 4
-    cameras: tuple[str, ...] = ()
-
     def __init__(self, faults: dict[int, float] | None = None) -> None:
+        super().__init__(Straight(), (), rows=4)
         self.faults = faults or {}
         self.seen: dict[int, list[np.ndarray]] = {}
 
@@ -129,6 +127,9 @@ class StraightPlanner:
             if episode in self.faults and replan == 2:
                 actions[row, 1, 0] = self.faults[episode]
         return actions
+
+    def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
 
 
 @pytest.fixture

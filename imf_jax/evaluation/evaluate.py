@@ -22,7 +22,7 @@ from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.ledger import RolloutResult
-from imf_jax.rollout.planner import Planner
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.progress import progress_bar
 from imf_jax.rollout.recorders.base import EPISODES, OnlyEpisodes, Recorder
 from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photographer
@@ -137,7 +137,7 @@ class Summary:
 
 
 def evaluate(
-    planner: Planner,
+    planner: ProgramPlanner,
     backend: PicturedBackend,
     settings: EvaluationSettings,
     out: Path,
@@ -279,7 +279,12 @@ def evaluate(
 
 
 def make_rollout(
-    backend: PicturedBackend, planner: Planner, episodes: Sequence[int], *, devices: Sequence[Any], **options: Any
+    backend: PicturedBackend,
+    planner: ProgramPlanner,
+    episodes: Sequence[int],
+    *,
+    devices: Sequence[Any],
+    **options: Any,
 ) -> Any:
     """The loop that suits the backend; see `Rollout` for the options."""
     if not backend.compiled:

@@ -19,7 +19,7 @@ from imf_jax.recording.highlight import HighlightStrategy
 from imf_jax.recording.recording import Recording, Render, recorded_scenes
 from imf_jax.recording.sentry import SentryStrategy
 from imf_jax.recording.session import Session
-from imf_jax.rollout.planner import Planner, ProgramPlanner
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.rendering.camera import camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 from imf_jax.sim.tasks import get_task
@@ -126,7 +126,7 @@ def intervention_rules(dagger: DaggerConfig, round_number: int) -> InterventionR
     )
 
 
-def corrected(session: Session, planner: ProgramPlanner, *, round_number: int) -> Planner:
+def corrected(session: Session, planner: ProgramPlanner, *, round_number: int) -> ProgramPlanner:
     """The planner with the expert as its corrector."""
     rules = intervention_rules(session.config.dagger, round_number)
     return CorrectedPlanner(planner, session.candidate.task, rules)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
+from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.sim.backends.base import StepOutput
 
 INTERVENTION = "intervention"
@@ -86,7 +86,7 @@ class Strategy:
         return 0
 
 
-class StrategyRecorder:
+class StrategyRecorder(Recorder):
     """Feeds a strategy from a rollout; see `imf_jax.rollout.recorders.base.Recorder`."""
 
     def __init__(self, strategy: Strategy) -> None:

@@ -6,6 +6,7 @@ the schedule of DAgger, Ross et al. 2011). It works one control step at a time, 
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,6 @@ import numpy as np
 
 from imf_jax.config import ACTION_DIM
 from imf_jax.recording.base import INTERVENTION
-from imf_jax.recording.modes import Mode, choose_move, move
 from imf_jax.rollout.delay import hold
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.seeds import noise_keys
@@ -35,6 +35,27 @@ RESTART_STEPS = 150
 
 _BETA_STREAM = 1
 """Folded into the key of a plan's noise, for the draws of `beta`."""
+
+
+class Mode(IntEnum):
+    """Who acts: the policy, nobody (the last command is held), the corrector."""
+
+    AUTONOMOUS = 0
+    PAUSED = 1
+    CORRECTING = 2
+
+
+def next_mode(mode: Array, wanted: Array) -> Array:
+    """Modes after a control step, int32 (B,): one step towards who should be in charge.
+
+    Charge never goes from the policy to the corrector directly, or back: in the pause between them the one that takes
+    over looks at where the hands are, so that it goes on from there.
+
+    Args:
+        mode: int32 (B,) values of `Mode`.
+        wanted: bool (B,) the corrector should be in charge; else the policy.
+    """
+    return jnp.where(wanted, jnp.minimum(mode + 1, Mode.CORRECTING), jnp.maximum(mode - 1, Mode.AUTONOMOUS))
 
 
 @dataclass(frozen=True)
@@ -86,7 +107,7 @@ class Supervision(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CorrectedProgram:
+class CorrectedProgram(PlanProgram):
     """A policy and its corrector as a `PlanProgram` of one control step per plan.
 
     Attributes:
@@ -183,7 +204,7 @@ class CorrectedProgram:
             wanted |= stale >= rules.no_progress_steps
         if rules.beta > 0:
             wanted |= drawn(seed, episodes, step // rules.correction_steps) < rules.beta
-        mode = move(memory.mode, choose_move(memory.mode, wanted)).mode
+        mode = next_mode(memory.mode, wanted)
         correcting, autonomous = mode == Mode.CORRECTING, mode == Mode.AUTONOMOUS
         action = jnp.where(autonomous[:, None], proposal, memory.command)
         action = jnp.where(correcting[:, None], correction, action)
@@ -243,14 +264,7 @@ class CorrectedPlanner(ProgramPlanner):
 
     def __init__(self, policy: ProgramPlanner, task: str, rules: InterventionRules) -> None:
         get_expert(task)  # an unknown task is refused now
-        self._corrected = CorrectedProgram(policy.program, task, rules)
-        super().__init__(self._corrected, policy.weights, policy.rows)
-
-    def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
-        """See `imf_jax.rollout.engine.Annotating`."""
-        rows = np.array([self._episodes.index(episode) for episode in episodes.tolist()])
-        notes = self._corrected.notes(jax.tree.map(lambda leaf: leaf[rows], self._memory))
-        return {name: np.asarray(values) for name, values in notes.items()}
+        super().__init__(CorrectedProgram(policy.program, task, rules), policy.weights, policy.rows)
 
 
 def beta_of_round(beta: float, number: int) -> float:

@@ -13,7 +13,7 @@ from imf_jax.evaluation.evaluate import PicturedBackend, make_rollout, require_c
 from imf_jax.recording.base import Strategy, StrategyRecorder
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.planner import Planner
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.progress import progress_bar
 from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
@@ -105,7 +105,7 @@ class Session:
     def run(
         self,
         strategy: Strategy,
-        planner: Planner,
+        planner: ProgramPlanner,
         scenes: Iterator[Sequence[int]],
         *,
         total: int | None,

@@ -7,14 +7,14 @@ import jax
 
 from imf_jax.errors import ArgumentError
 from imf_jax.memory import free_device_memory, free_main_memory
-from imf_jax.rollout.planner import CompiledPlanner, Planner
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.recorders.base import Recorder
 
 USABLE_SHARE = 0.85
 """Share of the free memory that an estimate may reach: it counts the large arrays, not all of them."""
 
 
-def require_fit(backend: Any, planner: Planner, num_envs: int, devices: Sequence[Any] = ()) -> None:
+def require_fit(backend: Any, planner: ProgramPlanner, num_envs: int, devices: Sequence[Any] = ()) -> None:
     """Refuse more scenes than fit in memory.
 
     Args:
@@ -31,12 +31,10 @@ def require_fit(backend: Any, planner: Planner, num_envs: int, devices: Sequence
     if free is None:
         return
     shares = len(devices) if on_accelerator else 1
-    weights = 0
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(planner.weights))
     per_scene = backend.bytes_per_scene(planner.cameras) + picture_bytes(backend, planner)
-    if isinstance(planner, CompiledPlanner):
-        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(planner.weights))
-        # The host plans `rows` scenes at a time, a compiled loop all of them.
-        per_scene += planner.program.bytes_per_scene() if backend.compiled else 0
+    if backend.compiled:  # the host plans `rows` scenes at a time, a compiled loop all of them
+        per_scene += planner.program.bytes_per_scene()
     largest = max(0, int((USABLE_SHARE * free - weights) / per_scene)) * shares
     if num_envs > largest:
         where = "each device" if shares > 1 else "the device" if on_accelerator else "main memory"
@@ -47,7 +45,7 @@ def require_fit(backend: Any, planner: Planner, num_envs: int, devices: Sequence
         )
 
 
-def picture_bytes(backend: Any, planner: Planner) -> int:
+def picture_bytes(backend: Any, planner: ProgramPlanner) -> int:
     """Memory [bytes] of the pictures that a planner remembers of one scene: before, after and while they are joined."""
     size = getattr(backend, "image_size", 0)
     return 3 * planner.obs_horizon * len(planner.cameras) * 3 * size**2

@@ -17,11 +17,11 @@ import numpy as np
 
 from imf_jax.config import require
 from imf_jax.rollout.capture import QUEUE_BYTES
-from imf_jax.rollout.engine import unplannable, verdict
 from imf_jax.rollout.episode import EpisodeRecord, Status
 from imf_jax.rollout.ledger import Ledger, RolloutProgress, RolloutResult
 from imf_jax.rollout.loop_program import LoopProgram, Tally, Trace, Wave
-from imf_jax.rollout.planner import CompiledPlanner
+from imf_jax.rollout.outcome import episode_status, unplannable_error
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.rollout.timing import NO_CLOCK, StageClock
 from imf_jax.seeds import scene_keys
@@ -54,7 +54,7 @@ class CompiledRollout:
     def __init__(
         self,
         backend: DeviceBackend,
-        planner: CompiledPlanner,
+        planner: ProgramPlanner,
         episodes: Sequence[int],
         *,
         seed: int,
@@ -182,9 +182,9 @@ class CompiledRollout:
     def _end(self, row: int, episode: int, tally: Tally, *, finite: bool) -> None:
         steps, replans = int(tally.steps[row]), int(tally.replans[row])
         status: Status = "error"
-        error: str | None = unplannable(replans, finite)
+        error: str | None = unplannable_error(replans, finite)
         if not tally.unplannable[row]:
-            status, error = verdict(
+            status, error = episode_status(
                 diverged=bool(tally.diverged[row]),
                 success=bool(tally.success[row]),
                 failure=bool(tally.failure[row]),

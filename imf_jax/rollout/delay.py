@@ -45,7 +45,7 @@ class DelayedWeights(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DelayedProgram:
+class DelayedProgram(PlanProgram):
     """A policy whose plans come late, as a `PlanProgram`; see the module.
 
     Its memory, float32 (B, H, 16), is what is to be executed as far as it is known, aligned with the next chunk: index

@@ -8,7 +8,6 @@ Backends that live on an accelerator have a loop of their own: `imf_jax.rollout.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -17,12 +16,12 @@ from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.episode import EpisodeRecord, Status
 from imf_jax.rollout.frames import FrameReader
 from imf_jax.rollout.ledger import Ledger, RolloutProgress, RolloutResult
-from imf_jax.rollout.planner import Planner
+from imf_jax.rollout.outcome import chunk_outcome, episode_status, unplannable_error
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.rollout.scenes import (
     Scenes,
     advance_scenes,
-    chunk_outcome,
     join_rows,
     run_chunk,
     start_scenes,
@@ -30,18 +29,9 @@ from imf_jax.rollout.scenes import (
     with_images,
 )
 from imf_jax.rollout.schedule import EpisodeQueue
-from imf_jax.rollout.timing import NO_CLOCK, Clocked, StageClock
+from imf_jax.rollout.timing import NO_CLOCK, StageClock
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import Backend, SimState, StepOutput
-
-
-@runtime_checkable
-class Annotating(Protocol):
-    """A planner that says more about its plans than their actions."""
-
-    def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
-        """Name -> values (A, K, ...) about the actions of the last plan of these episodes (A,)."""
-        ...
 
 
 class Rollout:
@@ -65,7 +55,7 @@ class Rollout:
     def __init__(
         self,
         backend: Backend,
-        planner: Planner,
+        planner: ProgramPlanner,
         episodes: Sequence[int],
         *,
         seed: int,
@@ -87,8 +77,7 @@ class Rollout:
         self._should_stop = should_stop
         self._recorded = bool(recorders)
         self._clock, self._stages = clock, clock or NO_CLOCK
-        if isinstance(planner, Clocked):
-            planner.clock = self._stages
+        planner.clock = self._stages
         self._queue = EpisodeQueue(episodes, planner.rows)
         keys = np.asarray(jax.random.key_data(scene_keys(seed, episodes)))
         self._keys = dict(zip(episodes, keys, strict=True))
@@ -141,10 +130,6 @@ class Rollout:
         with self._stages.stage("inference_ms"):
             return self._planner.plan(scenes.observations, scenes.output, self._seed, scenes.episode, scenes.replans)
 
-    def _notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
-        """What the planner has to say about its last plan."""
-        return self._planner.notes(episodes) if isinstance(self._planner, Annotating) else {}
-
     def _warm_up(self) -> None:
         """Compile: plan and execute one chunk of the first scenes, for nothing. All of it is free of side effects."""
         episodes = list(self._keys)[: len(self._slots)]
@@ -183,7 +168,7 @@ class Rollout:
             return scenes, actions
         for row in np.flatnonzero(~usable).tolist():
             finite = bool(scenes.output.finite[row])
-            self._end(scenes, row, "error", unplannable(int(scenes.replans[row]), finite))
+            self._end(scenes, row, "error", unplannable_error(int(scenes.replans[row]), finite))
         return take_rows(scenes, usable), actions[usable]
 
     def _advance(self, before: Scenes, actions: np.ndarray) -> Scenes:
@@ -200,10 +185,10 @@ class Rollout:
             timing = {name: np.full(len(scenes.episode), value) for name, value in told.items()}
         if self._recorded:
             self._ledger.captures.steps(
-                StepBatch(scenes.episode, actions, output, outcome.steps, timing, self._notes(scenes.episode))
+                StepBatch(scenes.episode, actions, output, outcome.steps, timing, self._planner.notes(scenes.episode))
             )
         for row in np.flatnonzero(outcome.ended).tolist():
-            status, error = verdict(
+            status, error = episode_status(
                 diverged=bool(outcome.diverged[row]),
                 success=bool(outcome.success[row]),
                 failure=bool(outcome.failure[row]),
@@ -235,17 +220,3 @@ class Rollout:
             max_ik_error=float(scenes.max_ik_error[row]),
             overflow_steps=int(scenes.overflow_steps[row]),
         )
-
-
-def unplannable(replan: int, finite: bool) -> str:
-    """Why an episode without a usable plan ends; `finite`: of the scene."""
-    return f"plan {replan} is not finite" if finite else "the scene after its reset is not finite"
-
-
-def verdict(*, diverged: bool, success: bool, failure: bool, steps: int) -> tuple[Status, str | None]:
-    """Status and error of an episode that is over after `steps` control steps with a finite outcome."""
-    if diverged:
-        return "error", f"the physics is not finite after step {steps}"
-    if success:
-        return "success", None
-    return ("failure" if failure else "timeout"), None

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import jax
 
-from imf_jax.rollout.planner import ProgramPlanner
+from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import BLOCK_ROWS
 from imf_jax.sim.experts.transfer import ExpertState, get_expert
 
 
 @dataclass(frozen=True)
-class ExpertProgram:
+class ExpertProgram(PlanProgram):
     """The scripted expert of a task as a `PlanProgram`: one control step per plan, its memory is an `ExpertState`."""
 
     task: str
@@ -36,10 +36,6 @@ class ExpertProgram:
         """See `PlanProgram`."""
         memory, action = get_expert(self.task).act(memory, output)
         return action[:, None], memory
-
-    def bytes_per_scene(self) -> int:
-        """See `PlanProgram`."""
-        return 4096
 
 
 class ExpertPlanner(ProgramPlanner):

@@ -6,7 +6,7 @@ frozen: shapes never change. `imf_jax.rollout.compiled` runs the program and kee
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,13 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from imf_jax.rollout.delay import hold
+from imf_jax.rollout.outcome import step_outcome
 from imf_jax.rollout.planner import PlanProgram
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.batching import keep_rows
 
 AXIS = "scenes"
-
-
-@runtime_checkable
-class AnnotatingProgram(Protocol):
-    """A `PlanProgram` that says more about its plans than their actions."""
-
-    def notes(self, memory: Any) -> dict[str, jax.Array]:
-        """Name -> values (B, K, ...) about the actions of the last plan, of its memory after it."""
-        ...
 
 
 class Tally(NamedTuple):
@@ -178,8 +170,7 @@ class LoopProgram:
         if not self._traced:
             return end, ()
         by_scene = partial(jax.tree.map, lambda leaf: jnp.swapaxes(leaf, 0, 1))
-        notes = program.notes(memory) if isinstance(program, AnnotatingProgram) else {}
-        return end, Trace(actions, by_scene(output), counted.sum(axis=0, dtype=jnp.int32), live, notes)
+        return end, Trace(actions, by_scene(output), counted.sum(axis=0, dtype=jnp.int32), live, program.notes(memory))
 
     def _control_step(self, wave: Wave, action: jax.Array) -> tuple[Wave, tuple[StepOutput, jax.Array]]:
         """One control step of the running scenes; the others stay as they are."""
@@ -187,13 +178,12 @@ class LoopProgram:
         sim, output = self._backend.step(wave.sim, action)
         live = tally.running
         counted = live & output.finite
-        success, failure = counted & output.success, counted & output.failure & ~output.success
-        timeout = tally.steps + 1 >= self._max_steps
+        outcome = step_outcome(output, tally.steps + 1, self._max_steps)
         tally = Tally(
-            running=counted & ~success & ~failure & ~timeout,
-            success=tally.success | success,
-            failure=tally.failure | failure,
-            diverged=tally.diverged | (live & ~output.finite),
+            running=live & ~outcome.ended,
+            success=tally.success | (live & outcome.success),
+            failure=tally.failure | (live & outcome.failure),
+            diverged=tally.diverged | (live & outcome.diverged),
             unplannable=tally.unplannable,
             steps=tally.steps + counted,
             replans=tally.replans,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -22,25 +22,29 @@ Observations = dict[str, np.ndarray]
 cameras also `images` uint8 (A, obs_horizon, C, H, W, 3)."""
 
 
-class PlanProgram(Protocol):
+class PlanProgram:
     """A planner as pure functions of B scenes, for loops that are compiled as a whole.
 
-    Hashable; equal programs share compiled code, and what differs between checkpoints comes in as `weights`.
+    Subclasses are frozen dataclasses: equal programs share compiled code, and what differs between checkpoints comes in as `weights`.
 
     Attributes:
-        obs_horizon, num_action_steps, cameras: see `Planner`.
+        obs_horizon: observations it reads: the newest and those before it.
+        num_action_steps: actions of a plan, all of which are executed before the next plan.
+        cameras: names of the cameras C whose pictures it reads; none are rendered for a planner without.
     """
 
-    @property
-    def obs_horizon(self) -> int: ...
-    @property
-    def num_action_steps(self) -> int: ...
-    @property
-    def cameras(self) -> tuple[str, ...]: ...
+    if TYPE_CHECKING:  # fields of dataclasses, or properties; at run time they would be taken for default values
+
+        @property
+        def obs_horizon(self) -> int: ...
+        @property
+        def num_action_steps(self) -> int: ...
+        @property
+        def cameras(self) -> tuple[str, ...]: ...
 
     def start(self, output: StepOutput) -> Any:
-        """What the planner remembers of scenes that have just begun: a pytree of leaves (B, ...), or empty."""
-        ...
+        """Memory of scenes that have just begun: a pytree of leaves (B, ...); empty by default."""
+        return ()
 
     def plan(
         self,
@@ -52,62 +56,38 @@ class PlanProgram(Protocol):
         episodes: jax.Array,
         replans: jax.Array,
     ) -> tuple[jax.Array, Any]:
-        """Actions (B, num_action_steps, 16) and the next memory; arguments as of `Planner.plan`, seed uint32."""
-        ...
+        """Plan for B scenes. The result of a scene must not depend on the other scenes or on their order.
+
+        Args:
+            weights: what differs between checkpoints of one program.
+            memory: what `start` or the last plan returned.
+            observations: see `Observations`.
+            output: what was read after the last step, leaves (B, ...).
+            seed: uint32 scalar, seed of the rollout; with episode and replan it determines the planning noise.
+            episodes: uint32 (B,) episode of each scene.
+            replans: uint32 (B,) plans made before in the episode; 0 says that the episode has just begun.
+
+        Returns:
+            actions, float32 (B, num_action_steps, 16); a scene whose plan is not finite ends as an error. And the next
+            memory.
+        """
+        raise NotImplementedError
+
+    def notes(self, memory: Any) -> dict[str, jax.Array]:
+        """Name -> values (B, num_action_steps, ...) about the actions of the last plan; none by default.
+
+        Args:
+            memory: after that plan.
+        """
+        return {}
 
     def bytes_per_scene(self) -> int:
         """About how much memory [bytes] the plan of one more scene needs."""
-        ...
-
-
-@runtime_checkable
-class CompiledPlanner(Protocol):
-    """A planner that can also be part of a compiled loop.
-
-    Attributes:
-        program: its pure functions.
-        weights: their first argument.
-    """
-
-    program: PlanProgram
-    weights: Any
-
-
-class Planner(Protocol):
-    """Anything that can drive the closed loop.
-
-    Attributes:
-        obs_horizon: observations it reads: the newest and those before it.
-        num_action_steps: actions of a plan, all of which are executed before the next plan.
-        rows: episodes whose index is equal modulo `rows` are best not run at once; 1 if it makes no difference.
-        cameras: names of the cameras C whose pictures it reads; none are rendered for a planner without.
-    """
-
-    obs_horizon: int
-    num_action_steps: int
-    rows: int
-    cameras: tuple[str, ...]
-
-    def plan(
-        self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
-    ) -> np.ndarray:
-        """Plan for A scenes. The result of a scene must not depend on the other scenes or on their order.
-
-        Args:
-            observations: see `Observations`.
-            output: what was read after the last step, numpy leaves (A, ...).
-            seed: seed of the rollout; with episode and replan it determines the planning noise.
-            episodes: int64 (A,) episode of each scene.
-            replans: int64 (A,) plans made before in the episode; 0 says that the episode has just begun.
-
-        Returns:
-            float32 (A, num_action_steps, 16) actions; a scene whose plan is not finite ends as an error.
-        """
-        ...
+        return 4096
 
 
 @dataclass(frozen=True)
-class PolicyProgram:
+class PolicyProgram(PlanProgram):
     """The plan of an IMF-AttnRes policy: noise, normalisation, vision encoder, network, the executed actions.
 
     Attributes:
@@ -131,10 +111,6 @@ class PolicyProgram:
     def num_action_steps(self) -> int:
         """See `PlanProgram`."""
         return self.head.num_action_steps
-
-    def start(self, output: StepOutput) -> tuple[()]:
-        """A policy sees all that it needs and remembers nothing."""
-        return ()
 
     def chunk(
         self,
@@ -206,8 +182,9 @@ class ProgramPlanner:
         rows: rows of a planning batch.
 
     Attributes:
-        program, weights: see `CompiledPlanner`.
-        clock: see `imf_jax.rollout.timing.Clocked`.
+        program, weights, rows: as given. Episodes whose index is equal modulo `rows` are best not run at once.
+        obs_horizon, num_action_steps, cameras: see `PlanProgram`.
+        clock: measures the stages of a plan; set by the loop.
     """
 
     clock: StageClock | NoClock = NO_CLOCK
@@ -222,7 +199,18 @@ class ProgramPlanner:
     def plan(
         self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
     ) -> np.ndarray:
-        """See `Planner.plan`."""
+        """Plan for A scenes on the host.
+
+        Args:
+            observations: see `Observations`.
+            output: what was read after the last step, numpy leaves (A, ...).
+            seed: seed of the rollout.
+            episodes: int64 (A,) episode of each scene.
+            replans: int64 (A,) plans made before in the episode.
+
+        Returns:
+            float32 (A, num_action_steps, 16) actions.
+        """
         batches = planning_batches(episodes, self.rows)
         scenes = self._recall(output, episodes), observations, output
         dispatched = []
@@ -245,6 +233,12 @@ class ProgramPlanner:
         actions, memory = jax.tree.map(lambda *parts: _gather(batches, parts), *dispatched)
         self._episodes, self._memory = episodes.tolist(), memory
         return actions
+
+    def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
+        """What the program notes about its last plan of these episodes (A,), name -> (A, num_action_steps, ...)."""
+        rows = np.array([self._episodes.index(episode) for episode in episodes.tolist()])
+        notes = self.program.notes(jax.tree.map(lambda leaf: leaf[rows], self._memory))
+        return {name: np.asarray(values) for name, values in notes.items()}
 
     def _recall(self, output: StepOutput, episodes: np.ndarray) -> Any:
         """What was remembered of these episodes at the last plan; any values where an episode has just begun."""

@@ -40,24 +40,6 @@ class Scenes(NamedTuple):
     sim: SimState
 
 
-class ChunkOutcome(NamedTuple):
-    """What K control steps meant for A scenes; every field is (A,).
-
-    Attributes:
-        steps: int64 control steps that belong to the episode and have a finite outcome.
-        ended: bool the episode ended within the chunk; one of the next three, or else by its time limit.
-        diverged: bool it ended because the physics was not finite.
-        success: bool it ended because the task was done.
-        failure: bool it ended because the task cannot be done any more.
-    """
-
-    steps: np.ndarray
-    ended: np.ndarray
-    diverged: np.ndarray
-    success: np.ndarray
-    failure: np.ndarray
-
-
 def take_rows(tree: Any, rows: np.ndarray | list[int]) -> Any:
     """Rows (indices or a mask) of every leaf of a batched pytree."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)
@@ -97,27 +79,6 @@ def start_scenes(episodes: np.ndarray, slots: np.ndarray, sim: SimState, output:
 def with_images(scenes: Scenes, images: np.ndarray) -> Scenes:
     """The scenes with the pictures that the next plan reads, uint8 (A, To, C, H, W, 3)."""
     return scenes._replace(observations=scenes.observations | {"images": images})
-
-
-def chunk_outcome(output: StepOutput, steps: np.ndarray, max_steps: int) -> ChunkOutcome:
-    """Find where episodes end within a chunk; what comes after an end is ignored.
-
-    Args:
-        output: leaves (A, K, ...).
-        steps: int64 (A,) steps of each episode before the chunk.
-        max_steps: steps after which an episode is a timeout.
-    """
-    done, lost, finite = np.asarray(output.success), np.asarray(output.failure), np.asarray(output.finite)
-    scenes, length = done.shape
-    timeout = steps[:, None] + np.arange(1, length + 1) >= max_steps
-    over = done | lost | ~finite | timeout
-    ended = over.any(axis=1)
-    last = np.where(ended, over.argmax(axis=1), length - 1)
-    row = np.arange(scenes)
-    diverged = ~finite[row, last]
-    success = done[row, last] & ~diverged
-    failure = lost[row, last] & ~diverged & ~success
-    return ChunkOutcome(last + 1 - diverged, ended, diverged, success, failure)
 
 
 def advance_scenes(scenes: Scenes, sim: SimState, output: StepOutput, count: np.ndarray) -> Scenes:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -163,17 +163,6 @@ class NoClock:
 
 
 NO_CLOCK = NoClock()
-
-
-@runtime_checkable
-class Clocked(Protocol):
-    """A planner that tells its stages apart.
-
-    Attributes:
-        clock: measures them; set by the loop.
-    """
-
-    clock: StageClock | NoClock
 
 
 def timing_figures(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:

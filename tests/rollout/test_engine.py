@@ -9,8 +9,8 @@ import pytest
 
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.outcome import chunk_outcome
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
-from imf_jax.rollout.scenes import chunk_outcome
 from imf_jax.sim.backends.base import StepOutput
 
 Roll = Callable[..., dict[int, EpisodeRecord]]

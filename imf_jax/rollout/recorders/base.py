@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import jax
 import numpy as np
@@ -47,9 +46,11 @@ class StepBatch:
     notes: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-class Recorder(Protocol):
+class Recorder:
     """A capture. Its methods are called from one thread: setup, then per episode reset, steps ..., finish or discard,
     at the end close. Only `abandon` comes from another one.
+
+    Subclasses override what they need; by default nothing happens.
 
     Attributes:
         name: how messages call the capture.
@@ -59,19 +60,16 @@ class Recorder(Protocol):
 
     def setup(self, qpos: np.ndarray) -> None:
         """Compile what will be needed, for any scene at `qpos` (nq,); called once, before the clock starts."""
-        ...
 
     def bytes_per_episode(self, max_steps: int) -> int:
         """Largest memory [bytes] that is held for a running episode of `max_steps` control steps."""
-        ...
+        return 0
 
     def on_reset(self, reset: ResetBatch) -> None:
         """Episodes have started."""
-        ...
 
     def on_steps(self, steps: StepBatch) -> None:
         """Control steps were executed."""
-        ...
 
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
         """An episode has ended.
@@ -82,15 +80,13 @@ class Recorder(Protocol):
         Returns:
             kind of artifact -> path relative to the evaluation folder, for what was written.
         """
-        ...
+        return {}
 
     def discard(self, episode: int) -> None:
         """Forget an episode of which something was missed; nothing of it may be left."""
-        ...
 
     def close(self) -> None:
         """The rollout is over; called also when it was interrupted or failed."""
-        ...
 
     def abandon(self) -> None:
         """The capture hangs and is given up: nothing that is open may be kept.
@@ -98,10 +94,9 @@ class Recorder(Protocol):
         Another thread calls this, perhaps while one of the other methods runs: it only takes a note. Should the method
         that hangs return after all, `close` follows.
         """
-        ...
 
 
-class OnlyEpisodes:
+class OnlyEpisodes(Recorder):
     """Feeds a recorder with some episodes only.
 
     Args:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch, episode_folder
+from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, StepBatch, episode_folder
 from imf_jax.rollout.recorders.path_drawing import draw_path
 from imf_jax.sim.rendering.camera import CameraView, camera_ids, camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
@@ -65,7 +65,7 @@ class Photographer:
         return Photograph(image[0, 0], depth[0, 0], view)
 
 
-class PathImageRecorder:
+class PathImageRecorder(Recorder):
     """Writes `trajectory.png`: where link7 of both arms went (not where the policy wanted it), in red.
 
     The picture shows the scene after the last step.
@@ -120,9 +120,6 @@ class PathImageRecorder:
         """See `Recorder`."""
         self._buffer.pop(episode)
         self._last_qpos.pop(episode, None)
-
-    def close(self) -> None:
-        """See `Recorder`."""
 
     def abandon(self) -> None:
         """See `Recorder`: a picture gets its name when it is complete."""

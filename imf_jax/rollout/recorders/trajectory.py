@@ -7,10 +7,10 @@ import numpy as np
 
 from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch, episode_folder
+from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, StepBatch, episode_folder
 
 
-class TrajectoryRecorder:
+class TrajectoryRecorder(Recorder):
     """Writes one archive per episode of T steps; world frame, quaternions wxyz:
 
     `step` int64 (T,) step of the episode; `reward` float32 (T,); `raw_action` float32 (T, 16) as planned;
@@ -30,9 +30,6 @@ class TrajectoryRecorder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._buffer = EpisodeBuffer()
-
-    def setup(self, qpos: np.ndarray) -> None:
-        """Nothing to compile."""
 
     def bytes_per_episode(self, max_steps: int) -> int:
         """See `Recorder`: the arrays, those of timing included, and the archive that is made of them."""
@@ -72,9 +69,3 @@ class TrajectoryRecorder:
     def discard(self, episode: int) -> None:
         """See `Recorder`."""
         self._buffer.pop(episode)
-
-    def close(self) -> None:
-        """See `Recorder`."""
-
-    def abandon(self) -> None:
-        """See `Recorder`: a file gets its name when it is complete."""

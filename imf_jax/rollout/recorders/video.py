@@ -11,7 +11,7 @@ from imf_jax.config import require
 from imf_jax.errors import UserError
 from imf_jax.files import partial_path, put_in_place
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.recorders.base import ResetBatch, StepBatch, episode_folder
+from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch, episode_folder
 from imf_jax.sim.rendering.camera import camera_ids
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 from imf_jax.video import VIEWING, VideoEncoder, require_codec
@@ -65,7 +65,7 @@ class Camerawork:
         return self._renderer.render(qpos)
 
 
-class VideoRecorder:
+class VideoRecorder(Recorder):
     """Writes one H.264 file per episode and camera; frame i shows the scene after step i of the episode.
 
     Frames go to the encoder as they come, and from there into a hidden file that gets its name when it is complete.
