@@ -89,14 +89,9 @@ def noise_keys(seed: jax.Array | int, episodes: jax.Array | np.ndarray, replans:
     return jax.vmap(one)(jnp.asarray(episodes, jnp.uint32), jnp.asarray(replans, jnp.uint32))
 
 
-@jax.jit
-def _disturbance_keys(seed: jax.Array, episodes: jax.Array) -> jax.Array:
-    return jax.vmap(lambda episode: _episode_key(seed, episode, _DISTURBANCE_STREAM))(episodes)
-
-
-def disturbance_keys(seed: int, episodes: Sequence[int] | np.ndarray) -> jax.Array:
-    """Keys of what disturbs a demonstration: fold_in(fold_in(key(seed), episode), 2), (B,) typed JAX keys."""
-    return _disturbance_keys(jnp.uint32(seed), jnp.asarray(episodes, jnp.uint32))
+def disturbance_key(seed: jax.Array, episode: jax.Array) -> jax.Array:
+    """Key of what disturbs a demonstration: fold_in(fold_in(key(seed), episode), 2). Traceable; scalars, uint32."""
+    return _episode_key(seed, episode, _DISTURBANCE_STREAM)
 
 
 INIT_STREAM = 0

@@ -4,7 +4,16 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imf_jax.config.base import IMAGE_SIZE, RendererName, TrackerMode, TrackerName, flag, require, require_counts
+from imf_jax.config.base import (
+    IMAGE_SIZE,
+    BackendName,
+    RendererName,
+    TrackerMode,
+    TrackerName,
+    flag,
+    require,
+    require_counts,
+)
 from imf_jax.config.policy import PolicyConfig
 
 
@@ -128,6 +137,8 @@ class CollectConfig:
     seed: int = 0
     # Scenes simulated at once, fewer if their pictures would not fit in memory; has no influence on any result.
     num_envs: int = 64
+    # What simulates: warp (CUDA, slow on CPUs), mjx (any XLA device), native (CPU cores); auto: warp on CUDA or native.
+    backend: BackendName = "auto"
     # Largest standard deviation of the noise added to commanded hand positions [m]; each episode draws its share.
     position_noise: float = 0.008
     # Largest standard deviation of the noise added to commanded hand yaw [rad].

@@ -1,49 +1,37 @@
-"""Collect demonstrations: the scripted expert drives many scenes at once; successful episodes become files.
+"""Collect demonstrations: the expert under noise in the closed loop; scenes in which it succeeds become files."""
 
-What is executed is the expert's command plus smooth noise; what is recorded as `action` is the command without it. The
-expert acts on the disturbed scene, so the demonstrations show how to come back (as in DART, Laskey et al. 2017).
-"""
-
+import itertools
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from imf_jax.config import ACTION_DIM, STATE_DIM, CollectConfig, to_dict
-from imf_jax.data.episodes import Episode, collected_episodes, write_episodes
+from imf_jax.config import CollectConfig, to_dict
+from imf_jax.data.episodes import Episode, collected_episodes, write_episode
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import UserError, one_line
+from imf_jax.evaluation.evaluate import make_rollout, require_camera
 from imf_jax.files import read_failure, write_json
 from imf_jax.memory import free_main_memory
-from imf_jax.seeds import disturbance_keys, scene_keys, split_seed
-from imf_jax.sim.backends.base import StepOutput
-from imf_jax.sim.backends.native import NativeBackend
-from imf_jax.sim.batching import in_blocks
-from imf_jax.sim.experts.transfer import Expert, ExpertState, get_expert
-from imf_jax.sim.rendering.camera import camera_ids
-
-NOISE_MEMORY = 0.93
-"""Correlation of the noise from one control step to the next: it wanders with a time constant of about 0.3 s."""
+from imf_jax.recording.demonstrator import CLEAN_ACTION, Demonstrator
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.ledger import RolloutProgress
+from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, StepBatch
+from imf_jax.seeds import split_seed
+from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
 SUMMARY_FILE = "collection.json"
 
 PICTURE_SHARE = 0.4
 """Share of the free memory for the pictures of running scenes; each is held twice when its episode is written."""
 
-
-class Disturbance(NamedTuple):
-    """The noise process of B scenes: key (B,), scale (B, 2, 4) and value (B, 2, 4) of position [m] and yaw [rad]."""
-
-    key: jax.Array
-    scale: jax.Array
-    value: jax.Array
+HOPELESS_SCENES = 200
+HOPELESS_SHARE = 0.2
+"""A collection ends when after so many scenes fewer than this share have succeeded."""
 
 
 @dataclass(frozen=True)
@@ -57,117 +45,105 @@ class CollectionSummary:
     wall_s: float
 
 
-class Demonstrator:
-    """Runs the expert of a task in batches of scenes."""
+class DemonstrationRecorder(Recorder):
+    """Writes `episode_*.hdf5` of every scene in which a `Demonstrator` succeeded.
 
-    def __init__(self, config: CollectConfig, backend: NativeBackend) -> None:
-        self.config = config
-        self.backend = backend
-        self._start = jax.jit(lambda output, keys: start(get_expert(config.task), output, keys, config))
-        self._act = jax.jit(lambda *state: act(get_expert(config.task), *state))
+    Args:
+        folder: an existing folder.
+        backend: simulates the scenes, and takes the pictures.
+        cameras: cameras whose pictures are recorded.
 
-    def run(self, seed: int, episodes: np.ndarray, on_step: Callable[[int], None]) -> list[Episode]:
-        """Demonstrate the scenes (seed, episode) at once, until each succeeds, fails or times out.
+    Attributes:
+        failed: why nothing is written any more, or None.
+    """
 
-        Args:
-            seed: seed of a split (see `split_seed`).
-            episodes: (B,) episode indices.
-            on_step: called after every control step with the number of scenes that are finished.
+    name = "demonstrations"
 
-        Returns:
-            the B episodes, successful or not.
-        """
-        count, limit = len(episodes), self.backend.task.max_steps
-        state, output = self.backend.reset(scene_keys(seed, episodes))
-        keys = np.asarray(jax.random.key_data(disturbance_keys(seed, episodes)))
-        expert_state, disturbance = in_blocks(self._start, output, keys)
-        widths = {"action": ACTION_DIM, "qpos": STATE_DIM, "env_state": output.env_state.shape[1], "noise": ACTION_DIM}
-        columns = {name: np.zeros((count, limit, width), np.float32) for name, width in widths.items()}
-        rewards = np.zeros((count, limit), np.float32)
-        pictures: list[list[np.ndarray]] = [[] for _ in range(count)]
-        length = np.full(count, limit)
-        success = np.zeros(count, bool)
-        running = np.arange(count)
-        for step in range(limit):
-            if self.config.cameras:
-                for row, picture in zip(running, self.backend.render(output.qpos, self.config.cameras), strict=True):
-                    pictures[row].append(picture)
-            expert_state, disturbance, action, executed = in_blocks(self._act, expert_state, disturbance, output)
-            now = {"qpos": output.state, "env_state": output.env_state, "action": action, "noise": executed - action}
-            for name, values in now.items():
-                columns[name][running, step] = values
-            state, output = self.backend.step(state, executed)
-            rewards[running, step] = output.reward
-            ended = output.success | output.failure | ~output.finite
-            if ended.any():
-                success[running] = output.success & output.finite
-                length[running[ended]] = step + 1
-                running = running[~ended]
-                state, output, expert_state, disturbance = jax.tree.map(
-                    lambda leaf, keep=~ended: leaf[keep], (state, output, expert_state, disturbance)
-                )
-            on_step(count - len(running))
-            if not len(running):
-                break
-        return [
-            Episode(
-                **{name: array[i, : length[i]] for name, array in columns.items()},
-                reward=rewards[i, : length[i]],
-                seed=seed,
-                episode=int(episode),
-                task=self.config.task,
-                control_hz=1.0 / self.backend.control_dt,
-                success=bool(success[i]),
-                images={camera: np.stack([p[k] for p in pictures[i]]) for k, camera in enumerate(self.config.cameras)},
+    def __init__(self, folder: Path, backend: Any, cameras: tuple[str, ...]) -> None:
+        self._folder, self._backend, self._cameras = folder, backend, cameras
+        self._buffer = EpisodeBuffer()
+        self._newest: dict[int, dict[str, np.ndarray]] = {}
+        self.failed: UserError | None = None
+
+    def setup(self, qpos: np.ndarray) -> None:
+        """Make the first picture: it compiles the renderer."""
+        if self._cameras:
+            self._backend.render(qpos[None], self._cameras)
+
+    def bytes_per_episode(self, max_steps: int) -> int:
+        """Its pictures; the rest is small beside them."""
+        return max_steps * (len(self._cameras) * 3 * self._backend.image_size**2 + 1000)
+
+    def on_reset(self, reset: ResetBatch) -> None:
+        """Begin episodes; what is observed now belongs to the step after it."""
+        for row, episode in enumerate(reset.episodes.tolist()):
+            self._buffer.start(episode)
+            self._newest[episode] = _observation(reset.output, row)
+
+    def on_steps(self, steps: StepBatch) -> None:
+        """Add the steps, each with the observation before it."""
+        clean = steps.notes[CLEAN_ACTION]
+        parts = {}
+        for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
+            after = _observation(steps.output, (row, slice(count)))
+            before = {
+                name: np.concatenate([values[None], after[name][:-1]])[:count]
+                for name, values in self._newest[episode].items()
+            }
+            if count:
+                self._newest[episode] = {name: values[-1].copy() for name, values in after.items()}
+            action = clean[row, :count]
+            parts[episode] = before | {
+                "action": action,
+                "noise": steps.actions[row, :count] - action,
+                "reward": steps.output.reward[row, :count],
+            }
+        if self._cameras:
+            pictures = self._backend.render(np.concatenate([part["qpos"] for part in parts.values()]), self._cameras)
+            ends = np.cumsum([len(part["qpos"]) for part in parts.values()])[:-1]
+            for part, shown in zip(parts.values(), np.split(pictures, ends), strict=True):
+                part |= {camera: shown[:, index] for index, camera in enumerate(self._cameras)}
+        for episode, part in parts.items():
+            del part["qpos"]
+            self._buffer.append(episode, **part)
+
+    def finish(self, record: EpisodeRecord) -> dict[str, str]:
+        """Write the episode if it succeeded."""
+        arrays = self._buffer.pop(record.episode)
+        del self._newest[record.episode]
+        if not self.keeps(record) or self.failed is not None:
+            return {}
+        try:
+            path = write_episode(
+                self._folder,
+                Episode(
+                    images={camera: arrays.pop(camera) for camera in self._cameras},
+                    qpos=arrays.pop("state"),
+                    **arrays,
+                    seed=record.seed,
+                    episode=record.episode,
+                    task=self._backend.task.name,
+                    control_hz=1.0 / self._backend.control_dt,
+                    success=record.status == "success",
+                ),
             )
-            for i, episode in enumerate(episodes)
-        ]
+        except UserError as error:
+            self.failed = error
+            return {}
+        return {"demonstration": path.name}
+
+    def keeps(self, record: EpisodeRecord) -> bool:
+        """Whether an episode becomes a demonstration."""
+        return record.status == "success"
+
+    def discard(self, episode: int) -> None:
+        """Forget an episode of which something was missed."""
+        self._buffer.pop(episode)
+        self._newest.pop(episode, None)
 
 
-def start(
-    expert: Expert, output: StepOutput, keys: jax.Array, config: CollectConfig
-) -> tuple[ExpertState, Disturbance]:
-    """Expert and noise of fresh scenes; `keys` is key data, uint32 (B, 2). Each draws its share of noise."""
-
-    def strength(key: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.wrap_key_data(key), dtype=jnp.float32)
-
-    limits = jnp.array([config.position_noise] * 3 + [config.yaw_noise], jnp.float32)
-    scale = jax.vmap(strength)(keys)[:, None, None] * jnp.broadcast_to(limits, (keys.shape[0], 2, 4))
-    return expert.start(output), Disturbance(keys, scale, jnp.zeros_like(scale))
-
-
-def act(
-    expert: Expert, expert_state: ExpertState, disturbance: Disturbance, output: StepOutput
-) -> tuple[ExpertState, Disturbance, jax.Array, jax.Array]:
-    """One control step: the expert's memory, the noise process, the expert's action and the disturbed one (B, 16)."""
-    expert_state, action = expert.act(expert_state, output)
-
-    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        after, now = jax.random.split(jax.random.wrap_key_data(key))
-        return jax.random.key_data(after), jax.random.normal(now, (2, 4), jnp.float32)
-
-    keys, normal = jax.vmap(draw)(disturbance.key)
-    fresh = jnp.sqrt(1 - NOISE_MEMORY**2)
-    value = NOISE_MEMORY * disturbance.value + fresh * disturbance.scale * normal
-    arms = action.reshape(-1, 2, 8)
-    half = 0.5 * value[..., 3]
-    cos, sin = jnp.cos(half), jnp.sin(half)
-    w, z = arms[..., 3], arms[..., 6]  # the expert's hands only turn about z
-    disturbed = arms.at[..., :3].add(value[..., :3]).at[..., 3].set(cos * w - sin * z).at[..., 6].set(sin * w + cos * z)
-    return expert_state, disturbance._replace(key=keys, value=value), action, disturbed.reshape(-1, ACTION_DIM)
-
-
-def batches(wanted: int, num_envs: int, known: set[int]) -> Iterator[np.ndarray]:
-    """Endless batches of episode indices from 0 that are not known yet; the caller stops when it has enough."""
-    episode = 0
-    while True:
-        batch: list[int] = []
-        while len(batch) < min(num_envs, max(wanted, 1)):
-            if episode not in known:
-                batch.append(episode)
-            episode += 1
-        yield np.array(batch)
+def _observation(output: Any, rows: Any) -> dict[str, np.ndarray]:
+    return {name: np.array(getattr(output, name)[rows]) for name in ("state", "env_state", "qpos")}
 
 
 def scenes_at_once(config: CollectConfig, max_steps: int, free: int | None) -> int:
@@ -187,61 +163,93 @@ def scenes_at_once(config: CollectConfig, max_steps: int, free: int | None) -> i
 def collect(config: CollectConfig, report: Callable[[int, str], None]) -> CollectionSummary:
     """Record demonstrations until `config.episodes` successful ones are in the folder, then write their statistics.
 
+    Scenes run in the order of their index, exactly as many at a time as demonstrations are missing, so that which ones
+    are recorded depends on nothing else.
+
     Args:
-        report: called with the number of recorded demonstrations and a line about the running batch.
+        config: what to record.
+        report: called with the number of recorded demonstrations and a line about the running scenes.
 
     Raises:
-        UserError: the folder holds demonstrations of another task, seed or noise, or the expert hardly ever succeeds.
+        ArgumentError: the task has no expert, or the scene no such camera.
+        UserError: the folder holds demonstrations of another task, seed or noise, or cannot be written, or the expert
+            hardly ever succeeds.
     """
     folder = Path(config.out)
-    backend = NativeBackend(config.task, image_size=config.image_size, renderer=config.renderer)
-    if config.cameras:
-        camera_ids(backend.model, config.cameras)  # refuses an unknown camera before anything is written
+    name = resolve_backend(config.backend)
+    backend = make_backend(name, config.task, image_size=config.image_size, renderer=config.renderer)
+    for camera in config.cameras:
+        require_camera(camera, backend)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create {folder} ({error.strerror}); choose another --out") from error
     seed = split_seed("demonstration", config.seed)
     known, damaged = collected_episodes(folder, task=config.task, seed=seed)
-    _check_same_collection(folder, config, bool(known))
+    _check_same_collection(folder, config, name, bool(known))
     for line in damaged:
         report(len(known), f"recording again: {line}")
-    demonstrator = Demonstrator(config, backend)
-    began, attempted, succeeded, steps, recorded = time.perf_counter(), 0, 0, 0, len(known)
-    if recorded < config.episodes:
-        num_envs = scenes_at_once(config, backend.task.max_steps, free_main_memory())
-        for batch in batches(config.episodes, num_envs, known):
-            episodes = demonstrator.run(seed, batch, partial(_report_batch, report, recorded))
-            good = [episode for episode in episodes if episode.success]
-            attempted += len(episodes)
-            succeeded += len(good)
-            steps += sum(len(episode) for episode in episodes)
-            recorded += len(write_episodes(folder, good[: config.episodes - recorded]))
-            report(recorded, "")
-            if recorded >= config.episodes:
-                break
-            if attempted >= 200 and succeeded < 0.2 * attempted:
-                raise UserError(f"the expert succeeded in {succeeded} of {attempted} scenes; lower --position-noise")
+    num_envs = scenes_at_once(config, backend.task.max_steps, free_main_memory())
+    devices = resolve_devices(name, 1, num_envs) if backend.compiled else ()
+    planner = Demonstrator(config.task, position_noise=config.position_noise, yaw_noise=config.yaw_noise)
+    records: list[EpisodeRecord] = []
+    steps, wall_s, recorded = 0, 0.0, len(known)
+    fresh = (episode for episode in itertools.count() if episode not in known)
+
+    def succeeded() -> int:
+        return sum(record.status == "success" for record in records)
+
+    def hopeless() -> bool:
+        return len(records) >= HOPELESS_SCENES and succeeded() < HOPELESS_SHARE * len(records)
+
+    while recorded < config.episodes:
+        episodes = list(itertools.islice(fresh, config.episodes - recorded))
+        recorder = DemonstrationRecorder(folder, backend, config.cameras)
+        before = len(records)
+        result = make_rollout(
+            backend,
+            planner,
+            episodes,
+            devices=devices,
+            seed=seed,
+            max_steps=backend.task.max_steps,
+            num_envs=min(num_envs, len(episodes)) if not backend.compiled else num_envs,
+            on_record=records.append,
+            recorders=[recorder],
+            on_progress=partial(_report, report, recorded, len(episodes)),
+            should_stop=lambda recorder=recorder: recorder.failed is not None or hopeless(),
+        ).run()
+        steps, wall_s = steps + result.control_steps, wall_s + result.warmup_s + result.wall_s + result.capture_s
+        if recorder.failed is not None:
+            raise recorder.failed
+        if result.capture_errors:
+            raise UserError(f"a demonstration could not be recorded: {result.capture_errors[0]}")
+        recorded += sum(record.status == "success" for record in records[before:])
+        report(recorded, "")
+        if recorded < config.episodes and hopeless():
+            raise UserError(f"the expert succeeded in {succeeded()} of {len(records)} scenes; lower --position-noise")
     write_statistics(folder)
-    return CollectionSummary(attempted, succeeded, recorded, steps, time.perf_counter() - began)
+    return CollectionSummary(len(records), succeeded(), recorded, steps, wall_s)
 
 
-def _report_batch(report: Callable[[int, str], None], recorded: int, finished: int) -> None:
-    report(recorded, f"{finished} of this batch finished")
+def _report(report: Callable[[int, str], None], recorded: int, scenes: int, progress: RolloutProgress) -> None:
+    report(recorded + progress.successes, f"{progress.episodes} of {scenes} scenes have ended")
 
 
-def _check_same_collection(folder: Path, config: CollectConfig, started: bool) -> None:
+def _check_same_collection(folder: Path, config: CollectConfig, backend: str, started: bool) -> None:
     """Refuse to mix demonstrations made with other settings; remember the settings of a new collection."""
     path = folder / SUMMARY_FILE
     settings: dict[str, Any] = to_dict(config)
     for name in ("out", "episodes", "num_envs"):
         del settings[name]
+    settings["backend"] = backend
     if started and path.is_file():
         try:
             before = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             damage = f"is damaged ({one_line(error)}); remove the folder or choose another --out"
             raise read_failure(path, error, damage) from error
+        before = {"backend": "native"} | before  # older versions had no other
         differing = sorted(name for name in settings if before.get(name) != settings[name])
         if differing:
             raise UserError(

@@ -13,15 +13,16 @@ from flax import nnx
 
 from converters.lewm import Args, convert
 from imf_jax import checkpoints
-from imf_jax.config import CollectConfig, LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
-from imf_jax.data.episodes import write_episode, write_episodes
+from imf_jax.config import LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
+from imf_jax.data.episodes import episode_path, read_episode, write_episode, write_episodes
 from imf_jax.data.pictures import find_pictures
 from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations, windows_at
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError
 from imf_jax.models.encoders.lewm import Frozen
 from imf_jax.models.policy import Policy, build_policy, split_policy
-from imf_jax.recording.collection import Demonstrator
+from imf_jax.recording.collection import DemonstrationRecorder
+from imf_jax.recording.demonstrator import Demonstrator
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.frames import FrameReader
@@ -254,9 +255,12 @@ def test_rollouts_show_what_demonstrations_show(
     """The same scene looks the same in a demonstration and to a planner: cameras in one order, frames of one moment."""
     monkeypatch.setattr(transfer_backend.task, "max_steps", 10)
     seed = split_seed("demonstration", 0)
-    demonstrator = Demonstrator(CollectConfig(cameras=CAMERAS[::-1]), transfer_backend)
-    (episode,) = demonstrator.run(seed, np.array([4]), lambda finished: None)
-    write_episodes(tmp_path, [episode])
+    recorder = DemonstrationRecorder(tmp_path, transfer_backend, CAMERAS[::-1])
+    monkeypatch.setattr(recorder, "keeps", lambda record: True)
+    demonstrator = Demonstrator("transfer", position_noise=0.008, yaw_noise=0.04)
+    options = {"seed": seed, "max_steps": 10, "num_envs": 1, "on_record": lambda record: None}
+    assert not Rollout(transfer_backend, demonstrator, [4], recorders=[recorder], **options).run().capture_errors
+    episode = read_episode(episode_path(tmp_path, 4), images=True)
     recorded = find_pictures(tmp_path, CAMERAS, episode.images["top"].shape[1]).read(0)
     sim, start = transfer_backend.reset(scene_keys(seed, [4]))
     frames = FrameReader(transfer_backend, CAMERAS, 2)

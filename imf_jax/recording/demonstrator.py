@@ -1,0 +1,153 @@
+"""The scripted expert under noise, as it demonstrates a task.
+
+What is executed is the expert's command plus smooth noise; what a demonstration holds as `action` is the command without
+it. The expert acts on the disturbed scene, so the demonstrations show how to come back (as in DART, Laskey et al. 2017).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from imf_jax.config import ACTION_DIM
+from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
+from imf_jax.seeds import disturbance_key
+from imf_jax.sim.backends.base import StepOutput
+from imf_jax.sim.batching import BLOCK_ROWS, keep_rows
+from imf_jax.sim.experts.transfer import ExpertState, get_expert
+
+NOISE_MEMORY = 0.93
+"""Correlation of the noise from one control step to the next: it wanders with a time constant of about 0.3 s."""
+
+CLEAN_ACTION = "clean_action"
+"""Note about a plan: the expert's command before the noise."""
+
+
+class Disturbance(NamedTuple):
+    """The noise process of B scenes.
+
+    Attributes:
+        key: uint32 (B, 2) key data.
+        scale: float32 (B, 2, 4) standard deviations of an arm's position [m] and yaw [rad].
+        value: float32 (B, 2, 4) the noise now.
+    """
+
+    key: jax.Array
+    scale: jax.Array
+    value: jax.Array
+
+
+class Demonstration(NamedTuple):
+    """What is remembered of B scenes.
+
+    Attributes:
+        expert: memory of the expert.
+        disturbance: its noise.
+        clean: float32 (B, 16) the last command before the noise.
+    """
+
+    expert: ExpertState
+    disturbance: Disturbance
+    clean: jax.Array
+
+
+@dataclass(frozen=True)
+class DemonstratorProgram(PlanProgram):
+    """The expert of a task with noise on what it commands; one control step per plan.
+
+    Attributes:
+        task: whose expert demonstrates.
+        position_noise: largest standard deviation of the noise on hand positions [m]; each episode draws its share.
+        yaw_noise: the same of the hands' yaw [rad].
+    """
+
+    task: str
+    position_noise: float
+    yaw_noise: float
+    obs_horizon: int = 1
+    num_action_steps: int = 1
+    cameras: tuple[str, ...] = ()
+
+    def start(self, output: StepOutput) -> Demonstration:
+        """Memory of scenes that have just begun; the noise is drawn at their first plan, which knows the episode."""
+        count = output.state.shape[0]
+        zero = jnp.zeros((count, 2, 4), jnp.float32)
+        disturbance = Disturbance(jnp.zeros((count, 2), jnp.uint32), zero, zero)
+        return Demonstration(get_expert(self.task).start(output), disturbance, jnp.zeros((count, ACTION_DIM)))
+
+    def plan(
+        self,
+        weights: tuple[()],
+        memory: Demonstration,
+        observations: dict[str, jax.Array],
+        output: StepOutput,
+        seed: jax.Array,
+        episodes: jax.Array,
+        replans: jax.Array,
+    ) -> tuple[jax.Array, Demonstration]:
+        """See `PlanProgram`."""
+        fresh = replans == 0
+
+        def draw(disturbance: Disturbance) -> Disturbance:
+            keys = jax.vmap(lambda episode: disturbance_key(seed, episode))(episodes)
+            return keep_rows(fresh, self._draw(jax.random.key_data(keys)), disturbance)
+
+        drawn = jax.lax.cond(fresh.any(), draw, lambda disturbance: disturbance, memory.disturbance)
+        disturbance = evolve(drawn)
+        expert, clean = get_expert(self.task).act(memory.expert, output)
+        return disturb(clean, disturbance.value)[:, None], Demonstration(expert, disturbance, clean)
+
+    def notes(self, memory: Demonstration) -> dict[str, jax.Array]:
+        """The last command before the noise, float32 (B, 1, 16)."""
+        return {CLEAN_ACTION: memory.clean[:, None]}
+
+    def _draw(self, keys: jax.Array) -> Disturbance:
+        """Noise of fresh scenes: each draws its share of the largest standard deviations. `keys`: uint32 (B, 2)."""
+
+        def strength(key: jax.Array) -> jax.Array:
+            return jax.random.uniform(jax.random.wrap_key_data(key, impl="threefry2x32"), dtype=jnp.float32)
+
+        limits = jnp.array([self.position_noise] * 3 + [self.yaw_noise], jnp.float32)
+        scale = jax.vmap(strength)(keys)[:, None, None] * jnp.broadcast_to(limits, (keys.shape[0], 2, 4))
+        return Disturbance(keys, scale, jnp.zeros_like(scale))
+
+
+def evolve(disturbance: Disturbance) -> Disturbance:
+    """The noise one control step later: a first-order autoregressive process that keeps its standard deviation."""
+
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        after, now = jax.random.split(jax.random.wrap_key_data(key, impl="threefry2x32"))
+        return jax.random.key_data(after), jax.random.normal(now, (2, 4), jnp.float32)
+
+    keys, normal = jax.vmap(draw)(disturbance.key)
+    fresh = jnp.sqrt(1 - NOISE_MEMORY**2)
+    value = NOISE_MEMORY * disturbance.value + fresh * disturbance.scale * normal
+    return disturbance._replace(key=keys, value=value)
+
+
+def disturb(action: jax.Array, noise: jax.Array) -> jax.Array:
+    """Actions, float32 (B, 16), with noise, float32 (B, 2, 4), on the positions [m] and the yaw [rad] of both hands."""
+    arms = action.reshape(-1, 2, 8)
+    half = 0.5 * noise[..., 3]
+    cos, sin = jnp.cos(half), jnp.sin(half)
+    w, z = arms[..., 3], arms[..., 6]  # the expert's hands only turn about z
+    disturbed = arms.at[..., :3].add(noise[..., :3]).at[..., 3].set(cos * w - sin * z).at[..., 6].set(sin * w + cos * z)
+    return disturbed.reshape(-1, ACTION_DIM)
+
+
+class Demonstrator(ProgramPlanner):
+    """Plans with `DemonstratorProgram`; for both loops and every backend.
+
+    Args:
+        task: whose expert demonstrates.
+        position_noise: see `DemonstratorProgram`.
+        yaw_noise: see `DemonstratorProgram`.
+
+    Raises:
+        ArgumentError: the task has no expert.
+    """
+
+    def __init__(self, task: str, *, position_noise: float, yaw_noise: float) -> None:
+        get_expert(task)  # an unknown task is refused now
+        super().__init__(DemonstratorProgram(task, position_noise, yaw_noise), (), BLOCK_ROWS)
