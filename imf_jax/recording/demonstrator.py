@@ -1,7 +1,8 @@
 """The scripted expert under noise, as it demonstrates a task.
 
-What is executed is the expert's command plus smooth noise; what a demonstration holds as `action` is the command without
-it. The expert acts on the disturbed scene, so the demonstrations show how to come back (as in DART, Laskey et al. 2017).
+What is executed is the expert's command plus smooth noise; what a demonstration holds as `action` is the command
+without it. The expert acts on the disturbed scene, so the demonstrations show how to come back (as in DART, Laskey et
+al. 2017).
 """
 
 from dataclasses import dataclass

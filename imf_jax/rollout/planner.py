@@ -25,7 +25,8 @@ cameras also `images` uint8 (A, obs_horizon, C, H, W, 3)."""
 class PlanProgram:
     """A planner as pure functions of B scenes, for loops that are compiled as a whole.
 
-    Subclasses are frozen dataclasses: equal programs share compiled code, and what differs between checkpoints comes in as `weights`.
+    Subclasses are frozen dataclasses: equal programs share compiled code, and what differs between checkpoints comes in
+    as `weights`.
 
     Attributes:
         obs_horizon: observations it reads: the newest and those before it.

@@ -121,9 +121,6 @@ class PathImageRecorder(Recorder):
         self._buffer.pop(episode)
         self._last_qpos.pop(episode, None)
 
-    def abandon(self) -> None:
-        """See `Recorder`: a picture gets its name when it is complete."""
-
 
 def encode_png(picture: np.ndarray) -> bytes:
     """`picture` uint8 (H, W, 3) as the content of a PNG file."""
