@@ -1,80 +1,154 @@
-"""Configurations as JSON, in checkpoints and manifests."""
+"""Configurations and other dataclasses as JSON, in checkpoints, manifests and records, and read again by type."""
 
 import dataclasses
+import difflib
+import math
 import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar
+
+from cattrs import AttributeValidationNote, BaseValidationError, Converter, ForbiddenExtraKeysError
+from cattrs.cols import homogenous_tuple_structure_factory
+from cattrs.gen import make_dict_structure_fn
+from cattrs.strategies import configure_union_passthrough
 
 from imf_jax.errors import UserError
 
 TYPE_KEY = "type"
 """Names the class of a dataclass that is stored where several are possible."""
 
-
-def _choices(hint: Any) -> tuple[type, ...]:
-    """The dataclasses that a type hint allows, in order."""
-    options = typing.get_args(hint) or (hint,)
-    return tuple(option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option))
+T = TypeVar("T")
+Structure = Callable[[Any, Any], Any]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON types (paths become strings); `from_dict` reads it."""
-
-    def plain(value: Any, hint: Any = None) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            hints = typing.get_type_hints(type(value))
-            fields = {f.name: plain(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
-            return ({TYPE_KEY: type(value).__name__} if len(_choices(hint)) > 1 else {}) | fields
-        if isinstance(value, Path):
-            return str(value)
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return value
-
-    return plain(config)
-
-
-T = TypeVar("T")
+    """A dataclass as plain JSON types (paths become strings); `from_dict` reads it."""
+    values: dict[str, Any] = _CONVERTER.unstructure(config)
+    return values
 
 
 def from_dict(kind: type[T], values: Any) -> T:
-    """The configuration that `to_dict` wrote. Absent fields take their defaults, so older files stay readable.
+    """The dataclass that `to_dict` wrote. Absent fields take their defaults, so older files stay readable.
 
     Args:
         kind: the dataclass.
         values: what `to_dict` made of an instance.
 
     Raises:
-        UserError: a field is not known, or has a value of another kind.
+        UserError: a field is missing or not known, or its value is of another type; one line that names the field.
         ArgumentError: a value cannot work.
     """
-    return _read(kind, values, "")
-
-
-def _read(kind: Any, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"configuration {where or kind.__name__} must be an object, not {values!r}")
-    hints = typing.get_type_hints(kind)
-    arguments = {}
-    for name, value in values.items():
-        if name not in hints:
-            raise UserError(f"configuration field {where}{name} is not known; it was written by another version")
-        hint, choices = hints[name], _choices(hints[name])
-        if choices and value is not None:
-            # A field that had only one type when it was written names none: it was the first of today's.
-            content = dict(value) if isinstance(value, dict) else value
-            tag = content.pop(TYPE_KEY, choices[0].__name__) if isinstance(content, dict) else choices[0].__name__
-            chosen = next((choice for choice in choices if choice.__name__ == tag), None)
-            if chosen is None:
-                raise UserError(f"configuration field {where}{name} names the unknown type {tag!r}")
-            arguments[name] = _read(chosen, content, f"{where}{name}.")
-        elif value is not None and (hint is Path or Path in typing.get_args(hint)):
-            arguments[name] = Path(value)
-        elif isinstance(value, list):
-            arguments[name] = tuple(value)
-        else:
-            arguments[name] = value
     try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise UserError(f"configuration {where or kind.__name__} holds a value of the wrong kind: {error}") from None
+        return _CONVERTER.structure(values, kind)
+    except (BaseValidationError, TypeError) as error:
+        raise _refusal(error, kind, values) from None
+
+
+def _refusal(error: BaseException, hint: Any, value: Any) -> Exception:
+    """The first mistake of a group as one line: the path of the field, what came, and what is expected."""
+    path = ""
+    while isinstance(error, BaseValidationError):
+        located, others = error.group_exceptions()  # type: ignore[attr-defined]
+        if others:
+            return _unknown_field(others[0], path) if isinstance(others[0], ForbiddenExtraKeysError) else others[0]
+        error, note = located[0]
+        is_field = isinstance(note, AttributeValidationNote)
+        name = note.name if is_field else note.index
+        path += f".{name}" if is_field else f"[{name!r}]"
+        if isinstance(value, dict) and name not in value:
+            return UserError(f"field {path.removeprefix('.')} is missing")
+        hint, value = note.type, value[name]
+    where = f"field {path.removeprefix('.')}" if path else hint.__name__
+    return UserError(f"{where} is {value!r:.100}; it must be {_expected(hint)}")
+
+
+def _unknown_field(error: ForbiddenExtraKeysError, path: str) -> UserError:
+    name = min(map(str, error.extra_fields))
+    close = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(error.cl)], n=1)
+    why = f"did you mean {close[0]}?" if close else "it was written by another version"
+    return UserError(f"field {f'{path}.{name}'.removeprefix('.')} is not known; {why}")
+
+
+def _expected(hint: Any) -> str:
+    """What a type hint allows, in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if _is_tagged(hint):
+        return f"a mapping with {TYPE_KEY} {' or '.join(repr(choice.__name__) for choice in arguments)}"
+    if origin in (typing.Union, UnionType):
+        return " or ".join(map(_expected, arguments))
+    return "a mapping" if dataclasses.is_dataclass(hint) else _WORDS[origin or hint]
+
+
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    Path: "a path",
+    tuple: "a list",
+    dict: "a mapping",
+    NoneType: "null",
+}
+
+
+def _is_tagged(hint: Any) -> bool:
+    """Whether a type hint leaves the choice between dataclasses."""
+    is_union = typing.get_origin(hint) in (typing.Union, UnionType)
+    return is_union and all(map(dataclasses.is_dataclass, typing.get_args(hint)))
+
+
+def _only(*kinds: type, then: Structure = lambda value, hint: value) -> Structure:
+    """Refuse what has not one of these JSON types before looking into it: a text is no list of letters."""
+
+    def structure(value: Any, hint: Any) -> Any:
+        if type(value) not in kinds:  # exactly: in Python a bool is an int
+            raise TypeError
+        return then(value, hint)
+
+    return structure
+
+
+def _finite(value: float, hint: Any) -> float:
+    if not math.isfinite(value):
+        raise TypeError
+    return value  # a whole number stays one: what is written again is what was read
+
+
+def _tagged(value: dict[str, Any], hint: Any) -> Any:
+    choices = {choice.__name__: choice for choice in typing.get_args(hint)}
+    # A field that had only one type when it was written names none: it was the first of today's.
+    tag = value.get(TYPE_KEY, next(iter(choices)))
+    if tag not in choices:
+        raise TypeError
+    return _CONVERTER.structure({name: value[name] for name in value if name != TYPE_KEY}, choices[tag])
+
+
+def _make_converter() -> Converter:
+    """cattrs as strict as JSON allows: lists become tuples and texts become paths, nothing else is converted."""
+    converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
+    configure_union_passthrough(int | str | None, converter)
+    for hint in (bool, int, str):
+        converter.register_structure_hook(hint, _only(hint))
+    converter.register_structure_hook(float, _only(int, float, then=_finite))
+    converter.register_structure_hook_func(_is_tagged, _only(dict, then=_tagged))
+    converter.register_unstructure_hook_factory(
+        _is_tagged,
+        lambda hint: lambda value: {TYPE_KEY: type(value).__name__, **converter.unstructure(value)},
+    )
+
+    @converter.register_structure_hook_factory(dataclasses.is_dataclass)
+    def mapping(hint: Any) -> Structure:
+        return _only(dict, then=make_dict_structure_fn(hint, converter))
+
+    @converter.register_structure_hook_factory(lambda hint: typing.get_origin(hint) is tuple)
+    def sequence(hint: Any) -> Structure:
+        return _only(list, tuple, then=homogenous_tuple_structure_factory(hint, converter))
+
+    return converter
+
+
+_CONVERTER = _make_converter()

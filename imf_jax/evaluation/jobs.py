@@ -146,10 +146,9 @@ def _read_entry(entry: Any, number: int, path: Path, defaults: EvalConfig) -> li
     _require_known(overrides, known, f"{where}, overrides")
     seeds = entry.get("seeds", [defaults.seed])
     require(
-        isinstance(seeds, list) and bool(seeds) and all(isinstance(seed, int) for seed in seeds),
+        isinstance(seeds, list) and bool(seeds),
         f"{where}: seeds must be a list of whole numbers, such as [0, 1]",
     )
-    require(len(set(seeds)) == len(seeds), f"{where}: a seed is given twice")
     values = to_dict(defaults) | {"jobs": None, "resume": False, "continue_on_error": False} | overrides | captures
     values["execution"] = executed
     values |= {key: entry[key] for key in ("checkpoint", "expert", "task", "episodes") if key in entry}
@@ -159,8 +158,8 @@ def _read_entry(entry: Any, number: int, path: Path, defaults: EvalConfig) -> li
             config = from_dict(EvalConfig, values | {"seed": seed})
         except UserError as error:
             raise ArgumentError(f"{where}: {error}") from None
-        _require_types(config, where)
         jobs.append(Job(name if len(seeds) == 1 else f"{name}_seed{seed}", config))
+    require(len(set(seeds)) == len(seeds), f"{where}: a seed is given twice")
     _require_checkpoint(jobs[0].config, where)
     return jobs
 
@@ -176,15 +175,6 @@ def _require_known(given: dict[str, Any], known: Sequence[str], where: str) -> N
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; choose from: {', '.join(sorted(known))}"
         require(key in known, f"{where}: {key!r} is not known{hint}")
-
-
-def _require_types(config: EvalConfig, where: str) -> None:
-    """Whole numbers and truth values must be what they say; comparisons alone would let 2.5 or "yes" through."""
-    for field in dataclasses.fields(EvalConfig):
-        value, default = getattr(config, field.name), field.default
-        for kind, name in ((bool, "true or false"), (int, "a whole number")):
-            if type(default) is kind and field.name != "devices":
-                require(type(value) is kind, f"{where}: {field.name} is {value!r}; it must be {name}")
 
 
 def _require_checkpoint(config: EvalConfig, where: str) -> None:
