@@ -6,7 +6,6 @@
                        training/     Orbax: the rest of the training state
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -99,11 +98,12 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def read_meta(path: Path) -> CheckpointMeta:
-    """`meta.json` of a complete checkpoint."""
-    values = json.loads((path / META).read_text(encoding="utf-8"))
-    encoder = values.get("encoder")  # older checkpoints have no such entry
-    names = [field.name for field in dataclasses.fields(CheckpointMeta) if field.name != "encoder"]
-    return CheckpointMeta(**{name: values[name] for name in names}, encoder=encoder)
+    """`meta.json` of a complete checkpoint.
+
+    Raises:
+        UserError: a field is missing, not known or of another type.
+    """
+    return from_dict(CheckpointMeta, json.loads((path / META).read_text(encoding="utf-8")))
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -161,8 +161,10 @@ def _damage(path: Path) -> str | None:
     """What a checkpoint lacks, or None if it is complete."""
     try:
         files = read_meta(path).files
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return f"no readable {META}"
+    except UserError as error:
+        return f"{META}: {error}"
     for name, size in files.items():
         file = path / name
         if not file.is_file():

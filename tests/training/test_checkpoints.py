@@ -181,6 +181,17 @@ def test_a_checkpoint_that_does_not_fit_is_refused(state, config, tmp_path):
         load_policy(path)
 
 
+def test_meta_is_read_by_its_types(state, config, tmp_path):
+    path, _ = save(tmp_path, state, config, validation={"success": 1, "return": 2.5})
+    values = json.loads((path / "meta.json").read_text())
+    del values["encoder"]  # older checkpoints have no such entry
+    (path / "meta.json").write_text(json.dumps(values))
+    assert checkpoints.read_meta(path).validation == {"success": 1, "return": 2.5}
+    (path / "meta.json").write_text(json.dumps(values | {"validation": {"success": "often"}}))
+    with pytest.raises(UserError, match=r"field validation\['success'\] is 'often'; it must be a finite number"):
+        load_policy(path)
+
+
 def test_config_of_another_version_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"max_steps": 3, "warp_speed": 9}')
     with pytest.raises(UserError, match="warp_speed"):
