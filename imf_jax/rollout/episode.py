@@ -2,7 +2,10 @@
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
+
+from imf_jax.config import from_dict
+from imf_jax.errors import UserError
 
 SCHEMA_VERSION = 1
 """Version of the JSON line of an `EpisodeRecord`; raised when a field changes its meaning."""
@@ -60,7 +63,7 @@ class EpisodeRecord:
         """Read a line written by `to_json`; fields this version does not know are ignored.
 
         Raises:
-            ValueError: no JSON object, a newer schema, a missing field or an unknown status.
+            ValueError: no JSON object, a newer schema, or a field is missing or of another type.
         """
         values = json.loads(line)
         if not isinstance(values, dict):
@@ -70,11 +73,8 @@ class EpisodeRecord:
             raise ValueError(f"episode record of schema {version!r}; this version reads up to {SCHEMA_VERSION}")
         if "return" in values:
             values["return_"] = values.pop("return")
-        known: dict[str, Any] = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         try:
-            record = cls(**known)
-        except TypeError as error:
-            raise ValueError(f"incomplete episode record: {error}") from None
-        if record.status not in STATUSES:
-            raise ValueError(f"episode record with unknown status {record.status!r}")
-        return record
+            return from_dict(cls, known)
+        except UserError as error:
+            raise ValueError(f"episode record: {error}") from None

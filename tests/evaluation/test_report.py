@@ -210,8 +210,14 @@ FIFTH = "episodes/ep_000005"
         (lambda f: (f / "timing.json").write_text("null"), "timing.json cannot be read"),
         (lambda f: (f / "episodes.jsonl").write_text(""), "no episode was finished"),
         (lambda f: (f / "episodes.jsonl").unlink(), "holds no episodes.jsonl"),
-        (lambda f: replace_in_records(f, '"steps": 70', '"steps": "many"'), "a record has steps 'many'"),
-        (lambda f: replace_in_records(f, '"return": ', '"return": NaN, "x": '), "a record has return_ nan"),
+        (
+            lambda f: replace_in_records(f, '"steps": 70', '"steps": "many"'),
+            "field steps is 'many'; it must be a whole number",
+        ),
+        (
+            lambda f: replace_in_records(f, '"return": ', '"return": NaN, "x": '),
+            "field return_ is nan; it must be a finite number",
+        ),
         (lambda f: replace_in_records(f, '{"schema"', '{"new": [1], "schema"'), None),
         (lambda f: replace_in_records(f, '"episode": 5', '"episode": 4'), "episode 4 is there more than once"),
         (lambda f: replace_in_records(f, f"{FIFTH}/front", "../../etc/x"), "lies outside of the evaluation folder"),

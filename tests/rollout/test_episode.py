@@ -85,8 +85,12 @@ def test_reader_ignores_unknown_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema": SCHEMA_VERSION + 1}, {"schema": None}, {"status": "fine"}, {"steps": ...}]
-)
+    "change",
+    [
+        {"schema": SCHEMA_VERSION + 1}, {"schema": None}, {"status": "fine"}, {"steps": ...}, {"steps": 2.5},
+        {"return": float("nan")}, {"success_step": "3"}, {"artifacts": {"video": 3}}, {"artifacts": []},
+    ],
+)  # fmt: skip
 def test_reader_refuses_what_it_cannot_understand(change: dict) -> None:
     values = {**json.loads(RECORD.to_json()), **change}
     line = json.dumps({name: value for name, value in values.items() if value is not ...})

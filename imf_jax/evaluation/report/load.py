@@ -1,6 +1,5 @@
 """An evaluation as its folder tells it. Damaged or missing parts are reported, not raised."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +64,6 @@ def read_evaluation(folder: Path) -> Evaluation:
         found, damaged = [], [str(error)]
     problems += damaged
     for record in found:
-        nonsense = _nonsense(record)
-        if nonsense:
-            problems.append(f"{folder / RECORDS}: a record has {nonsense} and is left out")
-            continue
         if record.episode in records:
             problems.append(
                 f"{folder / RECORDS}: episode {record.episode} is there more than once; the last one counts"
@@ -84,19 +79,3 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
         # Whoever reads the report has given the right folder.
         problems.append(str(error).removesuffix("; give the folder of an evaluation"))
         return {}
-
-
-def _nonsense(record: EpisodeRecord) -> str | None:
-    """Which field of a record has a value that cannot be; None if all can."""
-    whole = ("episode", "seed", "env_slot", "steps", "start_step", "end_step", "replans")
-    numbers = (*whole, "return_", "max_reward", "max_ik_error")
-    for name in numbers:
-        value = getattr(record, name)
-        kinds = int if name in whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-            return f"{name} {value!r}"
-    if record.success_step is not None and not isinstance(record.success_step, int):
-        return f"success_step {record.success_step!r}"
-    if not isinstance(record.artifacts, dict) or not all(isinstance(path, str) for path in record.artifacts.values()):
-        return f"artifacts {record.artifacts!r}"
-    return None
