@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from imf_jax.config import from_dict
 from imf_jax.data.episodes import Episode, list_episodes, read_episode
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError, one_line
 from imf_jax.files import read_failure, write_json
@@ -123,16 +124,15 @@ def read_statistics(directory: Path) -> DatasetStatistics:
     """
     path = directory / FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        statistics = DatasetStatistics(**values)
+        statistics = from_dict(DatasetStatistics, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise _bad(directory, "is missing") from None
     except OSError as error:
         raise read_failure(path, error, f"cannot be read ({one_line(error)})") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, UserError) as error:
         raise _bad(directory, f"is damaged ({error})") from None
     for key in KEYS:
-        if not isinstance(statistics.arrays, dict) or not isinstance(statistics.arrays.get(key), dict):
+        if key not in statistics.arrays:
             raise _bad(directory, f"has no {key!r}")
         for name in MOMENTS:
             try:

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from imf_jax.config import LewmEncoderConfig, PolicyConfig, TrainConfig, require
+from imf_jax.config import LewmEncoderConfig, PolicyConfig, TrainConfig, from_dict, require
 from imf_jax.models.conditioning import LewmConditioning, Observation, build_conditioning, require_statistics
 from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes, config_dict
-from imf_jax.models.encoders.vit import VitSizes
 from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.normalizer import Normalizer
 from imf_jax.models.objectives import imf
@@ -232,7 +231,6 @@ def encoder_identity(policy: Policy) -> dict[str, Any] | None:
 def unloaded_encoder(config: PolicyConfig, identity: dict[str, Any]) -> LewmEncoder:
     """A frozen encoder of that identity, all zeros until weights are put in."""
     assert isinstance(config.encoder, LewmEncoderConfig)
-    values = identity["sizes"]
-    sizes = LewmSizes(**{**values, "vit": VitSizes(**values["vit"])})
+    sizes = from_dict(LewmSizes, identity["sizes"])
     zeros = {name: np.zeros(shape, np.float32) for name, shape in sizes.weight_shapes().items()}
     return LewmEncoder(zeros, sizes, fusion=config.encoder.fusion, fingerprint=identity["weights_sha256"])

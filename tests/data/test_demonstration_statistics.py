@@ -61,6 +61,8 @@ def change(path, edit):
     ("edit", "named"),
     [
         (lambda v: v.pop("arrays"), "damaged"),
+        (lambda v: v.update(num_steps="many"), "field num_steps is 'many'; it must be a whole number"),
+        (lambda v: v["arrays"].update(qpos=[1]), r"field arrays\['qpos'\] is \[1\]; it must be a mapping"),
         (lambda v: v["arrays"].pop("qpos"), "qpos"),
         (lambda v: v["arrays"]["action"].pop("std"), r"action\.std"),
         (lambda v: v["arrays"]["action"].update(min=["a"] * 16), r"action\.min"),

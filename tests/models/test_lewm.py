@@ -214,7 +214,7 @@ def edit_config(**changes: object) -> Callable[[Path], object]:
         ),
         (edit_config(format="other"), "is not imf_jax.lewm"),
         (edit_config(format_version=2), "is not imf_jax.lewm"),
-        (edit_config(sizes={}), "damaged"),
+        (edit_config(sizes={}), r"damaged.*field vit is missing"),
         (edit_config(sizes=None), "damaged"),
     ],
 )

@@ -19,6 +19,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
+from imf_jax.config import from_dict
 from imf_jax.errors import UserError
 from imf_jax.files import require_no_lfs_pointer
 from imf_jax.models.encoders.preprocess import Fusion, check_images, fuse_views, preprocess
@@ -195,9 +196,9 @@ def load(path: str | Path, *, fusion: Fusion | None = None, dtype: Any = jnp.flo
     if digest != config.get("weights_sha256"):
         raise UserError(f"{folder / WEIGHTS_FILE} does not belong to its {CONFIG_FILE} (sha256 differs); convert again")
     try:
-        sizes = LewmSizes(**{**config["sizes"], "vit": VitSizes(**config["sizes"]["vit"])})
+        sizes = from_dict(LewmSizes, config.get("sizes"))
         weights = safetensors.numpy.load(data)
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (UserError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder} is damaged; convert the weights again ({error})") from error
     shapes = {name: value.shape for name, value in weights.items()}
     if shapes != sizes.weight_shapes():
