@@ -8,7 +8,7 @@ import ast
 import runpy
 from pathlib import Path
 
-from imf_jax.config import TrainConfig
+from imf_jax.config import TrainConfig, from_dict, to_dict
 from imf_jax.errors import ArgumentError, UserError
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "configs"
@@ -51,7 +51,7 @@ def load_preset(name: str, directory: Path = DIRECTORY) -> TrainConfig:
     """Configuration of a preset.
 
     Raises:
-        ArgumentError: there is no such preset, or its configuration contradicts itself.
+        ArgumentError: there is no such preset, or its configuration contradicts itself or holds a value of another type.
         UserError: its file fails or defines no `config`.
     """
     path = preset_path(name, directory)
@@ -63,4 +63,7 @@ def load_preset(name: str, directory: Path = DIRECTORY) -> TrainConfig:
         raise UserError(f"preset {path} fails: {type(error).__name__}: {error}") from error
     if not isinstance(config, TrainConfig):
         raise UserError(f"preset {path} must define `config = TrainConfig(...)`, not {type(config).__name__}")
-    return config
+    try:
+        return from_dict(TrainConfig, to_dict(config))  # Python checks no types: 5e4 is no whole number of steps
+    except UserError as error:
+        raise ArgumentError(f"preset {path}: {error}") from None

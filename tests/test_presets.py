@@ -105,6 +105,7 @@ def test_a_file_adds_a_preset(tmp_path):
         ("x = (", UserError, "SyntaxError"),
         ("conf = 1", UserError, "config = TrainConfig"),
         ("from imf_jax.config import TrainConfig\nconfig = TrainConfig(max_steps=0)", ArgumentError, "max_steps"),
+        ("from imf_jax.config import TrainConfig\nconfig = TrainConfig(max_steps=5e4)", ArgumentError, "whole number"),
     ],
 )
 def test_broken_presets_are_named(tmp_path, text, error, named):
