@@ -1,11 +1,10 @@
 """Figures over the episodes of a run."""
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest, bootstrap
 
 from imf_jax.rollout.episode import STATUSES, EpisodeRecord
 
@@ -14,6 +13,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 RESAMPLES = 2000
 """Bootstrap samples of an interval."""
 
+BATCH_VALUES = 2**20
+"""Values that are drawn at once, at most; has no influence on an interval."""
+
 ENOUGH_EPISODES = 50
 """With fewer, even 100 % success leaves an interval of more than 7 percentage points."""
 
@@ -21,23 +23,15 @@ ENOUGH_EPISODES = 50
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a success rate: the rates p that a two-sided score test does not reject.
 
-    (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), E. B. Wilson (1927). Unlike the normal approximation it
-    is sensible for few trials and for rates of 0 and 1.
+    E. B. Wilson (1927). Unlike the normal approximation it is sensible for few trials and for rates of 0 and 1.
 
     Returns:
         both bounds in 0..1; (0, 1) without trials.
     """
     if trials == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    rate = successes / trials
-    scale = 1 + z * z / trials
-    centre = (rate + z * z / (2 * trials)) / scale
-    half_width = z / scale * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
-    # At rates of 0 and 1 the outer bound is exactly the rate; rounding must not move it.
-    low = 0.0 if successes == 0 else centre - half_width
-    high = 1.0 if successes == trials else centre + half_width
-    return low, high
+    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
@@ -52,10 +46,16 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tup
         return None
     # Sorted first: the interval must not depend on the order in which episodes ended.
     sample = np.sort(np.asarray(values, np.float64))
-    rng = np.random.default_rng(0)
-    means = [sample[rng.integers(len(sample), size=len(sample))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    interval = bootstrap(
+        (sample,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, BATCH_VALUES // len(sample)),
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def summarize(values: Sequence[float]) -> dict[str, Any] | None:
