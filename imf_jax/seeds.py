@@ -39,13 +39,6 @@ def split_seed(split: Split, seed: int) -> int:
     return SPLITS.index(split) * SEEDS_PER_SPLIT + seed
 
 
-def seed_split(seed: int) -> Split:
-    """The split that a seed made by `split_seed` belongs to."""
-    last = len(SPLITS) * SEEDS_PER_SPLIT - 1
-    require(0 <= seed <= last, f"seed {seed} belongs to no split (0..{last})")
-    return SPLITS[seed // SEEDS_PER_SPLIT]
-
-
 def _episode_key(seed: jax.Array, episode: jax.Array, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), episode), stream)
 

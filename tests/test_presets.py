@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from flax import nnx
+from parameters import count_parameters
 
 from imf_jax.config import LewmEncoderConfig, TrainConfig, from_dict, to_dict
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders.lewm import LewmSizes
 from imf_jax.models.encoders.vit import VitSizes
-from imf_jax.models.networks.attnres import count_parameters
 from imf_jax.models.policy import Policy, unloaded_encoder
 from imf_jax.presets import load_preset, preset_description, preset_paths
 

@@ -88,7 +88,6 @@ class SceneIndex:
 
     Attributes:
         arm_qpos: (14,) qpos addresses of the arm joints, left then right.
-        arm_dof: (14,) velocity addresses of the same joints.
         finger_qpos: (2, 2) qpos addresses of the fingers per side.
         arm_ctrl: (14,) actuator ids of the arm servos.
         finger_ctrl: (2, 2) actuator ids of the finger servos.
@@ -98,7 +97,6 @@ class SceneIndex:
     """
 
     arm_qpos: np.ndarray
-    arm_dof: np.ndarray
     finger_qpos: np.ndarray
     arm_ctrl: np.ndarray
     finger_ctrl: np.ndarray
@@ -416,7 +414,6 @@ def _index(model: mujoco.MjModel, objects: tuple[str, ...]) -> SceneIndex:
 
     return SceneIndex(
         arm_qpos=np.array([model.joint(name).qposadr[0] for name in joints]),
-        arm_dof=np.array([model.joint(name).dofadr[0] for name in joints]),
         finger_qpos=np.array([[model.joint(name).qposadr[0] for name in pair] for pair in fingers]),
         arm_ctrl=np.array([model.actuator(name).id for name in joints]),
         finger_ctrl=np.array([[model.actuator(name).id for name in pair] for pair in fingers]),

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from parameters import count_parameters
 
 from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
-from imf_jax.models.networks.attnres import AttnResHead, RMSNorm, count_parameters, swiglu_width, time_embedding
+from imf_jax.models.networks.attnres import AttnResHead, RMSNorm, swiglu_width, time_embedding
 from imf_jax.models.policy import weight_decay_mask
 
 SMALL = HeadConfig(n_emb=32, n_layer=3, n_head=4, n_kv_head=2, pred_horizon=6, num_action_steps=2)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from parameters import count_parameters
 
 from imf_jax.config import HeadConfig, PolicyConfig, ResNetEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.conditioning import ResNetConditioning
 from imf_jax.models.encoders.resnet import ResNet18, ResNetEncoder, crop, crop_offsets, spatial_softmax
-from imf_jax.models.networks.attnres import count_parameters
 from imf_jax.models.policy import Policy
 
 CONFIG = ResNetEncoderConfig(cameras=("top", "front"), image_size=72, crop_size=64, keypoints=3, width=16)

@@ -98,7 +98,7 @@ def test_projection_hits_a_sphere_and_depth_agrees(model: mujoco.MjModel, render
 def test_depth_is_planar_and_infinite_where_nothing_is(model: mujoco.MjModel, renderer: WarpRenderer) -> None:
     qpos = model.qpos0.copy()
     qpos[[2, 9, 16]] = 100.0
-    depth = renderer.render_depth(qpos[None])[0, 0]
+    depth = renderer.render_with_depth(qpos[None])[1][0, 0]
     wall = np.isfinite(depth)
     assert 0.3 < wall.mean() < 0.36  # (0.25 x 0.5) / (1.5 tan 22.5 degrees) ** 2
     np.testing.assert_allclose(depth[wall], WALL_DEPTH, rtol=1e-5)  # along rays, the corners would be farther
@@ -161,7 +161,7 @@ def test_bad_poses_and_devices_are_refused(renderer: WarpRenderer, poses: np.nda
 
 def test_depth_must_be_asked_for(model: mujoco.MjModel) -> None:
     with pytest.raises(ValueError, match="depth=True"):
-        WarpRenderer(model, ("eye",), SIZE, SIZE, device="cpu").render_depth(model.qpos0[None])
+        WarpRenderer(model, ("eye",), SIZE, SIZE, device="cpu").render_with_depth(model.qpos0[None])
 
 
 @pytest.mark.skipif(find_opengl() is None, reason="no off-screen OpenGL (Debian: libosmesa6)")
@@ -172,7 +172,8 @@ def test_opengl_makes_the_same_pictures(model: mujoco.MjModel, poses: np.ndarray
         image, depth = warp.render_with_depth(poses)
         difference = np.abs(gl.render(poses).astype(int) - image).mean(axis=(0, 2, 3, 4))
         assert (difference <= 2).all(), difference
-        gap = np.abs(gl.render_depth(poses) - depth)[np.isfinite(depth)]
+        gl._renderer.enable_depth_rendering()
+        gap = np.abs(gl._render(poses, np.empty_like(depth)) - depth)[np.isfinite(depth)]
         assert np.quantile(gap, 0.98) < 1e-3
         assert gl.frames_rendered == 20
         gl.close()

@@ -207,8 +207,3 @@ class AttnResHead(nnx.Module):
         _, num_tokens, width = tokens.shape
         hidden = self.backbone(tokens.reshape(-1, width), num_tokens).reshape(tokens.shape)
         return self.output(self.norm(hidden[:, num_tokens - z.shape[1] :]))
-
-
-def count_parameters(module: nnx.Module) -> int:
-    """Number of trainable values in a module."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -58,7 +58,7 @@ class CameraView:
         Returns:
             uv: float64 (..., 2) image coordinates [pixels]; NaN for points that are not in front of the camera.
             depth: float64 (...) distance along the optical axis [m], negative behind the camera. It is what
-                `WarpRenderer.render_depth` measures.
+                `WarpRenderer.render_with_depth` measures.
         """
         local = (np.asarray(points, dtype=np.float64) - self.position) @ self.rotation
         depth = -local[..., 2]

@@ -118,13 +118,7 @@ class OpenGLRenderer:
 
     def render(self, qpos: np.ndarray) -> np.ndarray:
         """Pictures of B scenes, uint8 (B, n_cameras, H, W, 3) RGB, at `qpos` float64 (B, nq)."""
-        self._renderer.disable_depth_rendering()
         return self._render(qpos, np.empty((len(qpos), len(self.cameras), self.height, self.width, 3), np.uint8))
-
-    def render_depth(self, qpos: np.ndarray) -> np.ndarray:
-        """Planar depth, float32 (B, n_cameras, H, W) [m]; the far clipping distance where there is no surface."""
-        self._renderer.enable_depth_rendering()
-        return self._render(qpos, np.empty((len(qpos), len(self.cameras), self.height, self.width), np.float32))
 
     def close(self) -> None:
         """Close the OpenGL context."""

@@ -63,7 +63,7 @@ class WarpRenderer:
             cameras: names of the cameras to render.
             height, width: picture size [pixels].
             num_worlds: scenes per launch (default: 1 on a CPU, 64 on CUDA).
-            depth: also measure depth; needed by `render_depth` and `render_with_depth`.
+            depth: also measure depth; needed by `render_with_depth`.
             shadows: cast shadows of the lights that do; costs about 40 % more time.
             samples: rays per pixel along each axis, averaged; 2 smooths edges and costs four times the time.
             device: Warp device, "cpu" or "cuda:N" (default: CUDA if there is one).
@@ -105,19 +105,15 @@ class WarpRenderer:
         return self._render(qpos, None)
 
     def render_with_depth(self, qpos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`render` and `render_depth` in one pass."""
-        if not self._depth:
-            raise ValueError("construct the renderer with depth=True to measure depth")
-        depth = np.empty((len(qpos), len(self.cameras), self.height, self.width), np.float32)
-        return self._render(qpos, depth), depth
-
-    def render_depth(self, qpos: np.ndarray) -> np.ndarray:
-        """Depth of B scenes: float32 (B, n_cameras, H, W) [m].
+        """Pictures as of `render`, and depth, float32 (B, n_cameras, H, W) [m].
 
         Depth is planar: the distance along the optical axis (not along the ray) from the camera to the surface
         at the pixel's centre, infinite where there is none.
         """
-        return self.render_with_depth(qpos)[1]
+        if not self._depth:
+            raise ValueError("construct the renderer with depth=True to measure depth")
+        depth = np.empty((len(qpos), len(self.cameras), self.height, self.width), np.float32)
+        return self._render(qpos, depth), depth
 
     def close(self) -> None:
         """Stop the render threads and release the tracer's memory."""
