@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import jax
 
-from imf_jax.config import IMAGE_SIZE, RendererName, VideoChoice, require, require_video_settings
+from imf_jax.config import IMAGE_SIZE, VideoChoice, require, require_video_settings
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
 from imf_jax.evaluation.cluster import PROCESSES, Cluster, move_artifacts, process_folder
 from imf_jax.evaluation.folder import METRICS, EvaluationFolder, read_records, require_empty, write_merged
@@ -30,30 +30,6 @@ from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.rollout.timing import StageClock, merge_timing, write_timing
 from imf_jax.seeds import Split, split_seed
 from imf_jax.sim.backends.base import Backend
-from imf_jax.sim.tasks.base import Task
-
-if TYPE_CHECKING:
-    import mujoco
-
-
-class PicturedBackend(Backend, Protocol):
-    """A backend whose scenes can be photographed.
-
-    Attributes:
-        task: the task of its scenes.
-        model: the compiled scene.
-        renderer: what makes the pictures that policies see.
-        compiled: it is part of a compiled loop, see `imf_jax.sim.backends.mjx_base.DeviceBackend`.
-    """
-
-    task: Task
-    model: "mujoco.MjModel"
-    renderer: RendererName
-    compiled: bool
-
-    def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
-        """About how much memory [bytes] one more scene needs, with the pictures that a planner sees."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -138,7 +114,7 @@ class Summary:
 
 def evaluate(
     planner: ProgramPlanner,
-    backend: PicturedBackend,
+    backend: Backend,
     settings: EvaluationSettings,
     out: Path,
     *,
@@ -279,12 +255,7 @@ def evaluate(
 
 
 def make_rollout(
-    backend: PicturedBackend,
-    planner: ProgramPlanner,
-    episodes: Sequence[int],
-    *,
-    devices: Sequence[Any],
-    **options: Any,
+    backend: Backend, planner: ProgramPlanner, episodes: Sequence[int], *, devices: Sequence[Any], **options: Any
 ) -> Any:
     """The loop that suits the backend; see `Rollout` for the options."""
     if not backend.compiled:
@@ -348,7 +319,7 @@ def require_camera(name: str, backend: Backend) -> None:
     require(name in backend.cameras, f"camera {name!r} is not in the scene; choose from: {', '.join(backend.cameras)}")
 
 
-def make_recorders(backend: PicturedBackend, settings: EvaluationSettings, out: Path) -> list[Recorder]:
+def make_recorders(backend: Backend, settings: EvaluationSettings, out: Path) -> list[Recorder]:
     """The captures that `settings` ask for."""
     recorders: list[Recorder] = []
     if settings.save_trajectory:

@@ -9,7 +9,6 @@ from imf_jax.config.recording import DaggerConfig
 from imf_jax.data.lerobot.features import robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import ArgumentError
-from imf_jax.evaluation.evaluate import PicturedBackend
 from imf_jax.recording.base import Strategy
 from imf_jax.recording.correction import CorrectedPlanner, InterventionRules, beta_of_round
 from imf_jax.recording.dagger import DaggerStrategy, OnPiece
@@ -20,6 +19,7 @@ from imf_jax.recording.recording import Recording, Render, recorded_scenes
 from imf_jax.recording.sentry import SentryStrategy
 from imf_jax.recording.session import Session
 from imf_jax.rollout.planner import ProgramPlanner
+from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.rendering.camera import camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 from imf_jax.sim.tasks import get_task
@@ -60,7 +60,7 @@ def open_recording(
     return Recording(writer, session.candidate.task, session.seed, render), known
 
 
-def make_render(backend: PicturedBackend, cameras: tuple[str, ...], size: int) -> Render:
+def make_render(backend: Backend, cameras: tuple[str, ...], size: int) -> Render:
     """What takes the recorded pictures. The loop renders at the same time, so it has a renderer of its own."""
     return WarpRenderer(backend.model, cameras, size, size).render
 
@@ -99,7 +99,7 @@ def event_rules(session: Session) -> EventRules:
     )
 
 
-def camera_test(backend: PicturedBackend, camera: str, size: int) -> Callable[[np.ndarray], bool]:
+def camera_test(backend: Backend, camera: str, size: int) -> Callable[[np.ndarray], bool]:
     """Is a point on the picture of a camera? The function takes (3,) [m].
 
     Raises:

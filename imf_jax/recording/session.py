@@ -9,13 +9,14 @@ from imf_jax.config import require
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
 from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
-from imf_jax.evaluation.evaluate import PicturedBackend, make_rollout, require_camera
+from imf_jax.evaluation.evaluate import make_rollout, require_camera
 from imf_jax.recording.base import Strategy, StrategyRecorder
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.progress import progress_bar
 from imf_jax.seeds import split_seed
+from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
 
@@ -73,7 +74,7 @@ class Session:
             config.renderer == "warp" or bool(self.candidate.planner.cameras),
             f"--renderer {config.renderer} would do nothing: what acts sees no pictures, and recorded ones are Warp's",
         )
-        self.backend: PicturedBackend = make_backend(
+        self.backend: Backend = make_backend(
             name,
             self.candidate.task,
             image_size=self.candidate.image_size,

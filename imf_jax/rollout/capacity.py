@@ -9,16 +9,17 @@ from imf_jax.errors import ArgumentError
 from imf_jax.memory import free_device_memory, free_main_memory
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.recorders.base import Recorder
+from imf_jax.sim.backends.base import Backend
 
 USABLE_SHARE = 0.85
 """Share of the free memory that an estimate may reach: it counts the large arrays, not all of them."""
 
 
-def require_fit(backend: Any, planner: ProgramPlanner, num_envs: int, devices: Sequence[Any] = ()) -> None:
+def require_fit(backend: Backend, planner: ProgramPlanner, num_envs: int, devices: Sequence[Any] = ()) -> None:
     """Refuse more scenes than fit in memory.
 
     Args:
-        backend: see `imf_jax.evaluation.evaluate.PicturedBackend`.
+        backend: the simulator.
         planner: what plans.
         num_envs: scenes simulated at once.
         devices: the devices that share them; none for a backend of the host.
@@ -45,7 +46,7 @@ def require_fit(backend: Any, planner: ProgramPlanner, num_envs: int, devices: S
         )
 
 
-def picture_bytes(backend: Any, planner: ProgramPlanner) -> int:
+def picture_bytes(backend: Backend, planner: ProgramPlanner) -> int:
     """Memory [bytes] of the pictures that a planner remembers of one scene: before, after and while they are joined."""
     size = getattr(backend, "image_size", 0)
     return 3 * planner.obs_horizon * len(planner.cameras) * 3 * size**2

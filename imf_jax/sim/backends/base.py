@@ -7,7 +7,11 @@ rollout code drives C MuJoCo threads on a CPU and the compiled MJX backends on a
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import mujoco
 import numpy as np
+
+from imf_jax.config import RendererName
+from imf_jax.sim.tasks.base import Task
 
 Array = jax.Array | np.ndarray
 
@@ -66,13 +70,19 @@ class Backend(Protocol):
     Attributes:
         name: "native", "mjx" or "warp".
         compiled: it can be part of a compiled program, see `imf_jax.sim.backends.mjx_base`.
+        task: the task of its scenes.
+        model: the compiled scene.
         cameras: names of the cameras of the scene.
+        renderer: what makes the pictures that policies see.
         control_dt: seconds per control step [s].
     """
 
     name: str
     compiled: bool
+    task: Task
+    model: mujoco.MjModel
     cameras: tuple[str, ...]
+    renderer: RendererName
     control_dt: float
 
     def reset(self, keys: Array) -> tuple[SimState, StepOutput]:
@@ -85,4 +95,8 @@ class Backend(Protocol):
 
     def render(self, qpos: Array, cameras: tuple[str, ...]) -> np.ndarray:
         """Pictures, uint8 (B, n_cameras, H, W, 3), of scenes at `qpos` (B, nq); see `StepOutput.qpos`."""
+        ...
+
+    def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
+        """About how much memory [bytes] one more scene needs, with the pictures that a planner sees."""
         ...
