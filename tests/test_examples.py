@@ -1,0 +1,68 @@
+"""The examples run and show what they promise."""
+
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+from imf_jax.sim.experts.transfer import EXPERTS
+from imf_jax.sim.tasks import TASKS
+from imf_jax.sim.tasks.transfer import Transfer
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def example(name: str) -> dict[str, Any]:
+    """What the script of that name defines."""
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def test_no_example_is_left_out() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        assert f"test_{path.stem}" in globals()
+        assert len(path.read_text().splitlines()) < 60, f"{path.name} is no short example any more"
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Forgets tasks and experts that a test registers."""
+    before = dict(TASKS), dict(EXPERTS)
+    yield
+    for registry, content in zip((TASKS, EXPERTS), before, strict=True):
+        registry.clear()
+        registry.update(content)
+
+
+def test_own_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Transfer, "max_steps", 60)
+    summary = example("own_policy")["main"](tmp_path / "own", episodes=3)
+    assert [record.status for record in summary.records] == ["timeout"] * 3
+    assert [record.max_reward for record in summary.records] == [1.0] * 3, "it touches the box and does not lift it"
+
+
+def test_own_task(registries: None, tmp_path: Path) -> None:
+    summary = example("own_task")["main"](tmp_path / "own", episodes=3)
+    assert [record.status for record in summary.records] == ["success"] * 3
+    assert [stage["n_reached"] for stage in summary.metrics["stages"]] == [3, 3]
+
+
+def test_read_results(
+    point_backend: Any, straight_planner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    settings = EvaluationSettings(episodes=6, num_envs=3, save_trajectory=True)
+    folders = [tmp_path / name for name in ("first", "second")]
+    summaries = [
+        evaluate(straight_planner(faults), point_backend, settings, folder, policy=folder.name)
+        for folder, faults in zip(folders, (None, {1: 6.0}), strict=True)
+    ]
+    script = example("read_results")
+    table = script["main"](*folders)
+    assert table["status"].tolist() == [record.status for summary in summaries for record in summary.records]
+    assert set(table["folder"]) == set(map(str, folders))
+    assert "failure" in capsys.readouterr().out, "the faulty policy lost the object once"
+    path = script["path_table"](folders[0] / "episodes/ep_000000/trajectory.npz")
+    assert len(path) == summaries[0].records[0].steps
+    assert path["left_x"].iloc[-1] > path["left_x"].iloc[0]
