@@ -291,10 +291,13 @@ def measure_scaling(
     more than what is left of `max_seconds`, judged by the size before, or had an episode that ended early.
 
     Args:
-        candidate, backend_name, steps, renderer: see `measure_loop`.
+        candidate: the policy that is measured.
+        backend_name: what simulates.
         max_batch: the largest batch.
+        steps: control steps of an episode.
         repeats: waves of each size, fewer where the time is short.
         max_seconds: budget for all sizes [s].
+        renderer: what makes the pictures.
     """
     require_whole_plans(steps, candidate.plan_with(1), backend_name)
     start = time.perf_counter()

@@ -126,7 +126,8 @@ def join(old: Array, new: Array, start: Array | np.int32 | int, blend_steps: int
     """One chunk up to `start` and another one from there on.
 
     Args:
-        old, new: float32 (B, H, 16) actions of the same control steps.
+        old: float32 (B, H, 16) actions.
+        new: float32 (B, H, 16) actions of the same control steps.
         start: index of the first step at which the new chunk counts.
         blend_steps: from there on, so many steps are mixtures in which the share of the new chunk grows evenly:
             positions and openings linearly, quaternions linearly and then normalised.

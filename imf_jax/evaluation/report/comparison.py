@@ -74,7 +74,8 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
     """Exact two-sided McNemar test, Q. McNemar (1947): are discordant episodes split like tosses of a fair coin?
 
     Args:
-        only_first, only_second: numbers of episodes in which just this side succeeded.
+        only_first: number of episodes in which only the first side succeeded.
+        only_second: number of episodes in which only the second side succeeded.
 
     Returns:
         the p value; 1 without any discordant episode.

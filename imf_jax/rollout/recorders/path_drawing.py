@@ -52,8 +52,9 @@ def draw_path(
         image: uint8 (H, W, 3) RGB.
         depth: float32 (H, W) planar depth of the same picture [m], or None to draw everything as visible.
         camera: the view that made the picture.
-        left_path, right_path: (T, 3) executed positions, world frame [m]; rows that are not finite interrupt a
-            path, and either may be empty.
+        left_path: (T, 3) executed positions of the left hand, world frame [m]; rows that are not finite interrupt
+            the path, and it may be empty.
+        right_path: (T, 3) likewise of the right hand.
         thickness: capsule diameter [m].
         height: height of the result [pixels]; its width keeps the aspect (default: H).
         legend: add a legend in the lower left corner.

@@ -83,7 +83,8 @@ class TaskScene:
         control step to the next, so hands that follow them are within two millimetres of the straight line.
 
         Args:
-            last, joints: (B, 14) joint targets of the control step before and of this one [rad].
+            last: (B, 14) joint targets of the control step before [rad].
+            joints: (B, 14) joint targets of this control step [rad].
             openings: (B, 2) gripper openings [m], commanded at once.
             count: servo commands per control step.
 

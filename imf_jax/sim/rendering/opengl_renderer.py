@@ -89,7 +89,8 @@ class OpenGLRenderer:
 
         Args:
             cameras: names of the cameras to render.
-            height, width: picture size [pixels].
+            height: of the pictures [pixels].
+            width: of the pictures [pixels].
             shadows: cast shadows of the lights that do.
             samples: multisampling per pixel along each axis; 1 leaves edges hard.
             platform: "egl" or "osmesa" (default: the first that a probe finds working).

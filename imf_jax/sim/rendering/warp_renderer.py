@@ -61,7 +61,8 @@ class WarpRenderer:
 
         Args:
             cameras: names of the cameras to render.
-            height, width: picture size [pixels].
+            height: of the pictures [pixels].
+            width: of the pictures [pixels].
             num_worlds: scenes per launch (default: 1 on a CPU, 64 on CUDA).
             depth: also measure depth; needed by `render_with_depth`.
             shadows: cast shadows of the lights that do; costs about 40 % more time.
