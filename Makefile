@@ -8,7 +8,7 @@ TEST_WORKERS ?= 2
 DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format parity lerobot-check gpu-check clean
+.PHONY: help install demo test lint format docs parity lerobot-check gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,14 @@ format: install ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs ## the documentation as a site in site/, which needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html; to search in it as well: $(BIN)/python -m http.server -d site"
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
 parity: .venv-parity/.installed ## numerical proof of the weight converters against PyTorch and transformers
 	.venv-parity/bin/python -m pytest tests/parity
 
@@ -71,4 +79,4 @@ gpu-check: ## device tests and benchmark on a CUDA GPU, installs nothing (other 
 	@$(BIN)/python -m imf_jax.benchmark.gpu_check
 
 clean: ## remove the environments and caches of this folder (not your demos and runs)
-	rm -rf .venv .venv-parity .venv-lerobot .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-parity .venv-lerobot .pytest_cache .mypy_cache .ruff_cache build site *.egg-info
