@@ -8,14 +8,14 @@ TEST_WORKERS ?= 2
 DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs parity lerobot-check gpu-check clean
+.PHONY: help install demo test lint format docs parity wheel-check lerobot-check gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed ## make the environment in .venv and install the package
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,9 @@ parity: .venv-parity/.installed ## numerical proof of the weight converters agai
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-parity.txt 'torch==2.13.0'
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-parity.txt -e '.[parity]'
 	@touch $@
+
+wheel-check: install ## build a wheel, install it into an empty environment and use its commands there
+	$(BIN)/python tests/wheel/check.py
 
 lerobot-check: install ## LeRobot itself opens the datasets written here (6 GB, Python 3.12; skipped where it cannot be installed)
 	@$(MAKE) --no-print-directory .venv-lerobot/.installed || { \

@@ -11,7 +11,9 @@ from pathlib import Path
 from imf_jax.config import TrainConfig, from_dict, to_dict
 from imf_jax.errors import ArgumentError, UserError
 
-DIRECTORY = Path(__file__).resolve().parent.parent / "configs"
+_INSTALLED = Path(__file__).resolve().parent / "configs"
+DIRECTORY = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parent.parent / "configs"
+"""In the repository presets lie beside the package, where they are read and written; a wheel holds them in it."""
 
 
 def preset_paths(directory: Path = DIRECTORY) -> dict[str, Path]:

@@ -14,7 +14,6 @@ import pytest
 from point_world import Straight
 
 from imf_jax.checkpoints import CheckpointMeta
-from imf_jax.cli import run_main
 from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
 from imf_jax.models.policy import build_policy
 from imf_jax.rollout.engine import Rollout
@@ -198,9 +197,8 @@ def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_p
 
     def run(name: str, *arguments: object) -> ScriptRun:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        main = runpy.run_path(str(SCRIPTS / name))["main"]
         with pytest.raises(SystemExit) as stopped:
-            run_main(main)
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
         output = capsys.readouterr()
         return ScriptRun(stopped.value.code, output.out, output.err)
 

@@ -1,6 +1,5 @@
 """The shared entry of scripts, and the training command line up to the point where training starts."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import jax
 import pytest
 
 from imf_jax import cli
+from imf_jax.commands.train import parse
 from imf_jax.errors import ArgumentError, UserError
 
 TRAIN = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
@@ -62,18 +62,13 @@ def test_compiled_code_goes_to_the_chosen_folder(tmp_path, monkeypatch):
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-@pytest.fixture(scope="module")
-def parse():
-    return runpy.run_path(str(TRAIN))["parse"]
-
-
-def test_flags_override_the_preset(parse):
+def test_flags_override_the_preset():
     config = parse(["debug", "--max-steps", "7", "--policy.head.n-emb", "64", "--resume"])
     assert (config.max_steps, config.policy.head.n_emb, config.resume) == (7, 64, True)
     assert (config.batch_size, config.policy.head.n_layer) == (8, 2)
 
 
-def test_flags_change_the_encoder_that_the_preset_chose(parse):
+def test_flags_change_the_encoder_that_the_preset_chose():
     encoder = parse(["resnet", "--policy.encoder.crop-size", "200", "--policy.encoder.cameras", "front"]).policy.encoder
     assert (encoder.crop_size, encoder.cameras, encoder.norm) == (200, ("front",), "group")
     encoder = parse(["lewm-256", "--policy.encoder.weights", "here", "--policy.encoder.fusion", "grid"]).policy.encoder
@@ -91,20 +86,20 @@ def test_flags_change_the_encoder_that_the_preset_chose(parse):
         (["resnet", "--policy.encoder.crop-size", "300"], "crop_size 300 must lie in 33..256"),
     ],
 )
-def test_arguments_that_cannot_work(parse, arguments, named):
+def test_arguments_that_cannot_work(arguments, named):
     with pytest.raises(ArgumentError, match=named):
         parse(arguments)
 
 
 @pytest.mark.parametrize("flags", [["--polcy.sampling-steps", "2"], ["--max-steps", "many"]])
-def test_mistyped_flags_exit_with_2(parse, flags, capsys):
+def test_mistyped_flags_exit_with_2(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
         parse(["debug", *flags])
     assert stopped.value.code == 2
     assert flags[0] in capsys.readouterr().err
 
 
-def test_help_explains_every_flag(parse, capsys):
+def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as stopped:
         parse(["--help"])
     assert stopped.value.code == 0

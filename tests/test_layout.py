@@ -25,6 +25,8 @@ ROOMS = (
     "recording",
     "benchmark",
     "presets",
+    "conversion",
+    "commands",
 )
 """From the ground up: a room imports itself and what stands before it."""
 

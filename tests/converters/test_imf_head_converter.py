@@ -14,14 +14,14 @@ import safetensors.numpy
 from checkpoint_files import write_safetensors
 from flax import nnx
 
-from converters import imf_head as converter
-from converters.imf_head import Args, convert
-from converters.lewm import Args as LewmArgs
-from converters.lewm import convert as convert_lewm
-from converters.report import DoesNotFitError
 from imf_jax.checkpoints import load_policy
 from imf_jax.cli import run_main
 from imf_jax.config import HeadConfig
+from imf_jax.conversion import imf_head as converter
+from imf_jax.conversion.imf_head import Args, convert
+from imf_jax.conversion.lewm import Args as LewmArgs
+from imf_jax.conversion.lewm import convert as convert_lewm
+from imf_jax.conversion.report import DoesNotFitError
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders.lewm import load
 from imf_jax.models.encoders.torch_names import torch_state

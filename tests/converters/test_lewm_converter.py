@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from converters import lewm as converter
-from converters.lewm import Args, convert
-from converters.report import DoesNotFitError
 from imf_jax import files
 from imf_jax.cli import run_main as run_main_and_exit
+from imf_jax.conversion import lewm as converter
+from imf_jax.conversion.lewm import Args, convert
+from imf_jax.conversion.report import DoesNotFitError
 from imf_jax.errors import UserError
 from imf_jax.models.encoders import lewm
 

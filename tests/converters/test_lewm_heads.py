@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.lewm import Args, convert
+from imf_jax.conversion.lewm import Args, convert
 from imf_jax.errors import ArgumentError, UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"

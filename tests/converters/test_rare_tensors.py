@@ -20,9 +20,9 @@ from checkpoint_files import (
     zip_container,
 )
 
-from converters.lewm import Args, convert
-from converters.report import DoesNotFitError
-from converters.torch_file import open_checkpoint
+from imf_jax.conversion.lewm import Args, convert
+from imf_jax.conversion.report import DoesNotFitError
+from imf_jax.conversion.torch_file import open_checkpoint
 from imf_jax.errors import UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"

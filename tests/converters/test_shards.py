@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from converters.lewm import Args, convert
-from converters.torch_file import open_checkpoint
+from imf_jax.conversion.lewm import Args, convert
+from imf_jax.conversion.torch_file import open_checkpoint
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders import lewm
 

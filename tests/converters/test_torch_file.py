@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from checkpoint_files import zip_container
 
-from converters.safe_pickle import Placeholder
-from converters.tensors import Storage, StoredTensor
-from converters.torch_file import LEGACY_MAGIC, open_checkpoint
+from imf_jax.conversion.safe_pickle import Placeholder
+from imf_jax.conversion.tensors import Storage, StoredTensor
+from imf_jax.conversion.torch_file import LEGACY_MAGIC, open_checkpoint
 from imf_jax.errors import ArgumentError, UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imf_jax.cli import run_main
 from imf_jax.data.episodes import list_episodes, write_episodes
 from imf_jax.data.lerobot.reader import open_dataset
 
@@ -32,7 +31,7 @@ def data(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_pat
     def run(*arguments: object) -> Run:
         monkeypatch.setattr(sys, "argv", ["data.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            run_main(runpy.run_path(str(SCRIPT))["main"])
+            runpy.run_path(str(SCRIPT), run_name="__main__")
         output = capsys.readouterr()
         return Run(stopped.value.code, output.out, output.err)
 

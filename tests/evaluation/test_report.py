@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imf_jax.cli import run_main
 from imf_jax.errors import UserError
 from imf_jax.evaluation.report import parts as report_parts
 from imf_jax.evaluation.report.charts import (
@@ -365,9 +364,8 @@ def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Ca
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
-        main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "report.py"))["main"]
         with pytest.raises(SystemExit) as stopped:
-            run_main(main)
+            runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "report.py"), run_name="__main__")
         output = capsys.readouterr()
         return stopped.value.code, output.out, output.err
 

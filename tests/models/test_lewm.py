@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
-from converters.lewm import Args, convert
+from imf_jax.conversion.lewm import Args, convert
 from imf_jax.errors import UserError
 from imf_jax.models.encoders import lewm
 from imf_jax.models.encoders.lewm import Frozen, LewmEncoder, load

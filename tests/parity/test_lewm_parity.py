@@ -12,7 +12,7 @@ import torch
 from torch_lewm import KINDS, NAMINGS, Lewm, fuse, preprocess, save
 from transformers import ViTConfig
 
-from converters.lewm import Args, convert
+from imf_jax.conversion.lewm import Args, convert
 from imf_jax.models.encoders.lewm import load
 from imf_jax.models.encoders.preprocess import fuse_views
 from imf_jax.models.encoders.preprocess import preprocess as our_preprocess

@@ -15,8 +15,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch_lewm import Lewm
 from transformers import ViTConfig
 
-from converters.lewm import Args, convert
-from converters.torch_file import open_checkpoint
+from imf_jax.conversion.lewm import Args, convert
+from imf_jax.conversion.torch_file import open_checkpoint
 from imf_jax.models.encoders.lewm import WEIGHTS_FILE
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "lewm" / "new.safetensors"

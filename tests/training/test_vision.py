@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from converters.lewm import Args, convert
 from imf_jax import checkpoints
 from imf_jax.config import LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
+from imf_jax.conversion.lewm import Args, convert
 from imf_jax.data.episodes import episode_path, read_episode, write_episode, write_episodes
 from imf_jax.data.pictures import find_pictures
 from imf_jax.data.statistics import write_statistics

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.config_file import CONFIG_BESIDE, contradictions
-from converters.json_file import read_json
-from converters.report import Report
-from converters.tensors import StoredTensor
 from imf_jax.config import HeadConfig, require
+from imf_jax.conversion.config_file import CONFIG_BESIDE, contradictions
+from imf_jax.conversion.json_file import read_json
+from imf_jax.conversion.report import Report
+from imf_jax.conversion.tensors import StoredTensor
 from imf_jax.errors import ArgumentError, UserError
 
 FROM_CONFIG = ("n_head", "n_kv_head", "pred_horizon", "obs_horizon", "num_action_steps")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.safe_pickle import Placeholder, unpickle
-from converters.safetensors_file import read_safetensors
-from converters.shards import read_index, weights_in
-from converters.tensors import DTYPES, Storage, StoredTensor, listed_tensor
+from imf_jax.conversion.safe_pickle import Placeholder, unpickle
+from imf_jax.conversion.safetensors_file import read_safetensors
+from imf_jax.conversion.shards import read_index, weights_in
+from imf_jax.conversion.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import require_no_lfs_pointer
 

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
-from converters.tensors import DTYPES, Storage, StoredTensor, listed_tensor
+from imf_jax.conversion.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import UserError
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from converters.tensors import StoredTensor
-from converters.torch_file import Checkpoint
+from imf_jax.conversion.tensors import StoredTensor
+from imf_jax.conversion.torch_file import Checkpoint
 from imf_jax.errors import UserError
 from imf_jax.files import atomic_folder, write_bytes
 

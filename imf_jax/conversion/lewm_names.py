@@ -7,10 +7,10 @@ from itertools import product
 
 import numpy as np
 
-from converters.report import Report
-from converters.tensors import FLOATING, StoredTensor
-from converters.torch_file import Checkpoint
-from converters.wrappers import unwrapped_paths
+from imf_jax.conversion.report import Report
+from imf_jax.conversion.tensors import FLOATING, StoredTensor
+from imf_jax.conversion.torch_file import Checkpoint
+from imf_jax.conversion.wrappers import unwrapped_paths
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.lewm import LewmSizes
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from converters.json_file import parse_json
-from converters.tensors import DTYPES, Storage, StoredTensor, listed_tensor
+from imf_jax.conversion.json_file import parse_json
+from imf_jax.conversion.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import UserError
 
 SAFETENSORS_DTYPES = {

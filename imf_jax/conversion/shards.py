@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from converters.json_file import read_json
+from imf_jax.conversion.json_file import read_json
 from imf_jax.errors import ArgumentError, UserError
 
 WEIGHT_FILES = (

@@ -1,1 +1,0 @@
-"""Command lines that turn trained PyTorch weights into files of imf_jax, without PyTorch and without running them."""

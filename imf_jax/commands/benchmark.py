@@ -1,0 +1,263 @@
+"""Measure speed, as ratios of sides that take turns in one process. Example: python scripts/benchmark.py policy"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import rich.table
+import tyro
+from rich.console import Console
+
+from imf_jax.cli import run_main
+from imf_jax.config import IMAGE_SIZE, BackendName, RendererName, require, require_counts
+from imf_jax.files import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from imf_jax.benchmark.tables import Table
+
+SIZES = ("128/4",)
+"""The policy of `make demo`."""
+
+JSON = "rollouts.json"
+"""Figures in the folder of `rollouts --out`."""
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class PolicyBenchmark:
+    """Training step and plan of the IMF-AttnRes head against a plain JAX port (and a peer of yours)."""
+
+    # Sizes of the head, each "width/layers".
+    sizes: tuple[str, ...] = ("128/4", "256/6", "384/12")
+    # Rows of a training step.
+    batch: int = 64
+    # Rows of a plan.
+    plan_batch: int = 1
+    # Training steps per side; ten times as many plans.
+    rounds: int = 11
+    # Python file with a function `build(config, weights, threads)`, see imf_jax/benchmark/policy.py.
+    peer: Path | None = None
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> "list[Table]":
+        import jax
+
+        from imf_jax.benchmark.policy import measure
+        from imf_jax.benchmark.tables import Table
+
+        jax.config.update("jax_enable_compilation_cache", False)  # or compilation would be timed only once
+        require(
+            self.rounds >= 1 and self.batch >= 1 and self.plan_batch >= 1, "rounds and batch sizes must be positive"
+        )
+        rows = []
+        for size in self.sizes:
+            width, layers = parse_size(size)
+            console.print(f"measuring {size} ...", style="dim")
+            timings = measure(
+                width,
+                layers,
+                batch=self.batch,
+                plan_batch=self.plan_batch,
+                rounds=self.rounds,
+                peer=self.peer,
+            )
+            rows += [asdict(timing) for timing in timings]
+        return [Table("IMF-AttnRes head; ratio = time of a side / time of imf_jax in the same round", rows)]
+
+
+@dataclass(frozen=True)
+class LewmBenchmark:
+    """Embeddings per second of the frozen LEWM encoder against PyTorch and transformers (extra `parity`)."""
+
+    # Pictures per call.
+    batch: int = 32
+    # Calls of each side.
+    rounds: int = 10
+    # Also measure PyTorch and transformers.
+    peer: bool = True
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> "list[Table]":
+        from imf_jax.benchmark.lewm import measure
+        from imf_jax.benchmark.tables import Table
+
+        require(min(self.rounds, self.batch) >= 1, "rounds and batch must be positive")
+        speed = measure(batch=self.batch, rounds=self.rounds, peer=self.peer)
+        return [Table("LEWM embeddings per second; ratio above 1: this port is faster", [asdict(speed)])]
+
+
+@dataclass(frozen=True)
+class FeaturesBenchmark:
+    """Training steps from cached features against steps that run the frozen LEWM encoder on their pictures."""
+
+    # Sizes of the head, each "width/layers".
+    sizes: tuple[str, ...] = ("384/12",)
+    # Windows per training step; each has two observations of three cameras.
+    batch: int = 64
+    # Training steps per side.
+    rounds: int = 3
+    # Layout of the three views in the one picture that the encoder sees.
+    fusion: Literal["row", "grid"] = "row"
+    # Height and width of the camera pictures [pixels].
+    image_size: int = IMAGE_SIZE
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> "list[Table]":
+        from imf_jax.benchmark.features import measure
+        from imf_jax.benchmark.tables import Table
+
+        require(min(self.rounds, self.batch, self.image_size) >= 1, "rounds, batch and image size must be positive")
+        rows = []
+        for size in self.sizes:
+            width, layers = parse_size(size)
+            console.print(f"measuring {size} ...", style="dim")
+            speed = measure(
+                width=width,
+                layers=layers,
+                batch=self.batch,
+                rounds=self.rounds,
+                fusion=self.fusion,
+                image_size=self.image_size,
+            )
+            rows.append(asdict(speed))
+        title = "training step with cached features; ratio = time with the encoder in the step / time without"
+        return [Table(title, rows)]
+
+
+@dataclass(frozen=True)
+class RolloutsBenchmark:
+    """Closed loop against the sum of its parts and against one scene at a time; scaling; promised figures of a GPU.
+
+    The policies are untrained, or one is a checkpoint. About 4 minutes on two CPU cores.
+    """
+
+    # What simulates, see scripts/eval.py.
+    backend: BackendName = "auto"
+    # Sizes of the heads of policies without cameras, each "width/layers".
+    sizes: tuple[str, ...] = SIZES
+    # Also measure a policy that sees three cameras through the LEWM encoder (layout grid).
+    cameras: bool = True
+    # Size of its head; by default 384/12 on a GPU and 128/4 on a CPU.
+    camera_size: str | None = None
+    # Measure the policy of this checkpoint or run folder instead of untrained ones.
+    checkpoint: Path | None = None
+    # Scenes at once; by default 64 (with cameras 16) on a CPU and 1024 (with cameras 256) on a GPU.
+    batch: int | None = None
+    # Control steps of an episode; by default 200, and 24 with cameras on a CPU.
+    steps: int | None = None
+    # Rounds in which the sides take turns; also waves per batch size.
+    repeats: int = 3
+    # Largest batch size whose speed is measured.
+    max_batch: int = 4096
+    # Time for all batch sizes together, and for the evaluation of 1,000 episodes on a GPU [s].
+    max_seconds: float = 120.0
+    # What makes the pictures.
+    renderer: RendererName = "warp"
+    # File that receives the figures as JSON, from the first ones on.
+    json: Path | None = None
+    # Folder that receives rollouts.json (from the first figures on), rollouts.md and the plot scaling.svg (needs the
+    # extra `plots`).
+    out: Path | None = None
+
+    def run(self) -> "list[Table]":
+        require_counts(self, "batch", "steps", "repeats", "max_batch")
+        require(self.max_seconds > 0, f"--max-seconds is {self.max_seconds}; it must be positive")
+        require(
+            self.checkpoint is not None or bool(self.sizes) or self.cameras,
+            "nothing is left to measure: name --sizes, or leave out --no-cameras",
+        )
+        require(
+            self.checkpoint is None or (self.sizes == SIZES and self.cameras and not self.camera_size),
+            "--sizes, --camera-size and --no-cameras are about untrained policies; leave them out beside --checkpoint",
+        )
+        require(
+            self.cameras or not self.camera_size,
+            "--camera-size would do nothing beside --no-cameras; leave out one of them",
+        )
+        sizes = [parse_size(size) for size in self.sizes]
+        camera_size = parse_size(self.camera_size) if self.camera_size else None
+        from imf_jax.benchmark import suite
+        from imf_jax.benchmark.tables import json_content, scaling_plot
+        from imf_jax.files import said
+        from imf_jax.plots import require_matplotlib
+        from imf_jax.sim.backends.choice import resolve_backend
+
+        if self.out is not None:
+            require_matplotlib("take --json instead of --out")
+            with said(self.out, "figures"):
+                self.out.mkdir(parents=True, exist_ok=True)
+        backend = resolve_backend(self.backend)
+        if self.checkpoint is not None:
+            candidates = [suite.trained_candidate(self.checkpoint)]
+        else:
+            seeing = (camera_size or suite.usual_camera_size()) if self.cameras else None
+            candidates = suite.untrained_candidates(sizes, seeing)
+
+        def keep(figures: suite.RolloutFigures) -> None:
+            for path in (self.json, self.out and self.out / JSON):
+                if path is not None:
+                    write_json(path, json_content(figures.tables()))
+
+        figures = suite.measure_rollouts(
+            candidates,
+            backend,
+            batch=self.batch,
+            steps=self.steps,
+            repeats=self.repeats,
+            max_batch=self.max_batch,
+            max_seconds=self.max_seconds,
+            renderer=self.renderer,
+            say=lambda line: console.print(line, style="dim", markup=False),
+            on_figures=keep,
+        )
+        if self.out is not None:
+            write_bytes(self.out / "scaling.svg", scaling_plot(figures.scaling))
+        return figures.tables()
+
+
+Benchmark = (
+    Annotated[PolicyBenchmark, tyro.conf.subcommand("policy")]
+    | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
+    | Annotated[FeaturesBenchmark, tyro.conf.subcommand("features")]
+    | Annotated[RolloutsBenchmark, tyro.conf.subcommand("rollouts")]
+)
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Width and layers of a head written as "256/6"."""
+    width, _, layers = size.partition("/")
+    require(width.isdigit() and layers.isdigit(), f"--sizes {size!r} must be width/layers, for example 256/6")
+    return int(width), int(layers)
+
+
+def main() -> None:
+    benchmark: Any = tyro.cli(Benchmark, description=__doc__)
+    if benchmark.json is not None:
+        require(benchmark.json.parent.is_dir(), f"--json {benchmark.json}: make the folder first")
+    tables = benchmark.run()
+    from imf_jax.benchmark.tables import json_content, machine, markdown
+
+    for measured in tables:
+        names, *rows = measured.cells()
+        table = rich.table.Table(*names, title=f"{measured.title}; {machine()}")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    content = json_content(tables)
+    out = getattr(benchmark, "out", None)
+    if out is not None:
+        write_json(out / JSON, content)
+        write_bytes(out / "rollouts.md", markdown(tables).encode())
+        console.print(f"figures and plot in {out}", markup=False)
+    if benchmark.json is not None:
+        write_json(benchmark.json, content)
+        console.print(f"figures in {benchmark.json}", markup=False)
+
+
+def run() -> NoReturn:
+    """Run the command line and exit with its code."""
+    run_main(main)

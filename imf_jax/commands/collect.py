@@ -1,0 +1,39 @@
+"""Collect scripted demonstrations of a task, many scenes at once. Example: python scripts/collect.py --episodes 200"""
+
+from typing import NoReturn
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from imf_jax.cli import run_main
+from imf_jax.config import CollectConfig
+
+
+def main() -> None:
+    config = tyro.cli(CollectConfig, description=__doc__)
+    # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
+    from imf_jax.evaluation.statistics import wilson_interval
+    from imf_jax.recording.collection import collect
+
+    console = Console(highlight=False, soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[line]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(f"demonstrations of {config.task}", total=config.episodes, line="")
+        summary = collect(config, lambda done, line: progress.update(bar, completed=done, line=line))
+    console.print(f"{summary.recorded} demonstrations in {config.out}", markup=False)
+    if summary.attempted:
+        low, high = wilson_interval(summary.succeeded, summary.attempted)
+        console.print(
+            f"the expert succeeded under noise in {summary.succeeded} of {summary.attempted} scenes "
+            f"(95 % interval {100 * low:.1f}-{100 * high:.1f} %); {summary.wall_s:.1f} s, "
+            f"{summary.control_steps / summary.wall_s:,.0f} control steps/s"
+        )
+
+
+def run() -> NoReturn:
+    """Run the command line and exit with its code."""
+    run_main(main)

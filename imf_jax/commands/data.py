@@ -1,0 +1,234 @@
+"""Look into, convert and play demonstrations and recordings. Example: python scripts/data.py inspect demos/transfer"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from imf_jax.cli import run_main
+from imf_jax.config import require
+from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError
+from imf_jax.files import write_bytes, write_json
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show episodes, steps, cameras, success and ranges of a folder, and what is wrong with it."""
+
+    # Folder of demonstrations (episode_*.hdf5), or a LeRobot dataset.
+    data: tyro.conf.Positional[Path]
+    # File that receives all of it as JSON.
+    json: Path | None = None
+
+    def run(self) -> int:
+        from imf_jax.data.inspection import inspect_folder
+
+        found = inspect_folder(self.data)
+        steps = sum(episode.steps for episode in found.episodes)
+        length = f", {steps / found.hz:,.0f} s at {found.hz:g} Hz" if found.hz else ""
+        said = [episode.success for episode in found.episodes if episode.success is not None]
+        console.print(f"{found.kind} in {found.folder}, {found.num_bytes / 2**20:,.1f} MiB", markup=False)
+        console.print(f"{len(found.episodes)} episodes, {steps:,} steps{length}; {sum(said)} of {len(said)} succeeded")
+        shown: dict[tuple[Any, ...], int] = {}
+        for episode in found.sound:
+            pictures = ", ".join(f"{camera} {h}x{w}" for camera, (h, w) in episode.cameras.items())
+            shown[episode.task, pictures or "none"] = shown.get((episode.task, pictures or "none"), 0) + 1
+        for (task, pictures), count in shown.items():
+            console.print(f"{count} episodes of {task}; cameras: {pictures}", markup=False)
+        if found.ranges:
+            console.print(statistics_table(found.ranges))
+        for line in found.notes:
+            console.print(f"note: {line}", markup=False)
+        problems = [*found.problems, *(line for episode in found.episodes for line in episode.problems)]
+        for line in problems:
+            console.print(f"problem: {line}", style="red", markup=False)
+        if not problems:
+            console.print("no problems found")
+        if self.json is not None:
+            write_json(self.json, {**asdict(found), "folder": str(found.folder)})
+        return found.exit_code
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Compute the statistics that policies normalise with, write them into the folder, and show them."""
+
+    # Folder of demonstrations (writes stats.json), or a LeRobot dataset (writes meta/stats.json).
+    data: tyro.conf.Positional[Path]
+
+    def run(self) -> int:
+        from imf_jax.data.inspection import holds_lerobot
+
+        if holds_lerobot(self.data):
+            from imf_jax.data.lerobot.maintenance import rewrite_statistics
+
+            console.print(statistics_table(rewrite_statistics(self.data)))
+            console.print(f"written to {self.data / 'meta' / 'stats.json'}", markup=False)
+        else:
+            from imf_jax.data.statistics import FILE, write_statistics
+
+            statistics = write_statistics(self.data)
+            console.print(statistics_table(statistics.arrays))
+            console.print(
+                f"{statistics.num_episodes} episodes, {statistics.num_steps:,} steps; written to {self.data / FILE}",
+                markup=False,
+            )
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write demonstrations as a LeRobot v3.0 dataset (needs the extra `datasets`)."""
+
+    # Folder of demonstrations.
+    data: tyro.conf.Positional[Path]
+    # Folder of the dataset; must not exist or be empty.
+    out: Path
+    # Cameras whose pictures are exported; all if none is given.
+    cameras: tuple[str, ...] = ()
+
+    def run(self) -> int:
+        from imf_jax.data.lerobot.export import export_demonstrations
+
+        with Progress(console=console) as progress:
+            bar = progress.add_task("episodes", total=None)
+            summary = export_demonstrations(
+                self.data,
+                self.out,
+                cameras=self.cameras or None,
+                on_episode=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+        for line in summary.refused:
+            console.print(f"left out: {line}", style="red", markup=False)
+        console.print(f"{summary.episodes} episodes, {summary.frames:,} frames in {self.out}", markup=False)
+        if summary.refused:
+            return EXIT_SOME_ERRORED if summary.episodes else EXIT_FAILED
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
+class Import:
+    """Bring HDF5 episodes that others recorded, in the layout of ACT, into a folder of demonstrations."""
+
+    # Folder with the files, *.hdf5 or *.h5.
+    source: tyro.conf.Positional[Path]
+    # Folder that receives the demonstrations, stats.json and import.json; must not exist or be empty.
+    out: Path
+    # Task that they demonstrate.
+    task: str = "transfer"
+    # Control steps per second [Hz].
+    control_hz: float = 50.0
+    # Whether episodes succeeded that do not say so themselves.
+    success: bool = True
+    # Cameras whose pictures are imported; all if none is given.
+    cameras: tuple[str, ...] = ()
+    # Height and width of the pictures, after cutting out their middle square [pixels]; kept as they are if not given.
+    image_size: int | None = None
+    # Channel order of JPEG pictures: as OpenCV swaps them in ACT's own recordings, or plain RGB.
+    jpeg_order: Literal["opencv", "rgb"] = "opencv"
+
+    def run(self) -> int:
+        from imf_jax.data.act_import import REPORT, import_episodes
+        from imf_jax.data.act_reader import ImportSettings
+        from imf_jax.sim.tasks import get_task
+
+        get_task(self.task)
+        settings = ImportSettings(
+            self.task, self.control_hz, self.success, self.cameras or None, self.image_size, self.jpeg_order
+        )
+        with Progress(console=console) as progress:
+            bar = progress.add_task("files", total=None)
+            report = import_episodes(
+                self.source,
+                self.out,
+                settings,
+                lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+        table = Table("file", "episode", "steps", "cameras", "notes")
+        for file in report.files:
+            cameras = ", ".join(f"{camera} {h}x{w}" for camera, (h, w) in file.cameras.items())
+            what = "; ".join(file.notes) if file.refused is None else "refused"
+            cells = (file.file, file.episode, file.steps, cameras, what)
+            table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
+        console.print(table)
+        for file in report.files:
+            if file.refused is not None:
+                console.print(f"refused: {file.file}: {file.refused}", style="red", markup=False)
+        console.print(
+            f"{len(report.imported)} of {len(report.files)} imported into {self.out}; report in {self.out / REPORT}",
+            markup=False,
+        )
+        return report.exit_code
+
+
+@dataclass(frozen=True)
+class Play:
+    """Show the pictures of an episode: a contact sheet, or a video."""
+
+    # Folder of demonstrations, or a LeRobot dataset.
+    data: tyro.conf.Positional[Path]
+    # Which episode, counted from 0 in the order of the folder.
+    episode: int = 0
+    # Picture (.png) or video (.mp4) to write; named after the data if not given, in the current folder.
+    out: Path | None = None
+    # Pictures of each camera on the contact sheet.
+    columns: int = 8
+    # Write a video in real time instead of a contact sheet (needs the extra `datasets`).
+    video: bool = False
+
+    def run(self) -> int:
+        from imf_jax.data.playback import contact_sheet, open_episode, write_video
+
+        require(2 <= self.columns <= 50, f"--columns {self.columns} must lie in 2..50")
+        suffix = ".mp4" if self.video else ".png"
+        out = self.out or Path(f"{self.data.resolve().name}_{self.episode}{suffix}")
+        require(out.suffix == suffix, f"--out {out} must end in {suffix}" + ("" if self.video else "; or add --video"))
+        episode = open_episode(self.data, self.episode)
+        try:
+            if self.video:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                write_video(out, episode)
+            else:
+                write_bytes(out, contact_sheet(episode, self.columns))
+        except OSError as error:
+            raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from error
+        console.print(f"{episode.title}: {out}", markup=False)
+        return EXIT_OK
+
+
+Command = (
+    Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Stats, tyro.conf.subcommand("stats")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Play, tyro.conf.subcommand("play")]
+)
+
+
+def main() -> int:
+    command: Inspect | Stats | Export | Import | Play = tyro.cli(Command, description=__doc__)
+    return command.run()
+
+
+def statistics_table(arrays: dict[str, dict[str, Any]]) -> Table:
+    """One row per channel of every array; those of a matrix are counted row by row."""
+    import numpy as np
+
+    table = Table("array", "channel", "min", "max", "mean", "std")
+    for name, values in arrays.items():
+        rows = zip(*(np.ravel(values[key]) for key in ("min", "max", "mean", "std")), strict=True)
+        for channel, row in enumerate(rows):
+            table.add_row(name if channel == 0 else "", str(channel), *(f"{value:.4g}" for value in row))
+    return table
+
+
+def run() -> NoReturn:
+    """Run the command line and exit with its code."""
+    run_main(main)

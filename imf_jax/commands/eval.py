@@ -1,0 +1,193 @@
+"""Evaluate a policy in batched rollouts. Example: python scripts/eval.py --checkpoint runs/transfer --save-images"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from imf_jax.cli import run_main, stop_on_interrupt
+from imf_jax.config import EvalConfig, require, to_dict
+from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
+from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT, require_empty
+from imf_jax.files import read_json, timestamp
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> int:
+    config = tyro.cli(EvalConfig, description=__doc__)
+    if config.jobs is not None:
+        return run_jobs(config)
+    if config.out is not None and not config.resume and not in_cluster(config):
+        require_empty(config.out)
+    with stop_on_interrupt() as should_stop:
+        return evaluate_one(config, config.out, should_stop).exit_code
+
+
+def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[], bool]) -> Any:
+    """Evaluate what the flags say into `out`, or into a folder that is named after it; returns the `Summary`."""
+    reference = read_reference(config.reference)
+    # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
+    from imf_jax.evaluation.cluster import join_cluster
+    from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+    from imf_jax.evaluation.resume import require_resumable
+    from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
+
+    cluster = join_cluster(config.cluster)
+    backend_name = resolve_backend(config.backend)
+    devices = resolve_devices(backend_name, config.devices, config.num_envs)
+    candidate = load_candidate(config)
+    if out is None:
+        require(cluster.count == 1, "several processes need one --out folder that all of them can write")
+        out = Path("evals") / f"{timestamp()}_{candidate.folder}_seed{config.seed}"
+    if config.resume and cluster.count == 1:
+        require_resumable(out)
+    settings = EvaluationSettings(
+        episodes=config.episodes,
+        num_envs=config.num_envs,
+        seed=config.seed,
+        save_trajectory=config.save_trajectory,
+        num_images=config.episodes if config.save_images else 0,
+        camera=config.camera,
+        save_timing=config.save_timing,
+        record_video=config.record_video,
+        video_cameras=config.video_cameras,
+        video_size=config.video_size,
+    )
+    backend = make_backend(
+        backend_name,
+        candidate.task,
+        image_size=candidate.image_size,
+        renderer=config.renderer,
+        interpolation=config.execution.action_interpolation,
+        devices=devices,
+    )
+    say_setup(backend_name, devices, cluster)
+    summary = evaluate(
+        candidate.planner,
+        backend,
+        settings,
+        out,
+        policy=candidate.label,
+        provenance={**candidate.provenance, "config": to_dict(config), "reference": reference},
+        resume=config.resume,
+        show_progress=cluster.index == 0,
+        should_stop=should_stop,
+        on_note=lambda line: console.print(line, style="dim", markup=False),
+        devices=devices if backend.compiled else (),
+        cluster=cluster,
+    )
+    if cluster.index == 0:
+        say_result(summary, reference)
+    return summary
+
+
+def run_jobs(config: EvalConfig) -> int:
+    """Run a file of jobs, which is checked as a whole before the first one starts."""
+    from imf_jax.evaluation import jobs as jobs_module
+
+    assert config.jobs is not None
+    require(not in_cluster(config), "--jobs cannot be shared by several processes; run the jobs one by one")
+    jobs = jobs_module.read_jobs(config.jobs, config)
+    folders = jobs_module.resolve_folders(jobs, config.out)
+    if config.out is not None and not config.resume:
+        require_empty(config.out)
+    with stop_on_interrupt() as should_stop:
+        results, code = jobs_module.run_jobs(
+            jobs,
+            folders,
+            lambda job, folder: evaluate_one(job, folder, should_stop),
+            resume=config.resume,
+            continue_on_error=config.continue_on_error,
+            say=lambda line: console.print(line, style="bold", markup=False),
+        )
+    table = Table("job", "status", "result", "folder")
+    for result in results:
+        table.add_row(*map(escape, (result.name, result.status, result.line, str(result.folder))))
+    for job in jobs[len(results) :]:
+        table.add_row(escape(job.name), "not started", "", "")
+    console.print(table)
+    return code
+
+
+def in_cluster(config: EvalConfig) -> bool:
+    """Is this one of several processes? Then others may have begun to write."""
+    from imf_jax.evaluation.cluster import read_cluster
+
+    return read_cluster(config.cluster) is not None
+
+
+def say_setup(backend: str, devices: Sequence[Any], cluster: Any) -> None:
+    """What simulates, and where."""
+    kind = f"{len(devices)} x {devices[0].device_kind}" if len(devices) > 1 else devices[0].device_kind
+    processes = f", process {cluster.index} of {cluster.count}" if cluster.count > 1 else ""
+    console.print(f"backend {backend} on {kind}{processes}", style="dim", markup=False)
+
+
+def load_candidate(config: EvalConfig) -> Candidate:
+    """What the flags ask to evaluate."""
+    if config.expert:
+        return load_expert(config.task, config.execution)
+    assert config.checkpoint is not None
+    candidate, path = load_checkpoint(
+        config.checkpoint,
+        task=config.task,
+        sampling_steps=config.sampling_steps,
+        plan_batch=config.plan_batch,
+        execution=config.execution,
+    )
+    newest = "" if path.resolve() == config.checkpoint.resolve() else " (newest complete one)"
+    console.print(f"checkpoint {path}{newest}", markup=False)
+    return candidate
+
+
+def read_reference(folder: Path | None) -> dict[str, Any] | None:
+    """Success of another evaluation, to show beside this one."""
+    if folder is None:
+        return None
+    from imf_jax.evaluation.folder import MANIFEST
+
+    metrics = read_json(folder / METRICS)
+    return {
+        "label": read_json(folder / MANIFEST).get("policy", "reference"),
+        **{name: metrics[name] for name in ("n_episodes", "n_success", "n_error", "pc_success", "pc_success_ci95")},
+    }
+
+
+def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
+    """The end of a run at the terminal: success, speed, and where the results are."""
+    from imf_jax.evaluation.statistics import ranking_warning, success_line
+
+    metrics = summary.metrics
+    console.print(summary.headline, style="bold", markup=False)
+    if warning := ranking_warning(metrics["n_episodes"]):
+        console.print(warning, style="yellow", markup=False)
+    if reference:
+        console.print(f"{reference['label']}: {success_line(reference)}", markup=False)
+    if metrics["interrupted"]:
+        console.print(f"interrupted after {metrics['n_episodes']} of {metrics['n_requested']} episodes", style="yellow")
+    if metrics["overflow_steps"]:
+        console.print(
+            f"in {metrics['overflow_steps']} control steps a scene had more contacts or constraints than its buffers "
+            "hold; its physics was not exact there",
+            style="yellow",
+        )
+    for line in metrics["capture_errors"]:
+        console.print(f"could not be written: {line}", style="yellow", markup=False)
+    captures = f"; captures {metrics['capture_s']:.1f} s" if metrics["capture_s"] >= 0.1 else ""
+    console.print(
+        f"{metrics['control_steps']:,} control steps in {metrics['wall_s']:.1f} s = "
+        f"{metrics['control_steps_per_s']:,.0f} per second{captures}; "
+        f"start-up and compilation {metrics['warmup_s']:.1f} s"
+    )
+    pictures = f", {len(summary.images)} pictures under episodes/" if summary.images else ""
+    console.print(f"results in {summary.folder}: {REPORT}, {METRICS}, {RECORDS}{pictures}", markup=False)
+
+
+def run() -> NoReturn:
+    """Run the command line and exit with its code."""
+    run_main(main)

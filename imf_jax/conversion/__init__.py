@@ -1,0 +1,1 @@
+"""Conversion of PyTorch checkpoints; nothing in them is executed."""

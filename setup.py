@@ -1,0 +1,8 @@
+"""Packages of the wheel, the presets of `configs/` among them; all else is in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["imf_jax", "imf_jax.*"]), "imf_jax.configs"],
+    package_dir={"imf_jax.configs": "configs"},
+)
