@@ -1,3 +1,3 @@
 """Imitation learning in JAX: one-step generative policies in batched MuJoCo scenes."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
