@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
-from imf_jax.rollout.planner import Observations
-from imf_jax.sim.backends.base import StepOutput
+from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.scene import GRASP_Z, MAX_OPENING
 
@@ -31,24 +32,24 @@ def reach(state: np.ndarray, env_state: np.ndarray) -> np.ndarray:
     return np.concatenate([left, position, env_state[:, 3:], np.zeros_like(position[:, :1])], axis=1)
 
 
-class FunctionPlanner:
-    """Drives the closed loop with a function (state, env_state) -> action, called once per control step."""
+@dataclass(frozen=True)
+class FunctionProgram(PlanProgram):
+    """Plans one control step at a time with a function (state, env_state) -> action on numpy arrays."""
 
-    obs_horizon, num_action_steps, rows = 1, 1, 1
+    act: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    obs_horizon: int = 1
+    num_action_steps: int = 1
     cameras: tuple[str, ...] = ()
 
-    def __init__(self, act: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-        self.act = act
-
-    def plan(
-        self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
-    ) -> np.ndarray:
-        return self.act(observations["state"][:, -1], observations["env_state"][:, -1])[:, None]
+    def plan(self, weights, memory, observations, output, seed, episodes, replans):  # type: ignore[no-untyped-def]
+        seen = observations["state"][:, -1], observations["env_state"][:, -1]
+        return jax.pure_callback(self.act, jax.ShapeDtypeStruct((len(seen[0]), 16), np.float32), *seen)[:, None], memory
 
 
 def main(out: Path, episodes: int = 10) -> Summary:
     settings = EvaluationSettings(episodes=episodes, num_envs=episodes)
-    summary = evaluate(FunctionPlanner(reach), NativeBackend("transfer"), settings, out, policy="reach")
+    planner = ProgramPlanner(FunctionProgram(reach), weights=(), rows=episodes)
+    summary = evaluate(planner, NativeBackend("transfer"), settings, out, policy="reach")
     reached = {stage["name"]: f"{stage['n_reached']}/{episodes}" for stage in summary.metrics["stages"]}
     print(f"{summary.headline}\nstages reached: {reached}\nreport: {summary.folder / 'report.html'}")
     return summary
