@@ -27,7 +27,9 @@ def test_named_things_exist(page: Path) -> None:
 
 def test_named_flags_exist() -> None:
     known = set(
-        re.findall(r"\w+", "".join(path.read_text() for path in SOURCES if path.parts[-2] in ("config", "scripts")))
+        re.findall(
+            r"\w+", "".join(path.read_text() for path in SOURCES if path.parts[-2] in ("config", "scripts", "commands"))
+        )
     )
     for page in PAGES:
         for flag in re.findall(r"(?<![\w-])--([a-z][a-z.-]+)", page.read_text()):

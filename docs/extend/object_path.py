@@ -10,20 +10,17 @@ from imf_jax.evaluation.evaluate import make_rollout
 from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.expert_planner import ExpertPlanner
-from imf_jax.rollout.recorders.base import EpisodeBuffer, ResetBatch, StepBatch, episode_folder
+from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, StepBatch, episode_folder
 from imf_jax.sim.backends.native import NativeBackend
 
 
-class ObjectPathRecorder:
+class ObjectPathRecorder(Recorder):
     """Writes `objects.npz`: `env_state` float32 (T, E), poses of the objects after each of T control steps."""
 
     name = "object path"
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._buffer = folder, EpisodeBuffer()
-
-    def setup(self, qpos: np.ndarray) -> None:
-        """Nothing to compile."""
 
     def bytes_per_episode(self, max_steps: int) -> int:
         return 2 * 4 * 7 * max_steps  # the arrays and the archive made of them
@@ -38,16 +35,13 @@ class ObjectPathRecorder:
 
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
         content = io.BytesIO()
-        np.savez_compressed(content, **self._buffer.pop(record.episode))
+        np.savez_compressed(content, allow_pickle=False, **self._buffer.pop(record.episode))
         path = f"{episode_folder(record.episode)}/objects.npz"
         write_bytes(self._folder / path, content.getvalue())
         return {"objects": path}
 
     def discard(self, episode: int) -> None:
         self._buffer.pop(episode)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def main(folder: Path) -> list[EpisodeRecord]:
