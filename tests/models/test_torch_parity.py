@@ -14,9 +14,10 @@ import pytest
 from flax import nnx
 
 from imf_jax.config import HeadConfig, ObjectiveConfig
-from imf_jax.models import attnres, imf
 from imf_jax.models.encoders.torch_names import load_torch_state, torch_slots, torch_state
+from imf_jax.models.networks import attnres
 from imf_jax.models.networks.attnres import AttnResHead
+from imf_jax.models.objectives import imf
 
 pytestmark = pytest.mark.optimized
 

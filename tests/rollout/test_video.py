@@ -56,6 +56,9 @@ class Blind:
         actions[episodes == self.episode] = np.nan
         return actions
 
+    def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
 
 @pytest.fixture
 def film(

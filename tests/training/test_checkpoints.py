@@ -16,6 +16,7 @@ from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta, checkpoint_path, complete_checkpoints, load_policy, newest_checkpoint
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.policy import build_policy
+from imf_jax.training import saved_state
 from imf_jax.training.saved_state import best_checkpoint, prune, restore_state, save_checkpoint
 from imf_jax.training.state import initial_state, trained_policy
 
@@ -106,7 +107,7 @@ def test_a_failed_write_leaves_nothing(state, config, tmp_path, monkeypatch):
     def full_disk(path, values):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "write_json", full_disk)
+    monkeypatch.setattr(saved_state, "write_json", full_disk)
     with pytest.raises(UserError, match="No space left"):
         save(tmp_path, state, config)
     assert list((tmp_path / "checkpoints").iterdir()) == []

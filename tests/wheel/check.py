@@ -1,6 +1,6 @@
 """Build a wheel, install it into an empty environment and use its commands there, far from the repository.
 
-    python tests/wheel/check.py        # what `make wheel-check` runs; needs the package `build`, and packages from PyPI
+python tests/wheel/check.py        # what `make wheel-check` runs; needs the package `build`, and packages from PyPI
 """
 
 import os
