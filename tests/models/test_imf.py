@@ -149,8 +149,29 @@ def test_padded_steps_carry_no_loss(kind: str, representation: str) -> None:
 
 
 def test_all_padding_is_not_a_division_by_zero() -> None:
-    loss = imf.regression_loss(jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool), ObjectiveConfig())
-    assert float(loss) == 0.0
+    for mean in (imf.regression_loss, imf.mean_squared_error):
+        assert float(mean(jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool), ObjectiveConfig())) == 0.0
+
+
+@pytest.mark.parametrize(("representation", "given"), [("time", 0), ("time", 2), ("dct", 0)])
+def test_the_logged_error_is_that_of_the_steps_with_loss(representation: str, given: int) -> None:
+    """A velocity of zero is wrong by x - e; what is padded or given in x does not count, however large it is."""
+    config = ObjectiveConfig(loss="mse", action_representation=representation)
+    x = jax.random.normal(jax.random.key(0), (BATCH, HORIZON, DIM))
+    is_pad = jnp.zeros((BATCH, HORIZON), bool).at[:, 4:].set(True)
+    is_prefix = imf.prefix_mask(jnp.full(BATCH, given), HORIZON) if given else None
+    key = jax.random.key(1)
+    masked = is_pad if is_prefix is None else is_pad | is_prefix
+
+    def logged(x: jax.Array) -> tuple[float, float]:
+        chunk = imf.dct(x) if representation == "dct" else x
+        loss, info = imf.imf_loss(lambda z, *others: jnp.zeros_like(z), key, chunk, is_pad, None, config, is_prefix)
+        return float(loss), float(info["mse"])
+
+    loss, mse = logged(x)
+    assert logged(jnp.where(masked[..., None], 100.0, x))[1] == pytest.approx(mse, rel=1e-3)
+    if representation == "time":
+        assert mse == pytest.approx(loss, rel=1e-6)
 
 
 def test_dct_is_orthonormal_and_agrees_with_scipy() -> None:

@@ -185,6 +185,22 @@ def regression_loss(error: Array, is_pad: Array, config: ObjectiveConfig) -> Arr
     return jnp.sum(loss) / jnp.maximum(jnp.sum(valid) * error.shape[2], 1)
 
 
+def mean_squared_error(error: Array, is_pad: Array, config: ObjectiveConfig) -> Array:
+    """Mean square of `error` over the action steps that are not padding, unweighted; 0 if all are padding.
+
+    Arguments as of `regression_loss`. The DCT is orthonormal, so the mean over time is that over the coefficients.
+
+    Returns:
+        float32 scalar.
+    """
+    # A diagnostic must not change how the loss is compiled, and with it the rounding of the weights.
+    error = jax.lax.optimization_barrier(error)
+    if config.action_representation == "dct":
+        error = inverse_dct(error)
+    of_step = jnp.mean(jnp.square(error), axis=-1)
+    return jnp.sum(jnp.where(is_pad, 0, of_step)) / jnp.maximum(jnp.sum(~is_pad), 1)
+
+
 def imf_loss(
     velocity: Velocity,
     key: Array,
@@ -206,7 +222,8 @@ def imf_loss(
         is_prefix: bool (B, H), steps that are given: clean in z_t, and without loss.
 
     Returns:
-        The loss and its diagnostics, float32 scalars: `mse` of V, `dudt_rms` (0 if all rows have r = t).
+        The loss and its diagnostics, float32 scalars: `mse` of V over the steps that carry loss, `dudt_rms` (0 if all
+        rows have r = t).
     """
     time_key, noise_key = jax.random.split(key)
     r, t = sample_times(time_key, x.shape[0], config)
@@ -220,7 +237,7 @@ def imf_loss(
     compound, derivative = batch_compound_velocity(velocity, z, r, t, condition, equal_rows(x.shape[0], config))
     error = compound - target
     info = {
-        "mse": jnp.mean(jnp.square(error)),
+        "mse": mean_squared_error(error, is_pad, config),
         "dudt_rms": jnp.sqrt(jnp.sum(jnp.square(derivative)) / max(derivative.size, 1)),
     }
     return regression_loss(error, is_pad, config), info
