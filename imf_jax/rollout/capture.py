@@ -151,10 +151,10 @@ class CaptureQueue:
             self._thread.join(limit)
         finally:  # also if the wait was interrupted
             if self._thread.is_alive():
-                self._leave_alone(f"captures did not stop within {limit:.0f} s and were given up")
+                self._abandon_recorders(f"captures did not stop within {limit:.0f} s and were given up")
 
-    def _leave_alone(self, reason: str) -> None:
-        """The thread hangs."""
+    def _abandon_recorders(self, reason: str) -> None:
+        """Tell the recorders, once, that the thread hangs."""
         if not self._hanging:
             self._hanging = True
             self.errors.append(reason)
@@ -203,7 +203,7 @@ class CaptureQueue:
         """The recorders hang: write the records that wait for them, without artifacts."""
         self._given_up = True
         reason = f"captures made no progress for {self._patience:.0f} s and were given up"
-        self._leave_alone(reason)
+        self._abandon_recorders(reason)
         self._drop_jobs()
         ended, self._ended = list(self._ended.values()), {}
         for record in ended:
@@ -231,7 +231,9 @@ class CaptureQueue:
                 self._failure = error
                 self._condition.notify_all()
                 self._condition.wait_for(lambda: self._closing)
-        for recorder in self._recorders:
+        for number, recorder in enumerate(self._recorders):
+            for _, episode in sorted(key for key in self._lost if key[0] == number):
+                self._discard(number, episode)
             for episode in sorted(self._missed):
                 self._attempt(recorder, f"episode {episode}", partial(recorder.discard, episode))
             self._attempt(recorder, "the end", recorder.close)
@@ -267,16 +269,20 @@ class CaptureQueue:
             if self._given_up:
                 self._miss([record.episode])
                 return
-            reason = self._lost.pop((number, record.episode), None)
-            if reason is not None:
-                self.errors.append(f"{what}, {recorder.name}: {reason}")
-                self._attempt(recorder, what, partial(recorder.discard, record.episode))
+            if (number, record.episode) in self._lost:
+                self._discard(number, record.episode)
             else:
                 artifacts |= self._attempt(recorder, what, partial(recorder.finish, record)) or {}
         with self._condition:  # or a queue that is being given up would write the record a second time
             if self._ended.pop(record.episode, None) is None:
                 return
             self._on_record(replace(record, artifacts=artifacts))
+
+    def _discard(self, number: int, episode: int) -> None:
+        """Let a recorder discard an episode of which it lost something, and say why."""
+        recorder, what = self._recorders[number], f"episode {episode}"
+        self.errors.append(f"{what}, {recorder.name}: {self._lost.pop((number, episode))}")
+        self._attempt(recorder, what, partial(recorder.discard, episode))
 
     def _attempt(self, recorder: Recorder, what: str, work: Callable[[], Any]) -> Any:
         """Let a recorder work; a capture that fails costs the artifact, never the episode."""

@@ -239,8 +239,9 @@ def test_a_recorder_that_fails_is_closed_like_any_other(abandoned: bool) -> None
     queue.steps(steps(1))
     queue.drain()
     queue.abandon() if abandoned else queue.close()
-    assert (failing.events, sound.events) == ([("close",)], [("steps", 1), ("close",)])
-    assert queue.errors == ["the end, slow: it cannot even be closed"]
+    assert failing.events == [("discard", 1), ("close",)], "nothing of an episode with a gap is kept"
+    assert sound.events == [("steps", 1), ("close",)]
+    assert queue.errors == ["episode 1, slow: no space left on device", "the end, slow: it cannot even be closed"]
     assert not failing.given_up
 
 
