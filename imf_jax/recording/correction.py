@@ -15,7 +15,7 @@ import numpy as np
 
 from imf_jax.config import ACTION_DIM
 from imf_jax.recording.base import INTERVENTION
-from imf_jax.rollout.delay import hold
+from imf_jax.rollout.delay import Timeline, hold
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
@@ -163,8 +163,11 @@ class CorrectedProgram(PlanProgram):
         due = memory.cursor >= self.policy.num_action_steps
 
         def replan(memory: Supervision) -> Supervision:
-            plans = memory.plans.astype(replans.dtype)
-            chunk, after = self.policy.plan(weights, memory.policy, observations, output, seed, episodes, plans)
+            plans, before = memory.plans.astype(replans.dtype), memory.policy
+            if isinstance(before, Timeline):
+                correcting, paused = memory.mode == Mode.CORRECTING, memory.mode == Mode.PAUSED
+                before = before.interrupted(correcting, paused, memory.command)
+            chunk, after = self.policy.plan(weights, before, observations, output, seed, episodes, plans)
             planned = memory._replace(
                 policy=after, chunk=chunk, cursor=jnp.zeros_like(memory.cursor), plans=memory.plans + 1
             )

@@ -12,7 +12,7 @@ takes over: then the hands stay at its last action ("hold"), or go on by its las
 With a prefix the plan is told the d actions that are executed meanwhile, and the new chunk continues them, as in
 training-time real-time chunking (Black et al., "Training-Time Action Conditioning for Efficient Real-Time Chunking",
 2025); the policy must be trained for it, see `imf_jax.models.objectives.imf.given_prefix`. The first plan of an episode
-is given none.
+is given none, and neither is one that is made while, or right after, somebody else acts.
 """
 
 from dataclasses import dataclass, replace
@@ -44,12 +44,34 @@ class DelayedWeights(NamedTuple):
     delay_steps: Array | np.int32
 
 
+class Timeline(NamedTuple):
+    """What is to be executed in B scenes as far as it is known.
+
+    Attributes:
+        actions: float32 (B, H, 16), aligned with the next chunk: index obs_horizon - 1 is the next control step, those
+            before it are past.
+        executed: bool (B,) the last plan was executed until now; False before the first plan.
+    """
+
+    actions: Array
+    executed: Array
+
+    def interrupted(self, by_other: Array, at_rest: Array, command: Array) -> "Timeline":
+        """The timeline at a plan, where it was not followed.
+
+        Args:
+            by_other: bool (B,) somebody else acts; what is planned goes on, but it is not what is executed.
+            at_rest: bool (B,) nobody has acted in the last step: begin anew and hold the last command until a new plan
+                takes over. The measured pose would not do: it does not press on what a gripper holds.
+            command: float32 (B, 16) the last command.
+        """
+        actions = jnp.where(at_rest[:, None, None], command[:, None], self.actions)
+        return Timeline(actions, self.executed & ~by_other & ~at_rest)
+
+
 @dataclass(frozen=True)
 class DelayedProgram(PlanProgram):
-    """A policy whose plans come late, as a `PlanProgram`; see the module.
-
-    Its memory, float32 (B, H, 16), is what is to be executed as far as it is known, aligned with the next chunk: index
-    obs_horizon - 1 is the next control step, those before it are past.
+    """A policy whose plans come late, as a `PlanProgram`; see the module. Its memory is a `Timeline`.
 
     Attributes:
         policy: plans the chunks.
@@ -80,33 +102,35 @@ class DelayedProgram(PlanProgram):
         """See `PlanProgram`."""
         return self.policy.cameras
 
-    def start(self, output: StepOutput) -> Array:
+    def start(self, output: StepOutput) -> Timeline:
         """See `PlanProgram`: nothing is planned yet, the hands stay where they are."""
-        return jnp.repeat(hold(output)[:, None], self.policy.head.pred_horizon, axis=1)
+        actions = jnp.repeat(hold(output)[:, None], self.policy.head.pred_horizon, axis=1)
+        return Timeline(actions, jnp.zeros(len(actions), bool))
 
     def plan(
         self,
         weights: DelayedWeights,
-        memory: Array,
+        memory: Timeline,
         observations: dict[str, Array],
         output: StepOutput,
         seed: Array,
         episodes: Array,
         replans: Array,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Timeline]:
         """See `PlanProgram`."""
         now = self.obs_horizon - 1
         start = now + weights.delay_steps
         prefix = None
         if self.prefix:
-            known = jnp.where(replans > 0, start, 0)
-            prefix = Prefix(memory, prefix_mask(known, self.policy.head.pred_horizon))
+            known = jnp.where(memory.executed, start, 0)
+            prefix = Prefix(memory.actions, prefix_mask(known, self.policy.head.pred_horizon))
         chunk = self.policy.chunk(weights.policy, observations, seed, episodes, replans, prefix)
-        timeline = join(memory, chunk, start, self.blend_steps)
+        timeline = join(memory.actions, chunk, start, self.blend_steps)
         actions = timeline[:, now : now + self.replan_every]
         # A plan that cannot be used ends its episode now, not when its turn would come.
         usable = jnp.isfinite(chunk[:, now:]).all(axis=(1, 2), keepdims=True)
-        return jnp.where(usable, actions, jnp.nan), advance(timeline, self.replan_every, self.extrapolate)
+        after = advance(timeline, self.replan_every, self.extrapolate)
+        return jnp.where(usable, actions, jnp.nan), Timeline(after, jnp.ones(len(after), bool))
 
     def bytes_per_scene(self) -> int:
         """See `PlanProgram`."""
