@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from rich.console import Console
-
 from imf_jax.cache import cache_dir
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
+from imf_jax.terminal import make_console
 
 SMALLEST_CACHED_COMPILATION = 0.3
 """Compilations shorter than this [s] are not worth a file."""
@@ -46,7 +45,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
 def print_error(message: str) -> None:
     """One line on stderr, red on a terminal."""
     line = " ".join(f"error: {message}".split())
-    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    make_console(stderr=True).print(line, style="red")
 
 
 def keep_compiled_code() -> None:

@@ -7,6 +7,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "imf_jax"
 
 ROOMS = (
     "errors",
+    "terminal",
     "config",
     "cache",
     "files",

@@ -4,13 +4,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
-import rich.table
 import tyro
-from rich.console import Console
 
 from imf_jax.cli import run_main
 from imf_jax.config import IMAGE_SIZE, BackendName, RendererName, require, require_counts
 from imf_jax.files import write_bytes, write_json
+from imf_jax.terminal import make_console, make_table
 
 if TYPE_CHECKING:
     from imf_jax.benchmark.tables import Table
@@ -21,7 +20,7 @@ SIZES = ("128/4",)
 JSON = "rollouts.json"
 """Figures in the folder of `rollouts --out`."""
 
-console = Console(highlight=False, soft_wrap=True)
+console = make_console()
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ class RolloutsBenchmark:
             max_batch=self.max_batch,
             max_seconds=self.max_seconds,
             renderer=self.renderer,
-            say=lambda line: console.print(line, style="dim", markup=False),
+            say=lambda line: console.print(line, style="dim"),
             on_figures=keep,
         )
         if self.out is not None:
@@ -243,19 +242,17 @@ def main() -> None:
 
     for measured in tables:
         names, *rows = measured.cells()
-        table = rich.table.Table(*names, title=f"{measured.title}; {machine()}")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        console.print(f"{measured.title}; {machine()}")
+        console.print(make_table(names, rows))
     content = json_content(tables)
     out = getattr(benchmark, "out", None)
     if out is not None:
         write_json(out / JSON, content)
         write_bytes(out / "rollouts.md", markdown(tables).encode())
-        console.print(f"figures and plot in {out}", markup=False)
+        console.print(f"figures and plot in {out}")
     if benchmark.json is not None:
         write_json(benchmark.json, content)
-        console.print(f"figures in {benchmark.json}", markup=False)
+        console.print(f"figures in {benchmark.json}")
 
 
 def run() -> NoReturn:

@@ -3,11 +3,11 @@
 from typing import NoReturn
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from imf_jax.cli import run_main
 from imf_jax.config import CollectConfig
+from imf_jax.terminal import make_console
 
 
 def main() -> None:
@@ -16,15 +16,15 @@ def main() -> None:
     from imf_jax.evaluation.statistics import wilson_interval
     from imf_jax.recording.collection import collect
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[line]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[line]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(f"demonstrations of {config.task}", total=config.episodes, line="")
         summary = collect(config, lambda done, line: progress.update(bar, completed=done, line=line))
-    console.print(f"{summary.recorded} demonstrations in {config.out}", markup=False)
+    console.print(f"{summary.recorded} demonstrations in {config.out}")
     if summary.attempted:
         low, high = wilson_interval(summary.succeeded, summary.attempted)
         console.print(

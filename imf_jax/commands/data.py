@@ -1,12 +1,11 @@
 """Look into, convert and play demonstrations and recordings. Example: python scripts/data.py inspect demos/transfer"""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -14,8 +13,9 @@ from imf_jax.cli import run_main
 from imf_jax.config import require
 from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError
 from imf_jax.files import write_bytes, write_json
+from imf_jax.terminal import make_console, make_table
 
-console = Console(highlight=False, soft_wrap=True)
+console = make_console()
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Inspect:
         steps = sum(episode.steps for episode in found.episodes)
         length = f", {steps / found.hz:,.0f} s at {found.hz:g} Hz" if found.hz else ""
         said = [episode.success for episode in found.episodes if episode.success is not None]
-        console.print(f"{found.kind} in {found.folder}, {found.num_bytes / 2**20:,.1f} MiB", markup=False)
+        console.print(f"{found.kind} in {found.folder}, {found.num_bytes / 2**20:,.1f} MiB")
         console.print(f"{len(found.episodes)} episodes, {steps:,} steps{length}; {sum(said)} of {len(said)} succeeded")
         shown: dict[tuple[Any, ...], int] = {}
         for episode in found.sound:
             pictures = ", ".join(f"{camera} {h}x{w}" for camera, (h, w) in episode.cameras.items())
             shown[episode.task, pictures or "none"] = shown.get((episode.task, pictures or "none"), 0) + 1
         for (task, pictures), count in shown.items():
-            console.print(f"{count} episodes of {task}; cameras: {pictures}", markup=False)
+            console.print(f"{count} episodes of {task}; cameras: {pictures}")
         if found.ranges:
             console.print(statistics_table(found.ranges))
         for line in found.notes:
-            console.print(f"note: {line}", markup=False)
+            console.print(f"note: {line}")
         problems = [*found.problems, *(line for episode in found.episodes for line in episode.problems)]
         for line in problems:
-            console.print(f"problem: {line}", style="red", markup=False)
+            console.print(f"problem: {line}", style="red")
         if not problems:
             console.print("no problems found")
         if self.json is not None:
@@ -70,7 +70,7 @@ class Stats:
             from imf_jax.data.lerobot.maintenance import rewrite_statistics
 
             console.print(statistics_table(rewrite_statistics(self.data)))
-            console.print(f"written to {self.data / 'meta' / 'stats.json'}", markup=False)
+            console.print(f"written to {self.data / 'meta' / 'stats.json'}")
         else:
             from imf_jax.data.statistics import FILE, write_statistics
 
@@ -78,7 +78,6 @@ class Stats:
             console.print(statistics_table(statistics.arrays))
             console.print(
                 f"{statistics.num_episodes} episodes, {statistics.num_steps:,} steps; written to {self.data / FILE}",
-                markup=False,
             )
         return EXIT_OK
 
@@ -106,8 +105,8 @@ class Export:
                 on_episode=lambda done, total: progress.update(bar, completed=done, total=total),
             )
         for line in summary.refused:
-            console.print(f"left out: {line}", style="red", markup=False)
-        console.print(f"{summary.episodes} episodes, {summary.frames:,} frames in {self.out}", markup=False)
+            console.print(f"left out: {line}", style="red")
+        console.print(f"{summary.episodes} episodes, {summary.frames:,} frames in {self.out}")
         if summary.refused:
             return EXIT_SOME_ERRORED if summary.episodes else EXIT_FAILED
         return EXIT_OK
@@ -151,19 +150,17 @@ class Import:
                 settings,
                 lambda done, total: progress.update(bar, completed=done, total=total),
             )
-        table = Table("file", "episode", "steps", "cameras", "notes")
+        rows = []
         for file in report.files:
             cameras = ", ".join(f"{camera} {h}x{w}" for camera, (h, w) in file.cameras.items())
             what = "; ".join(file.notes) if file.refused is None else "refused"
-            cells = (file.file, file.episode, file.steps, cameras, what)
-            table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
-        console.print(table)
+            rows.append((file.file, file.episode, file.steps, cameras, what))
+        console.print(make_table(("file", "episode", "steps", "cameras", "notes"), rows))
         for file in report.files:
             if file.refused is not None:
-                console.print(f"refused: {file.file}: {file.refused}", style="red", markup=False)
+                console.print(f"refused: {file.file}: {file.refused}", style="red")
         console.print(
             f"{len(report.imported)} of {len(report.files)} imported into {self.out}; report in {self.out / REPORT}",
-            markup=False,
         )
         return report.exit_code
 
@@ -199,7 +196,7 @@ class Play:
                 write_bytes(out, contact_sheet(episode, self.columns))
         except OSError as error:
             raise UserError(f"cannot write {out} ({error.strerror}); choose another --out") from error
-        console.print(f"{episode.title}: {out}", markup=False)
+        console.print(f"{episode.title}: {out}")
         return EXIT_OK
 
 
@@ -221,12 +218,12 @@ def statistics_table(arrays: dict[str, dict[str, Any]]) -> Table:
     """One row per channel of every array; those of a matrix are counted row by row."""
     import numpy as np
 
-    table = Table("array", "channel", "min", "max", "mean", "std")
+    figures = ("min", "max", "mean", "std")
+    rows: list[Sequence[object]] = []
     for name, values in arrays.items():
-        rows = zip(*(np.ravel(values[key]) for key in ("min", "max", "mean", "std")), strict=True)
-        for channel, row in enumerate(rows):
-            table.add_row(name if channel == 0 else "", str(channel), *(f"{value:.4g}" for value in row))
-    return table
+        for channel, row in enumerate(zip(*(np.ravel(values[key]) for key in figures), strict=True)):
+            rows.append((None if channel else name, channel, *(f"{value:.4g}" for value in row)))
+    return make_table(("array", "channel", *figures), rows)
 
 
 def run() -> NoReturn:

@@ -5,17 +5,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import EvalConfig, require, to_dict
 from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
 from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT, require_empty
 from imf_jax.files import read_json, timestamp
+from imf_jax.terminal import make_console, make_table
 
-console = Console(highlight=False, soft_wrap=True)
+console = make_console()
 
 
 def main() -> int:
@@ -77,7 +75,7 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
         resume=config.resume,
         show_progress=cluster.index == 0,
         should_stop=should_stop,
-        on_note=lambda line: console.print(line, style="dim", markup=False),
+        on_note=lambda line: console.print(line, style="dim"),
         devices=devices if backend.compiled else (),
         cluster=cluster,
     )
@@ -103,14 +101,11 @@ def run_jobs(config: EvalConfig) -> int:
             lambda job, folder: evaluate_one(job, folder, should_stop),
             resume=config.resume,
             continue_on_error=config.continue_on_error,
-            say=lambda line: console.print(line, style="bold", markup=False),
+            say=lambda line: console.print(line, style="bold"),
         )
-    table = Table("job", "status", "result", "folder")
-    for result in results:
-        table.add_row(*map(escape, (result.name, result.status, result.line, str(result.folder))))
-    for job in jobs[len(results) :]:
-        table.add_row(escape(job.name), "not started", "", "")
-    console.print(table)
+    rows: list[Sequence[object]] = [(result.name, result.status, result.line, result.folder) for result in results]
+    rows += [(job.name, "not started", None, None) for job in jobs[len(results) :]]
+    console.print(make_table(("job", "status", "result", "folder"), rows))
     return code
 
 
@@ -125,7 +120,7 @@ def say_setup(backend: str, devices: Sequence[Any], cluster: Any) -> None:
     """What simulates, and where."""
     kind = f"{len(devices)} x {devices[0].device_kind}" if len(devices) > 1 else devices[0].device_kind
     processes = f", process {cluster.index} of {cluster.count}" if cluster.count > 1 else ""
-    console.print(f"backend {backend} on {kind}{processes}", style="dim", markup=False)
+    console.print(f"backend {backend} on {kind}{processes}", style="dim")
 
 
 def load_candidate(config: EvalConfig) -> Candidate:
@@ -141,7 +136,7 @@ def load_candidate(config: EvalConfig) -> Candidate:
         execution=config.execution,
     )
     newest = "" if path.resolve() == config.checkpoint.resolve() else " (newest complete one)"
-    console.print(f"checkpoint {path}{newest}", markup=False)
+    console.print(f"checkpoint {path}{newest}")
     return candidate
 
 
@@ -163,11 +158,11 @@ def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
     from imf_jax.evaluation.statistics import ranking_warning, success_line
 
     metrics = summary.metrics
-    console.print(summary.headline, style="bold", markup=False)
+    console.print(summary.headline, style="bold")
     if warning := ranking_warning(metrics["n_episodes"]):
-        console.print(warning, style="yellow", markup=False)
+        console.print(warning, style="yellow")
     if reference:
-        console.print(f"{reference['label']}: {success_line(reference)}", markup=False)
+        console.print(f"{reference['label']}: {success_line(reference)}")
     if metrics["interrupted"]:
         console.print(f"interrupted after {metrics['n_episodes']} of {metrics['n_requested']} episodes", style="yellow")
     if metrics["overflow_steps"]:
@@ -177,7 +172,7 @@ def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
             style="yellow",
         )
     for line in metrics["capture_errors"]:
-        console.print(f"could not be written: {line}", style="yellow", markup=False)
+        console.print(f"could not be written: {line}", style="yellow")
     captures = f"; captures {metrics['capture_s']:.1f} s" if metrics["capture_s"] >= 0.1 else ""
     console.print(
         f"{metrics['control_steps']:,} control steps in {metrics['wall_s']:.1f} s = "
@@ -185,7 +180,7 @@ def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
         f"start-up and compilation {metrics['warmup_s']:.1f} s"
     )
     pictures = f", {len(summary.images)} pictures under episodes/" if summary.images else ""
-    console.print(f"results in {summary.folder}: {REPORT}, {METRICS}, {RECORDS}{pictures}", markup=False)
+    console.print(f"results in {summary.folder}: {REPORT}, {METRICS}, {RECORDS}{pictures}")
 
 
 def run() -> NoReturn:

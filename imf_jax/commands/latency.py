@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
-from rich.console import Console
 
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import LatencyConfig, to_dict
@@ -12,8 +11,9 @@ from imf_jax.errors import EXIT_INTERRUPTED
 from imf_jax.evaluation.candidates import Candidate, load_checkpoint
 from imf_jax.evaluation.folder import require_empty
 from imf_jax.files import timestamp, write_bytes, write_json
+from imf_jax.terminal import make_console
 
-console = Console(highlight=False, soft_wrap=True)
+console = make_console()
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
 
     first, path = load(delays[0])
     out = config.out or default_out(path.resolve().parent.parent.name, config.seed)
-    console.print(f"checkpoint {path}, backend {backend_name}", style="dim", markup=False)
+    console.print(f"checkpoint {path}, backend {backend_name}", style="dim")
     backend = make_backend(
         backend_name,
         first.task,
@@ -81,13 +81,13 @@ def main() -> int:
                 resume=config.resume,
                 show_progress=True,
                 should_stop=should_stop,
-                on_note=lambda line: console.print(line, style="dim", markup=False),
+                on_note=lambda line: console.print(line, style="dim"),
                 devices=devices if backend.compiled else (),
             )
             codes.add(summary.exit_code)
             if summary.records:
                 results[delay] = summary.records
-                console.print(f"delay {delay}: {summary.headline}", markup=False)
+                console.print(f"delay {delay}: {summary.headline}")
                 rows = sweep_rows(results, 1 / backend.control_dt)
                 swept = {**first.provenance, "task": first.task, "config": to_dict(config)}
                 write_json(out / JSON, {"schema": SCHEMA_VERSION, **swept, "delays": rows})
@@ -98,7 +98,7 @@ def main() -> int:
         console.print(sweep_table(rows))
         if config.plot:
             write_bytes(out / PLOT, sweep_plot(rows, f"{path}, {first.task}"))
-        console.print(f"results in {out}: {JSON}{f', {PLOT}' if config.plot else ''}, delay_*/", markup=False)
+        console.print(f"results in {out}: {JSON}{f', {PLOT}' if config.plot else ''}, delay_*/")
     return max(codes)  # in order of severity: some episodes errored, interrupted
 
 

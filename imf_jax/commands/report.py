@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import tyro
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from imf_jax.cli import run_main
 from imf_jax.config import require
+from imf_jax.terminal import make_console, make_table
 
 if TYPE_CHECKING:
     from imf_jax.evaluation.report.comparison import Comparison
@@ -50,18 +48,18 @@ def say_comparison(comparison: "Comparison") -> None:
     """The comparison at the terminal: success of each, then every pair with its discordant episodes."""
     from imf_jax.evaluation.report.comparison import conclusion
 
-    console = Console(highlight=False)
-    table = Table(title=f"{len(comparison.evaluations[0].records)} scenes, the same for all", title_justify="left")
-    for column in ("evaluation", "success", "%", "95 % interval", "errors", "mean return"):
-        table.add_column(column, justify="left" if column == "evaluation" else "right")
+    console = make_console()
+    rows = []
     for label, figures in zip(comparison.labels, comparison.statistics, strict=True):
         low, high = figures["pc_success_ci95"]
         returns = figures["return"]
-        table.add_row(
-            Text(label), f"{figures['n_success']}/{figures['n_episodes']}", f"{figures['pc_success']:.1f}",
-            f"{low:.1f}-{high:.1f}", str(figures["n_error"]), f"{returns['mean']:.1f}" if returns else "-",
-        )  # fmt: skip
-    console.print(table)
+        rows.append((
+            label, f"{figures['n_success']}/{figures['n_episodes']}", f"{figures['pc_success']:.1f}",
+            f"{low:.1f}-{high:.1f}", figures["n_error"], f"{returns['mean']:.1f}" if returns else "-",
+        ))  # fmt: skip
+    console.print(f"{len(comparison.evaluations[0].records)} scenes, the same for all")
+    heads = ("evaluation", "success", "%", "95 % interval", "errors", "mean return")
+    console.print(make_table(heads, rows, left=1))
     for pair in comparison.pairs:
         lines = [f"{conclusion(comparison, pair)} (exact McNemar test: p = {pair.p_value:.2g}"]
         lines[0] += (
@@ -70,9 +68,9 @@ def say_comparison(comparison: "Comparison") -> None:
         for index, episodes in ((pair.first, pair.only_first), (pair.second, pair.only_second)):
             if episodes:
                 lines.append(f"  only {comparison.labels[index]} succeeded in: {', '.join(map(str, episodes))}")
-        console.print("\n".join(lines), markup=False, soft_wrap=True)
+        console.print("\n".join(lines))
     for line in comparison.warnings:
-        console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"warning: {line}", style="yellow")
 
 
 def main() -> None:

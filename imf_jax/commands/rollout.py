@@ -3,12 +3,12 @@
 from typing import NoReturn
 
 import tyro
-from rich.console import Console
 
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config.recording import RolloutConfig
+from imf_jax.terminal import make_console
 
-console = Console(highlight=False, soft_wrap=True)
+console = make_console()
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
         summary = run(
             config,
             should_stop=should_stop,
-            on_note=lambda line: console.print(line, markup=False),
+            on_note=lambda line: console.print(line),
             show_progress=True,
         )
     count, successes = len(summary.records), sum(record.status == "success" for record in summary.records)
@@ -36,9 +36,9 @@ def main() -> int:
             f"{summary.control_steps:,} control steps in {summary.wall_s:.1f} s"
         )
     for line in summary.errors:
-        console.print(f"not recorded: {line}", style="yellow", markup=False)
+        console.print(f"not recorded: {line}", style="yellow")
     if summary.failed is not None:
-        console.print(summary.failed, style="red", markup=False)
+        console.print(summary.failed, style="red")
     return summary.exit_code
 
 

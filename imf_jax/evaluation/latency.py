@@ -13,6 +13,7 @@ from imf_jax.evaluation.resume import require_resumable
 from imf_jax.evaluation.statistics import episode_statistics
 from imf_jax.rollout.delay import require_execution
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.terminal import make_table
 
 JSON = "latency.json"
 PLOT = "latency.png"
@@ -105,26 +106,20 @@ def sweep_rows(results: dict[int, Sequence[EpisodeRecord]], control_hz: float) -
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The figures for a terminal."""
-    table = Table()
     first = rows[0]["delay_steps"]
-    for name in ("delay", "[ms]", "success", "%", "95 % interval", f"lost / won against {first}", "p (Holm)"):
-        table.add_column(name, justify="right")
+    heads = ("delay", "[ms]", "success", "%", "95 % interval", f"lost / won against {first}", "p (Holm)")
+    cells = []
     for row in rows:
         low, high = row["pc_success_ci95"]
         rate = "-" if row["pc_success"] is None else f"{row['pc_success']:.1f}"
         changed, p_value = ("", "")
         if row["n_lost"] is not None:
             changed, p_value = f"{row['n_lost']} / {row['n_won']}", f"{row['p_value_holm']:.3f}"
-        table.add_row(
-            str(row["delay_steps"]),
-            f"{row['delay_ms']:.0f}",
-            f"{row['n_success']}/{row['n_episodes']}",
-            rate,
-            f"{low:.1f}-{high:.1f}",
-            changed,
-            p_value,
-        )
-    return table
+        cells.append((
+            row["delay_steps"], f"{row['delay_ms']:.0f}", f"{row['n_success']}/{row['n_episodes']}", rate,
+            f"{low:.1f}-{high:.1f}", changed, p_value,
+        ))  # fmt: skip
+    return make_table(heads, cells, left=0)
 
 
 def sweep_plot(rows: Sequence[dict[str, Any]], title: str) -> bytes:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta
@@ -21,6 +20,7 @@ from imf_jax.files import TRAINING_METRICS as METRICS
 from imf_jax.files import write_json
 from imf_jax.models.policy import build_policy, encoder_identity
 from imf_jax.sim.tasks import get_task
+from imf_jax.terminal import make_console
 from imf_jax.training import saved_state
 from imf_jax.training.progress import TrainingProgress
 from imf_jax.training.state import TrainState, initial_state
@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> int:
             settings do not fit the demonstrations.
         UserError: the demonstrations cannot be used, the run cannot be written, or a tracker is not installed.
     """
-    say = Console(highlight=False, soft_wrap=True).print
+    say = make_console().print
     task = get_task(config.task)
     check_out(config)
     guests = make_trackers(config.tracker, config.tracker_mode)

@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from imf_jax.terminal import make_console
+
 LINE_INTERVAL = 30.0
 """Time between two plain lines where there is no terminal [s]."""
 
@@ -15,7 +17,7 @@ LINE_INTERVAL = 30.0
 @contextmanager
 def stage_progress(title: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
     """Progress of a long stage before training, which yields a function that takes how much of `total` is done."""
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or make_console()
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("time left"),
         TimeRemainingColumn(),
@@ -32,7 +34,7 @@ def stage_progress(title: str, total: int, console: Console | None = None) -> It
             if bar.disable and now - last_line >= LINE_INTERVAL:
                 last_line = now
                 minutes, seconds = divmod(round((now - started) * (total - done) / max(done, 1)), 60)
-                console.print(f"{title} {done}/{total}, time left {minutes}:{seconds:02d}", markup=False)
+                console.print(f"{title} {done}/{total}, time left {minutes}:{seconds:02d}")
 
         yield update
 
@@ -47,9 +49,9 @@ class TrainingProgress:
     """
 
     def __init__(self, first_step: int, max_steps: int, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or make_console()
         columns = (
-            TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
+            TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}", markup=False),
             TextColumn("time left"), TimeRemainingColumn(),
         )  # fmt: skip
         # Drawing takes time from the training on a small machine: twice a second is enough.
@@ -76,7 +78,7 @@ class TrainingProgress:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self._console.print(line, markup=False)
+        self._console.print(line)
 
     def __enter__(self) -> "TrainingProgress":
         self._bar.start()

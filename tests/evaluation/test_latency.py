@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from imf_jax.config import HeadConfig, LatencyConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
@@ -17,6 +16,7 @@ from imf_jax.evaluation.folder import read_records
 from imf_jax.evaluation.latency import sweep_delays, sweep_plot, sweep_rows, sweep_table
 from imf_jax.files import read_json
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.terminal import make_console
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 HEAD = HeadConfig(pred_horizon=8, num_action_steps=4, n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
@@ -42,9 +42,10 @@ def test_rows_compare_each_delay_with_the_smallest_on_the_same_scenes() -> None:
     assert rows[1]["p_value"] == pytest.approx(2 * (1 + 9) / 2**9)
     assert rows[1]["p_value_holm"] == pytest.approx(2 * rows[1]["p_value"])
     assert rows[1]["pc_success_ci95"] == pytest.approx([5.7, 51.0], abs=0.1)
-    screen = Console(file=io.StringIO(), width=120)
-    screen.print(sweep_table(rows))
-    text = screen.file.getvalue()
+    screen = io.StringIO()
+    make_console(screen).print(sweep_table(rows))
+    text = screen.getvalue()
+    assert "[ms]" in text
     assert "8 / 1" in text
     assert "5.7-51.0" in text
     picture = Image.open(io.BytesIO(sweep_plot(rows, "tiny, transfer")))

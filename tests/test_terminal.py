@@ -1,0 +1,51 @@
+"""What scripts print: as it is, and all of it wherever the output is no terminal."""
+
+import ast
+import io
+from pathlib import Path
+
+import pytest
+
+from imf_jax.terminal import make_console, make_table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PATH = f"/data/{'deep/' * 40}run [final] :key:"
+
+
+class Screen(io.StringIO):
+    """A terminal of 80 columns."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_units_and_paths_are_shown_whole_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # colours, as continuous integration wants them, make no terminal
+    output = io.StringIO()
+    console = make_console(output)
+    console.print(make_table(("delay", "[ms]", "folder"), [(4, None, PATH)], left=0))
+    console.print(f"results in {PATH}", style="dim")
+    head, row = (next(line for line in output.getvalue().splitlines() if word in line) for word in ("delay", "final"))
+    assert "[ms]" in head
+    assert PATH in row
+    assert f"results in {PATH}" in output.getvalue()
+
+
+def test_a_narrow_terminal_folds_what_is_in_tables_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    screen = Screen()
+    make_console(screen).print(make_table(("job", "folder"), [("first", PATH.replace(" ", "_"))]))
+    lines = screen.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "".join(line.split("│")[2].strip() for line in lines[3:-1]) == PATH.replace(" ", "_")
+
+
+def test_nobody_makes_consoles_of_their_own() -> None:
+    for path in (path for folder in ("imf_jax", "scripts", "converters") for path in (ROOT / folder).rglob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        for call in calls:
+            name, given = ast.unparse(call.func), {keyword.arg for keyword in call.keywords}
+            theirs = name.endswith("Console") or (name == "Progress" and "console" not in given)
+            assert not theirs or path.name == "terminal.py", f"{path}:{call.lineno}: use imf_jax.terminal"
