@@ -1,6 +1,5 @@
 """One run of a strategy from its flags to its last frame."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from imf_jax.recording.base import Strategy, StrategyRecorder
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import ProgramPlanner
-from imf_jax.rollout.progress import progress_bar
+from imf_jax.rollout.progress import TimeLimit, progress_bar
 from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
@@ -124,16 +123,14 @@ class Session:
             show_progress: show a progress bar.
         """
         config, summary = self.config, StrategySummary()
-        limit_s = config.sentry.duration_s
-        began: list[float] = []
+        limit = None if config.sentry.duration_s is None else TimeLimit(config.sentry.duration_s)
 
         def stop() -> bool:
-            began.append(time.monotonic()) if not began else None  # compilation does not count
-            late = limit_s is not None and time.monotonic() - began[0] >= limit_s
+            late = limit is not None and limit.is_over()
             return should_stop() or strategy.wants_to_stop() or late
 
         recorders = [] if type(strategy) is Strategy else [StrategyRecorder(strategy)]
-        with progress_bar(total, shown=show_progress, label=strategy.name) as bar:
+        with progress_bar(total, shown=show_progress, label=strategy.name, limit=limit) as bar:
             for row in scenes:
                 num_envs = self._num_envs(len(row))
                 require_fit(self.backend, planner, num_envs, self.devices if self.backend.compiled else ())

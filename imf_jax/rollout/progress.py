@@ -1,21 +1,46 @@
 """Progress of a rollout at the terminal: episodes, success so far, speed, time left."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from imf_jax.rollout.ledger import RolloutProgress
+from imf_jax.terminal import make_console
+
+
+class TimeLimit:
+    """A limit on the time of a rollout. Its clock starts when it is first read, so that compilation does not count.
+
+    Args:
+        limit_s: the limit [s].
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._began: float | None = None
+
+    def elapsed_s(self) -> float:
+        """Time since the first call [s]."""
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        return now - self._began
+
+    def is_over(self) -> bool:
+        """Whether the limit is reached."""
+        return self.elapsed_s() >= self.limit_s
 
 
 class ProgressBar:
     """Shows `RolloutProgress`; made by `progress_bar`."""
 
-    def __init__(self, bar: Progress, task: TaskID, total: int | None) -> None:
+    def __init__(self, bar: Progress, task: TaskID, total: int | None, limit: TimeLimit | None) -> None:
         self._bar = bar
         self._task = task
         self._total = total
+        self._limit = limit
         self._compiling = True
 
     def __call__(self, progress: RolloutProgress) -> None:
@@ -24,27 +49,52 @@ class ProgressBar:
             self._bar.reset(self._task)
             self._compiling = False
         speed = progress.control_steps / progress.loop_s
-        self._bar.update(self._task, completed=progress.share, text=self._text(progress, speed))
+        share = 0.0 if self._total is None else progress.share
+        if self._limit is not None:
+            share = max(share, min(1.0, self._limit.elapsed_s() / self._limit.limit_s))
+        self._bar.update(self._task, completed=share, text=self._text(progress, speed))
 
     def _text(self, progress: RolloutProgress, speed: float) -> str:
         rate = f"{100 * progress.successes / progress.episodes:.0f} %" if progress.episodes else "-"
         if progress.unwritten:
             return f"{progress.episodes} episodes, success {rate}; making captures of {progress.unwritten} more"
         counted = progress.episodes if self._total is None else f"{progress.episodes}/{self._total}"
-        return f"{counted} episodes, success {rate}, {speed:,.0f} control steps/s"
+        text = f"{counted} episodes, success {rate}, {speed:,.0f} control steps/s"
+        if self._limit is not None:
+            text += f", {clock_time(self._limit.elapsed_s())} of {clock_time(self._limit.limit_s)}"
+        return text
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 @contextmanager
-def progress_bar(total: int | None, *, shown: bool, label: str = "evaluate", **options: Any) -> Iterator[ProgressBar]:
+def progress_bar(
+    total: int | None,
+    *,
+    shown: bool,
+    label: str = "evaluate",
+    limit: TimeLimit | None = None,
+    console: Console | None = None,
+    auto_refresh: bool = True,
+) -> Iterator[ProgressBar]:
     """A progress bar for `total` episodes that goes away from the terminal's last line when the context ends.
 
     Args:
-        total: episodes of the rollout; None if there is no end to them.
+        total: episodes of the rollout; None if there is no end to them. Without a limit either, no time left is shown.
         shown: False keeps the terminal silent.
         label: what is going on.
-        options: passed on to `rich.progress.Progress`.
+        limit: time after which the rollout ends.
+        console: where to write; stdout by default.
+        auto_refresh: draw it between the calls, too.
     """
-    columns = (TextColumn(label), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
-    with Progress(*columns, disable=not shown, **options) as bar:
-        task = bar.add_task(label, total=1.0, text="compiling")
-        yield ProgressBar(bar, task, total)
+    columns = (
+        TextColumn(label), BarColumn(), TextColumn("{task.fields[text]}", markup=False), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console or make_console(), auto_refresh=auto_refresh, disable=not shown) as bar:
+        endless = total is None and limit is None
+        task = bar.add_task(label, total=None if endless else 1.0, text="compiling")
+        yield ProgressBar(bar, task, total, limit)

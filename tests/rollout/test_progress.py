@@ -2,10 +2,12 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from imf_jax.rollout.engine import RolloutProgress
-from imf_jax.rollout.progress import progress_bar
+from imf_jax.rollout.progress import TimeLimit, progress_bar
+from imf_jax.terminal import make_console
 
 
 def show(*steps: RolloutProgress, shown: bool = True) -> str:
@@ -28,3 +30,36 @@ def test_rate_is_not_invented_before_an_episode_ends() -> None:
 
 def test_silence() -> None:
     assert show(RolloutProgress(3, 2, 4040, 2.0, 0.35), shown=False) == ""
+
+
+def last_line(*, total: int | None, limit: TimeLimit | None) -> str:
+    """What stays of the bar of a rollout that has done a hundredth of the scenes it could do."""
+    console = make_console(io.StringIO())
+    with progress_bar(total, shown=True, label="sentry", limit=limit, console=console) as bar:
+        bar(RolloutProgress(0, 0, 40, 0.1, 0.0))
+        bar(RolloutProgress(3, 2, 4040, 2.0, 0.01))
+    return console.file.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize("total", [None, 2**16])
+def test_a_time_limit_is_what_the_bar_counts_to(total: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = TimeLimit(5.0)
+    monkeypatch.setattr(limit, "elapsed_s", lambda: 4.0)
+    line = last_line(total=total, limit=limit)
+    assert "0:00:04 of 0:00:05" in line
+    assert line.count("━") > 25, "four fifths are done"
+
+
+def test_nobody_knows_how_long_a_rollout_without_an_end_takes() -> None:
+    line = last_line(total=None, limit=None)
+    assert line.rstrip().endswith("3 episodes, success 67 %, 2,020 control steps/s"), "there is no time left"
+
+
+def test_the_clock_of_a_limit_starts_when_it_is_first_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("imf_jax.rollout.progress.time.monotonic", lambda: now[0])
+    limit = TimeLimit(5.0)
+    now[0] = 200.0
+    assert not limit.is_over()
+    now[0] = 205.0
+    assert limit.is_over()
