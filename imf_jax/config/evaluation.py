@@ -147,7 +147,7 @@ class EvalConfig:
     video_size: int = IMAGE_SIZE
     # What makes the pictures that a policy sees: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
     renderer: RendererName = "warp"
-    # Camera of those pictures.
+    # Camera of the pictures of --save-images.
     camera: str = "front"
     # Folder of another evaluation (for example of the scripted expert) to show beside this one.
     reference: Path | None = None

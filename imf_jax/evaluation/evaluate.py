@@ -163,7 +163,7 @@ def evaluate(
         cluster.count <= settings.episodes,
         f"{settings.episodes} episodes cannot be shared by {cluster.count} processes; start fewer processes",
     )
-    for camera in (settings.camera, *settings.video_cameras):
+    for camera in settings.pictured:
         require_camera(camera, backend)
     for camera in planner.cameras:
         require_camera(camera, backend)

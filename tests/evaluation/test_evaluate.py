@@ -130,6 +130,16 @@ def test_bad_settings_leave_nothing_behind(run: Callable[..., Summary], tmp_path
     assert run(replace=True).metrics["n_episodes"] == 10
 
 
+def test_a_scene_without_the_usual_camera_is_evaluated_where_nothing_is_captured(
+    run: Callable[..., Summary], chunk_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk_backend, "cameras", ("wrist",), raising=False)
+    assert run().exit_code == 0
+    for captures in ({"num_images": 1}, {"record_video": "all"}):
+        with pytest.raises(ArgumentError, match="camera 'front' is not in the scene; choose from: wrist"):
+            run("captured", settings=captures)
+
+
 def test_unknown_camera_is_refused_before_anything_is_written(transfer_backend: Any, tmp_path: Path) -> None:
     settings = EvaluationSettings(episodes=1, num_envs=1, num_images=1, camera="back")
     with pytest.raises(ArgumentError, match=r"camera 'back' is not in the scene; choose from: .*front"):
