@@ -60,7 +60,7 @@ def load_checkpoint(
     if sampling_steps is not None:
         policy.config = dataclasses.replace(policy.config, sampling_steps=sampling_steps)
     provenance = {
-        "checkpoint": {"path": str(loaded.path), "sha256": folder_hash(loaded.path), "step": loaded.step},
+        "checkpoint": {"path": str(loaded.path.resolve()), "sha256": folder_hash(loaded.path), "step": loaded.step},
         "sampling_steps": policy.config.sampling_steps,
         "training": to_dict(loaded.config),
     }

@@ -1,5 +1,6 @@
 """scripts/eval.py and scripts/report.py: a real checkpoint in, files and exit codes out, one line for every mistake."""
 
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,9 +37,11 @@ def test_run_folder_means_its_newest_checkpoint_said_aloud(script: Callable[...,
     assert [record.steps for record in read_records(out)[0]] == [20, 20, 20]
     assert not (out / "episodes").exists()
 
-    again = script("eval.py", "--checkpoint", run_folder / "checkpoints/1", "--episodes", 1, "--out", "one")
+    relative = os.path.relpath(run_folder / "checkpoints/1")
+    again = script("eval.py", "--checkpoint", relative, "--episodes", 1, "--out", "one")
     assert again.code == 0, again.err
     assert "newest" not in again.out
+    assert read_json(Path("one/manifest.json"))["checkpoint"]["path"] == str(run_folder / "checkpoints/1")
     assert script("report.py", "one").out.strip() == "one/report.html"
 
 
@@ -90,7 +93,7 @@ def test_interrupt_keeps_what_is_finished(
         (["--checkpoint", "{empty}"], 2, "is neither a checkpoint nor a run folder"),
         (["--checkpoint", "{run}/checkpoints/9"], 2, "there is no checkpoint or run folder"),
         (["--checkpoint", "{run}", "--task", "juggle"], 2, "unknown task 'juggle'; choose one of: transfer"),
-        (["--checkpoint", "{run}", "--camera", "back"], 2, "camera 'back' is not in the scene"),
+        (["--checkpoint", "{run}", "--save-images", "--camera", "back"], 2, "camera 'back' is not in the scene"),
         (["--checkpoint", "{run}", "--out", "{full}"], 2, "is not empty; choose another --out"),
         (["--checkpoint", "{run}", "--reference", "{empty}"], 1, "metrics.json is not there"),
         (["--checkpoint", "{run}", "--resume"], 2, "--resume needs the --out folder"),

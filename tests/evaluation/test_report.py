@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from imf_jax.errors import UserError
+from imf_jax.evaluation.manifest import folder_hash
 from imf_jax.evaluation.report import parts as report_parts
 from imf_jax.evaluation.report.charts import (
     Series,
@@ -145,6 +146,40 @@ def test_the_page_opens_offline_and_is_reproducible(evaluation: Path) -> None:
     first = write_report(evaluation).read_bytes()
     assert write_report(evaluation).read_bytes() == first
     assert not re.search(rb"https?://|url\(|@import|<script src|fetch\(", first)
+
+
+def with_run(project: Path, stored: str, loss: float = 1.0) -> Path:
+    """An evaluation in `project`/evals/first of a checkpoint of `project`/runs/mine; the manifest says `stored`."""
+    checkpoint = project / "runs" / "mine" / "checkpoints" / "400"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "weights").write_text(str(loss))
+    lines = [{"step": step, "loss": loss / step} for step in range(10, 500, 10)]
+    (checkpoint.parent.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (project / "evals").mkdir()
+    facts = {"path": stored, "sha256": folder_hash(checkpoint), "step": 400}
+    return make_evaluation(project / "evals" / "first", 4, checkpoint=facts)
+
+
+def has_curves(folder: Path) -> bool:
+    return "loss (logarithmic)" in Page(write_report(folder)).text
+
+
+def test_training_curves_wherever_the_report_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path counts from where the evaluation was started: old manifests have them."""
+    folder = with_run(tmp_path / "mine", "runs/mine/checkpoints/400")
+    with_run(tmp_path / "other", "runs/mine/checkpoints/400", loss=2.0)
+    for where in (tmp_path, tmp_path / "mine", tmp_path / "mine/evals/first"):
+        monkeypatch.chdir(where)
+        assert has_curves(folder)
+    shutil.rmtree(tmp_path / "mine" / "runs")
+    monkeypatch.chdir(tmp_path / "other")
+    assert not has_curves(folder), "these are the curves of another run of that name"
+
+
+def test_training_curves_after_run_and_evaluation_were_moved(tmp_path: Path) -> None:
+    with_run(tmp_path / "before", str(tmp_path / "before/runs/mine/checkpoints/400"))
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert has_curves(tmp_path / "after/evals/first")
 
 
 def test_hundreds_of_episodes_stay_light(evaluation: Path, monkeypatch: pytest.MonkeyPatch) -> None:

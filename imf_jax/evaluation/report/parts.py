@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from imf_jax.evaluation.manifest import folder_hash
 from imf_jax.evaluation.report.charts import Series, line_chart, path_bounds, path_plot, range_bar, stage_strip
 from imf_jax.evaluation.report.load import Evaluation
 from imf_jax.files import TRAINING_METRICS, read_metrics
@@ -215,10 +216,34 @@ def _checkpoint(evaluation: Evaluation) -> dict[str, Any]:
 
 def _run_folder(evaluation: Evaluation) -> Path | None:
     """The run whose checkpoint was evaluated, <run>/checkpoints/<step>, or of which this is a validation."""
-    path = _checkpoint(evaluation).get("path")
-    # Of a validation the folder is <run>/validation/step_<n>.
-    run = (Path(path) if isinstance(path, str) else evaluation.folder.resolve()).parent.parent
-    return run if (run / TRAINING_METRICS).is_file() else None
+    folder, checkpoint = evaluation.folder.resolve(), _checkpoint(evaluation)
+    stored, sha256 = checkpoint.get("path"), checkpoint.get("sha256")
+    if not isinstance(stored, str):  # of a validation the folder is <run>/validation/step_<n>
+        return folder.parent.parent if (folder.parent.parent / TRAINING_METRICS).is_file() else None
+    for path in _checkpoint_places(Path(stored), folder):
+        run = path.parent.parent
+        if not (run / TRAINING_METRICS).is_file():
+            continue
+        # Somewhere else there may be another run of that name.
+        if str(path) == stored or sha256 is None or (path.is_dir() and folder_hash(path) == sha256):
+            return run
+    return None
+
+
+def _checkpoint_places(stored: Path, folder: Path) -> Iterator[Path]:
+    """Where a checkpoint may be now, most likely first.
+
+    Args:
+        stored: where it was, <run>/checkpoints/<step>. Manifests of older versions say it relative to the folder in
+            which the evaluation was started.
+        folder: the evaluation, absolute; it may have been moved together with the run.
+    """
+    if stored.is_absolute():
+        yield stored
+    parts = stored.parts[1:] if stored.is_absolute() else stored.parts
+    longest_first = [Path(*parts[first:]) for first in range(max(1, len(parts) - 2))]
+    for root in (*folder.parents, Path.cwd()):
+        yield from (root / end for end in (longest_first if stored.is_absolute() else [stored]))
 
 
 def _curve(lines: Sequence[dict[str, Any]], name: str, *, marked: bool = False, scale: float = 1.0) -> Series:
