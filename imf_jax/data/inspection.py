@@ -178,6 +178,8 @@ def _inspect_lerobot(folder: Path) -> Inspection:
             f"info.json says {dataset.fps:g} frames per second, but the time stamps of {len(off_rate)} episodes are "
             f"others (the first: episode {off_rate[0]})"
         )
+    if cut := sum(episode.cut for episode in dataset.episodes):
+        notes.append(f"{cut} of {len(dataset.episodes)} episodes are cut: they end before what they hold was over")
     problems = []
     if dataset.total_episodes != len(dataset.episodes):
         problems.append(

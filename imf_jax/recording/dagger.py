@@ -72,10 +72,10 @@ class DaggerStrategy(RecordingStrategy):
         self._correcting.discard(scene)
 
     def finish(self) -> None:
-        """See `Strategy`: corrections that were going on are kept, episodes that were not over are not."""
+        """See `Strategy`: corrections that were going on are kept, marked as cut; unfinished episodes are not."""
         for scene in list(self._open):
             if self.failed is None and not self._save_episodes:
-                self._close(scene, success=False)
+                self._close(scene, success=False, cut=True)
             else:
                 self.on_lost(scene)
 
@@ -91,10 +91,10 @@ class DaggerStrategy(RecordingStrategy):
         else:
             self._correcting.discard(frame.scene)
 
-    def _close(self, scene: int, *, success: bool) -> None:
+    def _close(self, scene: int, *, success: bool, cut: bool = False) -> None:
         if scene not in self._open:
             return
         episode, frames = self._open.pop(scene)
-        self._recording.save(episode, scene, success=success)
+        self._recording.save(episode, scene, success=success, cut=cut)
         if self._on_piece is not None:
             self._on_piece(frames, success)

@@ -99,10 +99,10 @@ class HighlightStrategy(RecordingStrategy):
         self._forget(scene)
 
     def finish(self) -> None:
-        """See `Strategy`: clips that were being recorded end here."""
+        """See `Strategy`: clips that were being recorded end here, marked as cut."""
         for scene in list(self._clips):
             if self.failed is None:
-                self._save(scene)
+                self._save(scene, cut=True)
             else:
                 self.on_lost(scene)
 
@@ -122,9 +122,9 @@ class HighlightStrategy(RecordingStrategy):
         clip.events += [{"event": event, "step": step} for event in events]
         clip.left = self._post_frames
 
-    def _save(self, scene: int) -> None:
+    def _save(self, scene: int, *, cut: bool = False) -> None:
         clip = self._clips.pop(scene)
-        number = self._recording.save(clip.episode, scene, success=clip.success)
+        number = self._recording.save(clip.episode, scene, success=clip.success, cut=cut)
         line = {"episode": number, "scene": scene, "first_step": clip.first_step, "events": clip.events}
         path = self._recording.writer.folder / CLIPS
         try:

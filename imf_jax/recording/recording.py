@@ -35,6 +35,7 @@ class Recording:
 
     Attributes:
         num_bytes: measured size of the saved episodes [bytes].
+        num_cut: saved episodes that are cut.
         failed: why nothing is written any more.
     """
 
@@ -46,7 +47,7 @@ class Recording:
         self._make_render = make_render
         self._render: Render | None = None
         self._cameras = [name for name, feature in writer.recorded.items() if feature.dtype == "video"]
-        self.num_bytes = 0
+        self.num_bytes = self.num_cut = 0
         self.failed: str | None = None
 
     def setup(self, qpos: np.ndarray) -> None:
@@ -80,8 +81,14 @@ class Recording:
         except (UserError, OSError) as error:
             raise self._fail(error) from None
 
-    def save(self, episode: OpenEpisode, scene: int, *, success: bool) -> int:
+    def save(self, episode: OpenEpisode, scene: int, *, success: bool, cut: bool = False) -> int:
         """Make an episode part of the dataset; returns its number.
+
+        Args:
+            episode: made by `open`.
+            scene: what it was recorded of.
+            success: the scene succeeded within it.
+            cut: it ends before what it holds was over.
 
         Raises:
             UserError: it could not be saved, and nothing more will be.
@@ -89,10 +96,11 @@ class Recording:
         size = episode.num_bytes
         constants = {names.SUCCESS: success, names.SEED: self._seed, names.SCENE: scene}
         try:
-            number = self.writer.save(episode, constants)
+            number = self.writer.save(episode, constants, cut=cut)
         except (UserError, OSError) as error:
             raise self._fail(error) from None
         self.num_bytes += size
+        self.num_cut += cut
         return number
 
     def abandon(self) -> None:

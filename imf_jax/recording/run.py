@@ -70,6 +70,8 @@ def run_strategy(
             strategy.finish()
         summary.failed, summary.frames = strategy.failed, writer.num_frames - before
         on_note(f"{writer.num_episodes} episodes, {writer.num_frames} frames in {writer.folder}")
+        if recording.num_cut:
+            on_note(f"{recording.num_cut} episodes of this run are cut, see the column cut of meta/episodes")
         if strategy.failed is None:
             log_run(session, summary, writer.folder)
     return summary

@@ -16,7 +16,8 @@ from imf_jax.rollout.episode import EpisodeRecord
 class SentryStrategy(RecordingStrategy):
     """Records continuously. A scene is one episode of the dataset, or several where it was cut.
 
-    The column `success` says whether the scene succeeded within the piece.
+    The column `success` says whether the scene succeeded within the piece; pieces that end before their scene are
+    marked as cut.
 
     Args:
         recording: the dataset.
@@ -35,17 +36,18 @@ class SentryStrategy(RecordingStrategy):
     def on_step(self, frames: Sequence[Frame]) -> None:
         """See `Strategy`."""
         for frame, values in self._recording.filled(frames):
+            # Only now: had the scene been over with the frame before, its piece would not be cut.
+            if frame.scene in self._open and self._size(frame.scene) >= self._shard_bytes:
+                self._save(frame.scene, success=False, cut=True)
             if frame.scene not in self._open:
                 self._open[frame.scene] = self._recording.open()
             self._recording.add(self._open[frame.scene], values)
-            if self._size(frame.scene) >= self._shard_bytes:
-                self._save(frame.scene, success=bool(frame.after.success))
         self._total = self._recording.num_bytes + sum(self._size(scene) for scene in self._open)
 
     def on_end(self, record: EpisodeRecord) -> None:
         """See `Strategy`."""
         if record.episode in self._open:
-            self._save(record.episode, success=record.status == "success")
+            self._save(record.episode, success=record.status == "success", cut=False)
 
     def on_lost(self, scene: int) -> None:
         """See `Strategy`."""
@@ -54,10 +56,10 @@ class SentryStrategy(RecordingStrategy):
             episode.discard()
 
     def finish(self) -> None:
-        """See `Strategy`: what is recorded of the scenes that were running is kept too."""
+        """See `Strategy`: what is recorded of the scenes that were running is kept too, marked as cut."""
         for scene in list(self._open):
             if self.failed is None:
-                self._save(scene, success=False)
+                self._save(scene, success=False, cut=True)
             else:
                 self.on_lost(scene)
 
@@ -69,5 +71,5 @@ class SentryStrategy(RecordingStrategy):
         episode = self._open[scene]
         return piece_bytes(episode.num_bytes, len(episode), self._recording.writer.recorded)
 
-    def _save(self, scene: int, *, success: bool) -> None:
-        self._recording.save(self._open.pop(scene), scene, success=success)
+    def _save(self, scene: int, *, success: bool, cut: bool) -> None:
+        self._recording.save(self._open.pop(scene), scene, success=success, cut=cut)

@@ -102,7 +102,7 @@ def test_a_slow_strategy_is_waited_for_and_keeps_no_scene_of_which_it_missed_som
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-@pytest.mark.parametrize(("place", "steps"), [((OpenEpisode, "add", 2), 3), ((LeRobotWriter, "commit", 1), 12)])
+@pytest.mark.parametrize(("place", "steps"), [((OpenEpisode, "add", 2), 3), ((LeRobotWriter, "_commit", 1), 12)])
 def test_a_strategy_that_hangs_is_left_alone_and_saves_nothing_even_if_it_comes_back(
     record: Any, make_planner: Any, monkeypatch: pytest.MonkeyPatch, name: str, place: tuple[type, str, int], steps: int
 ) -> None:

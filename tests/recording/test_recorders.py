@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from imf_jax.data.lerobot import layout, writer
 from imf_jax.data.lerobot.reader import open_dataset
 from imf_jax.recording.base import Strategy
+from imf_jax.recording.dagger import DaggerStrategy
 from imf_jax.recording.episodic import EpisodicStrategy
 from imf_jax.recording.events import EventRules
 from imf_jax.recording.highlight import CLIPS, HighlightStrategy
@@ -87,6 +89,14 @@ def test_resuming_appends_what_is_missing_and_nothing_else(roll: Any, record: An
             np.testing.assert_allclose(columns[name], resumed[name], rtol=1e-6)
 
 
+def cut_scenes(recording: Any) -> list[int]:
+    """Scenes of the episodes that are marked as cut."""
+    found = zip(open_dataset(recording.writer.folder).episodes, episodes_of(recording.writer.folder), strict=True)
+    scenes = [int(columns["scene"][0, 0]) for episode, columns in found if episode.cut]
+    assert len(scenes) == recording.num_cut
+    return scenes
+
+
 def test_a_sentry_cuts_without_losing_a_frame_and_the_policy_does_not_notice(roll: Any, record: Any) -> None:
     whole, cut = record("rollout_whole", cameras=True), record("rollout_cut", cameras=True)
     with whole.writer, cut.writer:
@@ -99,6 +109,8 @@ def test_a_sentry_cuts_without_losing_a_frame_and_the_policy_does_not_notice(rol
             np.testing.assert_array_equal(np.concatenate([piece[name] for piece in pieces[scene]]), columns[name])
         told = [bool(piece["success"][0, 0]) for piece in pieces[scene]]
         assert told == [False] * (len(told) - 1) + [records[scene].status == "success"]
+    assert cut_scenes(whole) == []
+    assert sorted(cut_scenes(cut)) == sorted(scene for scene, parts in pieces.items() for _ in parts[:-1])
 
 
 def test_a_sentry_stops_at_its_size_and_keeps_what_is_open(roll: Any, record: Any) -> None:
@@ -110,6 +122,43 @@ def test_a_sentry_stops_at_its_size_and_keeps_what_is_open(roll: Any, record: An
     assert 0 < len(records) < 40
     assert frames > sum(record.steps for record in records.values())
     assert recording.num_bytes >= 9000
+    scenes = by_scene(recording.writer.folder)
+    assert cut_scenes(recording) == [scene for scene in scenes if scene not in records] != []
+
+
+@pytest.mark.parametrize("name", ["highlight", "dagger"])
+def test_what_is_still_going_on_when_a_recording_is_stopped_is_marked_as_cut(
+    roll: Any, record: Any, listener: Any, name: str
+) -> None:
+    roll(listener, episodes=[0])
+    frames = [frame._replace(intervention=True) for frame in listener.frames]
+    recording = record()
+    with recording.writer:
+        strategy: Any = DaggerStrategy(recording, save="corrections")
+        if name == "highlight":
+            strategy = highlight(recording, "reward_jump", rules={"reward_jump": 0.0}, post_frames=3)
+        strategy.on_step(frames[:3])
+        strategy.finish()
+    assert cut_scenes(recording) == [0]
+
+
+def test_datasets_of_older_versions_get_the_column_when_they_are_resumed(roll: Any, record: Any) -> None:
+    first = record()
+    with first.writer:
+        roll(EpisodicStrategy(first), episodes=[0, 2])
+    files = sorted(first.writer.folder.glob("meta/episodes/*/*"))
+    for path in files:
+        pq.write_table(pq.read_table(path).drop_columns(["cut"]), path)
+    again = record(resume=True)
+    with again.writer:
+        assert again.writer.repaired == ["added the column cut to 2 files of meta/episodes that are older"]
+        roll(EpisodicStrategy(again), episodes=[1])
+    tables = [pq.read_table(path) for path in sorted(first.writer.folder.glob("meta/episodes/*/*"))]
+    assert len({str(table.schema.remove_metadata()) for table in tables}) == 1, "LeRobot reads them as one table"
+    assert [table["cut"].to_pylist() for table in tables] == [[None], [None], [False]]
+    third = record(resume=True)
+    assert third.writer.repaired == []
+    third.writer.finish()
 
 
 def test_a_save_that_fails_ends_the_recording_and_says_so(

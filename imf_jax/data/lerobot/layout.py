@@ -25,6 +25,9 @@ EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
+CUT = "cut"
+"""Column of `meta/episodes/`, which is ours: the episode ends before what it holds was over. LeRobot ignores it."""
+
 ARROW_TYPES = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}
 
 
@@ -102,8 +105,8 @@ def tasks_table(tasks: list[str]) -> pa.Table:
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
-def episode_table(row: Mapping[str, Any], statistics: Mapping[str, Statistics]) -> pa.Table:
-    """The row of an episode in `meta/episodes/`."""
+def episode_table(row: Mapping[str, Any], statistics: Mapping[str, Statistics], *, cut: bool) -> pa.Table:
+    """The row of an episode in `meta/episodes/`; `cut`: see `CUT`."""
     columns: dict[str, pa.Array] = {}
     for name, value in row.items():
         kind = pa.list_(pa.string()) if name == "tasks" else pa.float64() if isinstance(value, float) else pa.int64()
@@ -114,7 +117,19 @@ def episode_table(row: Mapping[str, Any], statistics: Mapping[str, Statistics]) 
             for _ in range(value.ndim):
                 kind = pa.list_(kind)
             columns[f"stats/{name}/{statistic}"] = pa.array([value.tolist()], kind)
-    return pa.table(columns)
+    return pa.table({**columns, CUT: pa.array([cut], pa.bool_())})
+
+
+def add_cut_column(path: Path) -> bool:
+    """Add the column `cut`, without values, to a file of `meta/episodes/` that lacks it; tells whether it did.
+
+    LeRobot reads these files as one table, so that all need the same columns.
+    """
+    if CUT in pq.read_schema(path).names:
+        return False
+    table = pq.read_table(path)
+    write_table(path, table.append_column(CUT, pa.nulls(len(table), pa.bool_())))
+    return True
 
 
 def write_table(path: Path, table: pa.Table) -> None:

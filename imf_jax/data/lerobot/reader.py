@@ -36,6 +36,7 @@ class EpisodeRow:
         videos: feature -> file with its pictures, relative to the folder, and their first time in it [s].
         statistics: feature -> its statistics; empty if the dataset has none.
         numbers: of the files that it is in, as `layout.file_path` counts: "data", "episodes", each video feature.
+        cut: it ends before what it holds was over, as far as the dataset says so.
     """
 
     index: int
@@ -46,6 +47,7 @@ class EpisodeRow:
     videos: dict[str, tuple[Path, float]]
     statistics: dict[str, Statistics]
     numbers: dict[str, int]
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,7 @@ def _episode(row: dict[str, Any], cameras: list[str], data_path: str, video_path
         numbers={
             name: where["chunk_index"] * layout.FILES_PER_CHUNK + where["file_index"] for name, where in places.items()
         },
+        cut=row.get(layout.CUT) is True,
     )
 
 

@@ -166,12 +166,13 @@ class LeRobotWriter:
         self._open = [*(other for other in self._open if not other.closed), episode]
         return episode
 
-    def save(self, episode: OpenEpisode, constants: Mapping[str, ArrayLike] | None = None) -> int:
+    def save(self, episode: OpenEpisode, constants: Mapping[str, ArrayLike] | None = None, *, cut: bool = False) -> int:
         """Make an episode part of the dataset.
 
         Args:
             episode: made by `open_episode`.
             constants: the features that are per episode.
+            cut: it ends before what it holds was over; a column of `meta/episodes/` says so.
 
         Returns:
             its number in the dataset.
@@ -180,7 +181,7 @@ class LeRobotWriter:
             ArgumentError: the episode is empty, or a constant is absent, unknown or of another type.
             UserError: the disk is full; the dataset stays as it was.
         """
-        number = self._commit(episode.finish(constants))
+        number = self._commit(episode.finish(constants), cut=cut)
         episode.remove()
         return number
 
@@ -232,7 +233,7 @@ class LeRobotWriter:
                 "free space and resume it"
             ) from None
 
-    def _commit(self, finished: FinishedEpisode) -> int:
+    def _commit(self, finished: FinishedEpisode, *, cut: bool) -> int:
         """Put a finished episode in its place."""
         with self._saving:
             if self._is_over():
@@ -263,7 +264,7 @@ class LeRobotWriter:
                 if tasks is not self._tasks:
                     layout.write_table(self.folder / layout.TASKS, layout.tasks_table(tasks))
                 row_path = self.folder / layout.file_path(layout.EPISODES, self._numbers["episodes"])
-                layout.write_table(row_path, layout.episode_table(row, statistics))
+                layout.write_table(row_path, layout.episode_table(row, statistics, cut=cut))
             self._count(finished.length, tasks, statistics)
             self._write_totals()
             return episode
@@ -329,6 +330,11 @@ class LeRobotWriter:
         if (self.folder / OPEN).exists():
             shutil.rmtree(self.folder / OPEN, ignore_errors=True)
             self.repaired.append("removed episodes that were not saved")
+        with self.writing():
+            files = {layout.file_path(layout.EPISODES, episode.numbers["episodes"]) for episode in episodes}
+            older = sum(layout.add_cut_column(self.folder / path) for path in sorted(files))
+        if older:
+            self.repaired.append(f"added the column {layout.CUT} to {older} files of meta/episodes that are older")
         for path in self._orphans():
             path.unlink()
             self.repaired.append(f"removed {path.relative_to(self.folder)}, which belongs to no episode")
