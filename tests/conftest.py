@@ -4,6 +4,12 @@ import os
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+from shape_checks import CHECKED
+
+# Before anything imports these modules: their functions then check the shapes of arrays at every call. Users do not pay
+# for it, and the scripts that tests start do not either.
+install_import_hook(CHECKED, "shape_checks.check_arrays")
 
 from imf_jax.cli import keep_compiled_code
 from imf_jax.sim.backends.native import NativeBackend

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float, Key, Shaped
 
 from imf_jax.config import STATE_DIM, LewmEncoderConfig, PolicyConfig, ResNetEncoderConfig, StateEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
@@ -22,7 +23,7 @@ from imf_jax.models.encoders.resnet import ResNetEncoder
 from imf_jax.models.normalizer import Normalizer
 
 Array = jax.Array
-Observation = Mapping[str, Array]
+Observation = Mapping[str, Array | np.ndarray]
 
 
 class Conditioning(Protocol):
@@ -38,7 +39,7 @@ class Conditioning(Protocol):
     tokens_per_step: int
     reads: tuple[str, ...]
 
-    def __call__(self, observation: Observation, key: Array | None = None) -> Array:
+    def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
         """Normalised condition, float32 (B, obs_horizon * tokens_per_step, dim), oldest observation first.
 
         Args:
@@ -74,7 +75,7 @@ class StateConditioning(nnx.Module):
         self.state = Normalizer(STATE_DIM, config.normalization)
         self.env_state = Normalizer(env_state_dim, config.normalization)
 
-    def __call__(self, observation: Observation, key: Array | None = None) -> Array:
+    def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
         parts = (self.state.normalize(observation["state"]), self.env_state.normalize(observation["env_state"]))
         return jnp.concatenate(parts, axis=-1)
 
@@ -107,11 +108,13 @@ class LewmConditioning(nnx.Module):
         self.state = Normalizer(STATE_DIM, config.normalization)
         self._config = config.encoder
 
-    def __call__(self, observation: Observation, key: Array | None = None) -> Array:
+    def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
         features = observation["features"] if "features" in observation else self.embed(observation["images"])
         return jnp.concatenate([features, self.state.normalize(observation["state"])], axis=-1)
 
-    def embed(self, images: Array) -> Array:
+    def embed(
+        self, images: Shaped[Array | np.ndarray, "*batch C H W 3"]
+    ) -> Float[Array, "*batch {self.joint_output_dim}"]:
         """Embeddings, float32 (..., joint_output_dim), of pictures uint8 (..., C, H, W, 3).
 
         Raises:
@@ -140,7 +143,7 @@ class ResNetConditioning(nnx.Module):
         self.tokens_per_step = cameras if config.encoder.token_per_camera else 1
         self.dim = self.encoder.camera_dim * (cameras // self.tokens_per_step) + STATE_DIM
 
-    def __call__(self, observation: Observation, key: Array | None = None) -> Array:
+    def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
         check_pictures(observation["images"], self._config)
         features = self.encoder(observation["images"], key)
         batch, steps = features.shape[:2]

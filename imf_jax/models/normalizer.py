@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from imf_jax.errors import UserError
 
@@ -60,11 +61,11 @@ class Normalizer(nnx.Module):
         self.center[...] = jnp.asarray(np.where(constant, values["mean"], center), jnp.float32)
         self.scale[...] = jnp.asarray(np.where(constant, 0, scale), jnp.float32)
 
-    def normalize(self, x: Array) -> Array:
+    def normalize(self, x: Float[Array | np.ndarray, "*batch {self.dim}"]) -> Float[Array, "*batch {self.dim}"]:
         """Physical units to normalised; (..., D)."""
         scale = self.scale[...]
         return jnp.where(scale > 0, (x - self.center[...]) / jnp.where(scale > 0, scale, 1), 0)
 
-    def unnormalize(self, y: Array) -> Array:
+    def unnormalize(self, y: Float[Array, "*batch {self.dim}"]) -> Float[Array, "*batch {self.dim}"]:
         """Normalised to physical units; (..., D)."""
         return y * self.scale[...] + self.center[...]

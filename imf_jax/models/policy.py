@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Bool, Float, Key
 
 from imf_jax.config import LewmEncoderConfig, PolicyConfig, TrainConfig, from_dict, require
 from imf_jax.models.conditioning import LewmConditioning, Observation, build_conditioning, require_statistics
@@ -36,11 +37,11 @@ class Prefix(NamedTuple):
         is_given: bool (B, H).
     """
 
-    actions: Array
-    is_given: Array
+    actions: Float[Array, "B H action_dim"]
+    is_given: Bool[Array, "B H"]
 
 
-def unit_quaternions(action: Array) -> Array:
+def unit_quaternions(action: Float[Array, "*batch A"]) -> Float[Array, "*batch A"]:
     """Scale the quaternion of every arm to unit length.
 
     Args:
@@ -121,11 +122,15 @@ class Policy(nnx.Module):
         self.action_normalizer.set_statistics("action", require_statistics(stats, "action"))
         self.conditioning.set_statistics(stats)
 
-    def condition(self, observation: Observation, key: Array | None = None) -> Array:
+    def condition(
+        self, observation: Observation, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B Nc {self.conditioning.dim}"]:
         """Condition tokens, float32 (B, obs_horizon * tokens_per_step, dim). `key`: see `Conditioning`."""
         return self.conditioning(observation, key)
 
-    def loss(self, batch: Mapping[str, Any], key: Array) -> tuple[Array, dict[str, Array]]:
+    def loss(
+        self, batch: Mapping[str, Any], key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Training loss of one batch. Batch normalisation updates its running statistics.
 
         Args:
@@ -143,7 +148,7 @@ class Policy(nnx.Module):
         velocity, given = self._velocity(condition, is_prefix)
         return imf.imf_loss(velocity, key, x, batch["is_pad"], given, self.config.objective, is_prefix)
 
-    def training_prefix(self, key: Array, batch_size: int) -> Array | None:
+    def training_prefix(self, key: Key[Array, ""], batch_size: int) -> Bool[Array, "{batch_size} H"] | None:
         """Which steps are given in training: as if the plan came 0 .. prefix_training control steps late.
 
         A plan that comes d steps late is given the d actions executed meanwhile and those before the newest
@@ -162,11 +167,15 @@ class Policy(nnx.Module):
         delay = jax.random.randint(key, (batch_size,), 0, longest + 1)
         return imf.prefix_mask(jnp.where(delay > 0, head.obs_horizon - 1 + delay, 0), head.pred_horizon)
 
-    def _velocity(self, condition: Array, is_prefix: Array | None) -> tuple[imf.Velocity, Any]:
+    def _velocity(
+        self, condition: Float[Array, "B Nc D"], is_prefix: Bool[Array, "B H"] | None
+    ) -> tuple[imf.Velocity, Any]:
         """The head as a velocity function and its condition, with steps that are given or without."""
         return (self.head, condition) if is_prefix is None else (imf.given_prefix(self.head), (condition, is_prefix))
 
-    def plan(self, observation: Observation, noise: Array, prefix: Prefix | None = None) -> Array:
+    def plan(
+        self, observation: Observation, noise: Float[Array | np.ndarray, "B H action_dim"], prefix: Prefix | None = None
+    ) -> Float[Array, "B H action_dim"]:
         """Generate action chunks.
 
         Args:
@@ -182,7 +191,7 @@ class Policy(nnx.Module):
             given = self.action_normalizer.normalize(prefix.actions)
             noise = jnp.where(prefix.is_given[..., None], given, noise)
         velocity, condition = self._velocity(condition, None if prefix is None else prefix.is_given)
-        chunk = imf.sample(velocity, noise, condition, self.config.sampling_steps)
+        chunk = imf.sample(velocity, jnp.asarray(noise), condition, self.config.sampling_steps)
         if self.config.objective.action_representation == "dct":
             chunk = imf.inverse_dct(chunk)
         return unit_quaternions(self.action_normalizer.unnormalize(chunk))

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int32, Shaped, UInt32
 
 from imf_jax.rollout.delay import hold
 from imf_jax.rollout.outcome import step_outcome
 from imf_jax.rollout.planner import PlanProgram
-from imf_jax.sim.backends.base import Array, SimState, StepOutput
+from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.batching import keep_rows
 
@@ -32,17 +33,17 @@ class Tally(NamedTuple):
         steps, replans, overflow_steps: int32; total_reward, max_reward, max_ik_error: float32; see `EpisodeRecord`.
     """
 
-    running: jax.Array
-    success: jax.Array
-    failure: jax.Array
-    diverged: jax.Array
-    unplannable: jax.Array
-    steps: jax.Array
-    replans: jax.Array
-    overflow_steps: jax.Array
-    total_reward: jax.Array
-    max_reward: jax.Array
-    max_ik_error: jax.Array
+    running: Bool[Array, " B"]
+    success: Bool[Array, " B"]
+    failure: Bool[Array, " B"]
+    diverged: Bool[Array, " B"]
+    unplannable: Bool[Array, " B"]
+    steps: Int32[Array, " B"]
+    replans: Int32[Array, " B"]
+    overflow_steps: Int32[Array, " B"]
+    total_reward: Float[Array, " B"]
+    max_reward: Float[Array, " B"]
+    max_ik_error: Float[Array, " B"]
 
 
 class Wave(NamedTuple):
@@ -58,7 +59,7 @@ class Wave(NamedTuple):
 
     sim: SimState
     output: StepOutput
-    observations: dict[str, jax.Array]
+    observations: dict[str, Shaped[Array, "B To ..."]]
     memory: Any
     tally: Tally
 
@@ -74,11 +75,11 @@ class Trace(NamedTuple):
         notes: what the program says about the actions besides, name -> (B, R, K, ...).
     """
 
-    actions: jax.Array
+    actions: Float[Array, "B R K 16"]
     output: StepOutput
-    counted: jax.Array
-    live: jax.Array
-    notes: dict[str, jax.Array]
+    counted: Int32[Array, "B R"]
+    live: Bool[Array, "B R"]
+    notes: dict[str, Shaped[Array, "B R K ..."]]
 
 
 class LoopProgram:
@@ -112,12 +113,12 @@ class LoopProgram:
             share(self._advance, in_specs=(everywhere, everywhere, sharded, sharded)), donate_argnums=3
         )
 
-    def _begin(self, keys: jax.Array, running: jax.Array) -> Wave:
+    def _begin(self, keys: UInt32[Array, "B 2"], running: Bool[Array, " B"]) -> Wave:
         """Start scenes. `keys`: uint32 (B, 2) key data; `running`: bool (B,), False for padding."""
         sim, output = self._backend.reset(jax.random.wrap_key_data(keys, impl="threefry2x32"))
         horizon = self._program.obs_horizon
 
-        def repeat(first: Array) -> jax.Array:
+        def repeat(first: Shaped[Array | np.ndarray, "B ..."]) -> Shaped[Array, "B To ..."]:
             return jnp.repeat(first[:, None], horizon, axis=1)
 
         observations = {"state": repeat(output.state), "env_state": repeat(output.env_state)}
@@ -140,7 +141,7 @@ class LoopProgram:
         return Wave(sim, output, observations, self._program.start(output), tally)
 
     def _advance(
-        self, weights: Any, seed: jax.Array, episodes: jax.Array, wave: Wave
+        self, weights: Any, seed: UInt32[Array, ""], episodes: UInt32[Array, " B"], wave: Wave
     ) -> tuple[Wave, Trace | tuple[()]]:
         """Make `replans` plans and execute them. `seed`: uint32 scalar; `episodes`: uint32 (B,)."""
 
@@ -150,7 +151,9 @@ class LoopProgram:
         wave, trace = jax.lax.scan(replan, wave, length=self._replans)
         return wave, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trace)
 
-    def _replan(self, weights: Any, seed: jax.Array, episodes: jax.Array, wave: Wave) -> tuple[Wave, Trace | tuple[()]]:
+    def _replan(
+        self, weights: Any, seed: UInt32[Array, ""], episodes: UInt32[Array, " B"], wave: Wave
+    ) -> tuple[Wave, Trace | tuple[()]]:
         program, tally = self._program, wave.tally
         planned, memory = program.plan(
             weights, wave.memory, wave.observations, wave.output, seed, episodes, tally.replans
@@ -172,7 +175,9 @@ class LoopProgram:
         by_scene = partial(jax.tree.map, lambda leaf: jnp.swapaxes(leaf, 0, 1))
         return end, Trace(actions, by_scene(output), counted.sum(axis=0, dtype=jnp.int32), live, program.notes(memory))
 
-    def _control_step(self, wave: Wave, action: jax.Array) -> tuple[Wave, tuple[StepOutput, jax.Array]]:
+    def _control_step(
+        self, wave: Wave, action: Float[Array, "B 16"]
+    ) -> tuple[Wave, tuple[StepOutput, Bool[Array, " B"]]]:
         """One control step of the running scenes; the others stay as they are."""
         tally = wave.tally
         sim, output = self._backend.step(wave.sim, action)
@@ -199,7 +204,9 @@ class LoopProgram:
         )
         return after, (after.output, counted)
 
-    def _observe(self, past: dict[str, jax.Array], output: StepOutput, running: jax.Array) -> dict[str, jax.Array]:
+    def _observe(
+        self, past: dict[str, Shaped[Array, "B To ..."]], output: StepOutput, running: Bool[Array, " B"]
+    ) -> dict[str, Shaped[Array, "B To ..."]]:
         """What the next plan reads, after outputs with leading axes (K, B)."""
         horizon = self._program.obs_horizon
         newest = {"state": output.state[-horizon:], "env_state": output.env_state[-horizon:]}
@@ -209,7 +216,7 @@ class LoopProgram:
                 lambda qpos: self._backend.pictures(qpos, self._program.cameras), output.qpos[-horizon:]
             )
 
-        def join(name: str) -> jax.Array:
+        def join(name: str) -> Shaped[Array, "B To ..."]:
             new = jnp.swapaxes(newest[name], 0, 1)
             return jnp.concatenate([past[name], new], axis=1)[:, -horizon:]
 

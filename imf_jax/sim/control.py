@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jaxtyping import Array, Float
 
 from imf_jax.sim.scene import MAX_OPENING, READY, SIDES, Scene
 
@@ -44,19 +45,19 @@ class ArmModel(NamedTuple):
         lower, upper: (2, 7) joint limits [rad].
     """
 
-    base: jax.Array
-    offset: jax.Array
-    rotation: jax.Array
-    axis_sign: jax.Array
-    lower: jax.Array
-    upper: jax.Array
+    base: Float[Array, "2 3"]
+    offset: Float[Array, "2 7 3"]
+    rotation: Float[Array, "2 7 3 3"]
+    axis_sign: Float[Array, "2 7"]
+    lower: Float[Array, "2 7"]
+    upper: Float[Array, "2 7"]
 
 
 def arm_model(scene: Scene) -> ArmModel:
     """Read the kinematic constants of both arms from a scene."""
     model = scene.model
 
-    def rotation(quat: np.ndarray) -> np.ndarray:
+    def rotation(quat: Float[np.ndarray, "4"]) -> Float[np.ndarray, "3 3"]:
         matrix = np.zeros(9)
         mujoco.mju_quat2Mat(matrix, quat)
         return matrix.reshape(3, 3)
@@ -74,7 +75,11 @@ def arm_model(scene: Scene) -> ArmModel:
     return ArmModel(*(jnp.asarray(np.array(constant), jnp.float32) for constant in constants))
 
 
-def forward_kinematics(arms: ArmModel, joints: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def forward_kinematics(
+    arms: ArmModel, joints: Float[Array, "*batch 2 7"]
+) -> tuple[
+    Float[Array, "*batch 2 3"], Float[Array, "*batch 2 3 3"], Float[Array, "*batch 2 7 3"], Float[Array, "*batch 2 7 3"]
+]:
     """Pose of link7 and the joint axes of both arms.
 
     Args:
@@ -102,8 +107,11 @@ def forward_kinematics(arms: ArmModel, joints: jax.Array) -> tuple[jax.Array, ja
 
 
 def inverse_kinematics(
-    arms: ArmModel, start: jax.Array, position: jax.Array, quaternion: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    arms: ArmModel,
+    start: Float[Array, "*batch 2 7"],
+    position: Float[Array, "*batch 2 3"],
+    quaternion: Float[Array, "*batch 2 4"],
+) -> tuple[Float[Array, "*batch 2 7"], Float[Array, "*batch 2"]]:
     """Joint targets whose link7 poses are as near to the commanded ones as one control step allows.
 
     Damped least squares with the posture as a secondary objective: dq = J^T (J J^T + d^2 I)^-1 (e - J n) + n with
@@ -147,8 +155,8 @@ def inverse_kinematics(
 
 
 def action_to_targets(
-    arms: ArmModel, joint_target: jax.Array, action: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    arms: ArmModel, joint_target: Float[Array, "*batch 14"], action: Float[Array, "*batch 16"]
+) -> tuple[Float[Array, "*batch 14"], Float[Array, "*batch 2"], Float[Array, "*batch 2"]]:
     """One control step's command as servo targets.
 
     Args:
@@ -168,7 +176,7 @@ def action_to_targets(
     return joints.reshape(*batch, 14), opening, distance
 
 
-def quaternion_to_matrix(quaternion: jax.Array) -> jax.Array:
+def quaternion_to_matrix(quaternion: Float[Array, "*batch 4"]) -> Float[Array, "*batch 3 3"]:
     """Rotation matrices (..., 3, 3) of unit quaternions (..., 4), wxyz."""
     w, x, y, z = (quaternion[..., i] for i in range(4))
     rows = [
@@ -179,21 +187,21 @@ def quaternion_to_matrix(quaternion: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def _cross(a: jax.Array, b: jax.Array) -> jax.Array:
+def _cross(a: Float[Array, "*batch 3"], b: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
     ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
     bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
     return jnp.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
 
 
-def _apply(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+def _apply(matrix: Float[Array, "*batch 3 3"], vector: Float[Array, "*#batch 3"]) -> Float[Array, "*batch 3"]:
     return jnp.sum(matrix * vector[..., None, :], axis=-1)
 
 
-def _multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+def _multiply(a: Float[Array, "*batch 3 3"], b: Float[Array, "*#batch 3 3"]) -> Float[Array, "*batch 3 3"]:
     return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
 
 
-def _solve_positive(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+def _solve_positive(matrix: Float[Array, "*batch n n"], vector: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """Solve small symmetric positive definite systems (..., n, n) x = (..., n) by Cholesky, unrolled over n.
 
     A library call per 6x6 system costs more than the arithmetic; unrolled, XLA vectorises over the batch.

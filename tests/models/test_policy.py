@@ -58,7 +58,7 @@ def test_normalizer_inverts_and_scales(mode: str) -> None:
     else:
         np.testing.assert_allclose(scaled[:, varying].mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(scaled[:, varying].std(0), 1, atol=1e-4)
-    np.testing.assert_allclose(normalizer.unnormalize(scaled), rows, atol=1e-5)
+    np.testing.assert_allclose(normalizer.unnormalize(jnp.asarray(scaled)), rows, atol=1e-5)
 
 
 def test_a_constant_channel_always_comes_back_as_its_constant() -> None:

@@ -55,7 +55,9 @@ def test_reachable_poses_are_reached_with_their_orientation(solve, arms: control
     assert float(distance.max()) < 1e-3
     reached, rotation, _, _ = control.forward_kinematics(arms, joints)
     np.testing.assert_allclose(reached, position, atol=1e-3)
-    np.testing.assert_allclose(rotation, np.stack([control.quaternion_to_matrix(quaternion)] * 2), atol=5e-3)
+    np.testing.assert_allclose(
+        rotation, np.stack([control.quaternion_to_matrix(jnp.asarray(quaternion))] * 2), atol=5e-3
+    )
 
 
 def test_quaternions_need_not_be_unit_length(solve, arms: control.ArmModel) -> None:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import nnx
+from jaxtyping import Float, UInt8
 
 from imf_jax.config import from_dict
 from imf_jax.errors import UserError
@@ -71,7 +72,9 @@ class Frozen(nnx.Variable[Array]):
     """A weight that no optimizer, gradient or statistics update touches: it is no `nnx.Param`."""
 
 
-def project(weights: Mapping[str, Array], feature: Array, eps: float, dtype: jnp.dtype) -> Array:
+def project(
+    weights: Mapping[str, Array], feature: Float[Array, "B hidden"], eps: float, dtype: jnp.dtype
+) -> Float[Array, "B output"]:
     """The projector. `feature`: float32 (B, hidden) -> float32 (B, output)."""
     h = linear(feature, weights["projector.in.kernel"], weights["projector.in.bias"], dtype)
     inverse_std = jax.lax.rsqrt(weights["projector.norm.var"] + eps)
@@ -81,7 +84,9 @@ def project(weights: Mapping[str, Array], feature: Array, eps: float, dtype: jnp
 
 
 @partial(jax.jit, static_argnames=("sizes", "dtype", "projected"))
-def encode(weights: Mapping[str, Array], images: Array, sizes: LewmSizes, dtype: jnp.dtype, projected: bool) -> Array:
+def encode(
+    weights: Mapping[str, Array], images: UInt8[Array, "B H W 3"], sizes: LewmSizes, dtype: jnp.dtype, projected: bool
+) -> Float[Array, "B output"]:
     """Preprocess uint8 (B, H, W, 3) and encode: float32 (B, output), or (B, hidden) where not `projected`."""
     feature = class_feature(weights, preprocess(images, sizes.vit.image_size), sizes.vit, dtype)
     return project(weights, feature, sizes.batch_norm_eps, dtype) if projected else feature
@@ -124,7 +129,9 @@ class LewmEncoder(nnx.Module):
         self.joint_output_dim = sizes.output
         self.weights = nnx.data({name: Frozen(jnp.asarray(value, jnp.float32)) for name, value in weights.items()})
 
-    def __call__(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]) -> Array:
+    def __call__(
+        self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]
+    ) -> Float[Array, "B {self.joint_output_dim}"]:
         """Embeddings, float32 (B, joint_output_dim), without gradient.
 
         Raises:
@@ -132,17 +139,21 @@ class LewmEncoder(nnx.Module):
         """
         return self._encode(images, projected=True)
 
-    def class_feature(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]) -> Array:
+    def class_feature(
+        self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]
+    ) -> Float[Array, "B {self.sizes.vit.hidden}"]:
         """The class token before the projector, float32 (B, hidden), without gradient; errors as for a call."""
         return self._encode(images, projected=False)
 
-    def _encode(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray], projected: bool) -> Array:
+    def _encode(
+        self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray], projected: bool
+    ) -> Float[Array, "B output"]:
         picture = self._picture(images)
         weights = {name: jax.lax.stop_gradient(variable[...]) for name, variable in self.weights.items()}
         embedding: Array = encode(weights, picture, self.sizes, self.dtype, projected)
         return jax.lax.stop_gradient(embedding)
 
-    def _picture(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]) -> Array:
+    def _picture(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]) -> UInt8[Array, "B H W 3"]:
         if isinstance(images, Mapping):
             if self.fusion is None:
                 raise UserError("this encoder takes one picture; load it with fusion='row' or 'grid' for camera views")

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.resample import antialiased_bilinear, resample
@@ -34,7 +35,7 @@ def check_images(images: Array | np.ndarray, what: str = "images") -> None:
         raise UserError(f"{what} are {dtype}; give uint8 pictures with values 0..255")
 
 
-def fuse_views(views: Mapping[str, Array | np.ndarray], fusion: Fusion) -> Array:
+def fuse_views(views: Mapping[str, Array | np.ndarray], fusion: Fusion) -> UInt8[Array, "B H W 3"]:
     """One picture from the three views, in the order r_vis, top, front.
 
     The layout that LEWM was trained with is not published, so both layouts are this project's choice:
@@ -74,7 +75,7 @@ def resized_shape(height: int, width: int, shorter_side: int) -> tuple[int, int]
     return (shorter_side, longer_side) if height <= width else (longer_side, shorter_side)
 
 
-def preprocess(images: Array | np.ndarray, shorter_side: int) -> Array:
+def preprocess(images: Array | np.ndarray, shorter_side: int) -> Float[Array, "B H W 3"]:
     """Scale to [0, 1], subtract the ImageNet mean and divide by its std, then resize with antialiasing.
 
     Equals torchvision's `Normalize` followed by `Resize(shorter_side, BILINEAR, antialias=True)` on float tensors.

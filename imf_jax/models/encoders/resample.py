@@ -10,6 +10,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int32
 
 BICUBIC_A = -0.75
 """Keys' cubic parameter that PyTorch uses."""
@@ -24,8 +25,8 @@ class Taps:
         weight: float32 (out, taps); a row sums to 1.
     """
 
-    index: np.ndarray
-    weight: np.ndarray
+    index: Int32[np.ndarray, "out taps"]
+    weight: Float32[np.ndarray, "out taps"]
 
 
 @lru_cache(maxsize=64)
@@ -70,7 +71,7 @@ def bicubic(size: int, out: int) -> Taps:
     return Taps(index.astype(np.int32), weight.astype(np.float32))
 
 
-def resample(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
+def resample(x: Float[jax.Array, "..."], taps: Taps, axis: int) -> Float[jax.Array, "..."]:
     """Resample one axis of `x`; all other axes stay.
 
     Args:

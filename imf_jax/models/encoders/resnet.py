@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float, Int32, Key, UInt8
 
 from imf_jax.config import ResNetEncoderConfig
 
@@ -33,7 +34,7 @@ class Norm(nnx.Module):
         else:
             self.norm = nnx.GroupNorm(channels, num_groups=channels // GROUP_CHANNELS, epsilon=NORM_EPS, rngs=rngs)
 
-    def __call__(self, x: Array, training: bool) -> Array:
+    def __call__(self, x: Float[Array, "B H W channels"], training: bool) -> Float[Array, "B H W channels"]:
         """`x`: (B, H, W, channels), same shape out. Training with batch normalisation updates its statistics."""
         if self.batch:
             return self.norm(x, use_running_average=not training)
@@ -61,7 +62,7 @@ class BasicBlock(nnx.Module):
             self.shortcut = convolution(channels_in, channels, 1, stride, rngs=rngs)
             self.shortcut_norm = Norm(channels, norm, rngs=rngs)
 
-    def __call__(self, x: Array, training: bool) -> Array:
+    def __call__(self, x: Float[Array, "B H W channels_in"], training: bool) -> Float[Array, "B H_out W_out channels"]:
         """(B, H, W, channels_in) -> (B, H / stride, W / stride, channels)."""
         h = jax.nn.relu(self.norm1(self.conv1(x), training))
         h = self.norm2(self.conv2(h), training)
@@ -91,7 +92,9 @@ class ResNet18(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.channels = channels_in
 
-    def __call__(self, pixels: Array, training: bool = False) -> Array:
+    def __call__(
+        self, pixels: Float[Array, "B H W 3"], training: bool = False
+    ) -> Float[Array, "B -(-H//32) -(-W//32) {self.channels}"]:
         """float32 (B, H, W, 3) -> float32 (B, ceil(H / 32), ceil(W / 32), channels)."""
         x = jax.nn.relu(self.stem_norm(self.stem(pixels), training))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -100,7 +103,7 @@ class ResNet18(nnx.Module):
         return x
 
 
-def spatial_softmax(maps: Array) -> Array:
+def spatial_softmax(maps: Float[Array, "B H W K"]) -> Float[Array, "B 2*K"]:
     """Expected position of every channel under the softmax of its map, in [-1, 1] from left to right, top to bottom.
 
     Args:
@@ -124,19 +127,23 @@ class KeypointNet(nnx.Module):
         self.backbone = ResNet18(config.width, config.norm, rngs=rngs)
         self.keypoint_maps = nnx.Conv(self.backbone.channels, config.keypoints, (1, 1), rngs=rngs)
 
-    def __call__(self, pixels: Array, training: bool = False) -> Array:
+    def __call__(self, pixels: Float[Array, "B H W 3"], training: bool = False) -> Float[Array, "B features"]:
         """float32 (B, H, W, 3) -> float32 (B, 2 * keypoints)."""
         return spatial_softmax(self.keypoint_maps(self.backbone(pixels, training)))
 
 
-def crop_offsets(key: Array | None, windows: int, cameras: int, margin: int) -> Array:
+def crop_offsets(
+    key: Key[Array, ""] | None, windows: int, cameras: int, margin: int
+) -> Int32[Array, "{windows} {cameras} 2"]:
     """Where crops begin: int32 (windows, cameras, 2), at random in 0..margin, or in the centre without a key."""
     if key is None:
         return jnp.full((windows, cameras, 2), margin // 2, jnp.int32)
     return jax.random.randint(key, (windows, cameras, 2), 0, margin + 1)
 
 
-def crop(images: Array, offsets: Array, size: int) -> Array:
+def crop(
+    images: UInt8[Array, "B To C H W 3"], offsets: Int32[Array, "B C 2"], size: int
+) -> UInt8[Array, "B To C {size} {size} 3"]:
     """Cut a square out of every picture; all observation steps of a window and camera are cut alike.
 
     Moving the frames of one window against each other would look like motion.
@@ -150,7 +157,7 @@ def crop(images: Array, offsets: Array, size: int) -> Array:
         uint8 (B, To, C, size, size, 3).
     """
 
-    def one(pictures: Array, offset: Array) -> Array:
+    def one(pictures: UInt8[Array, "To H W 3"], offset: Int32[Array, "2"]) -> UInt8[Array, "To size size 3"]:
         """`pictures`: (To, H, W, 3) of one window and camera."""
         start = (0, offset[0], offset[1], 0)
         return jax.lax.dynamic_slice(pictures, start, (pictures.shape[0], size, size, 3))
@@ -184,7 +191,9 @@ class ResNetEncoder(nnx.Module):
         # Of several networks, one module whose variables have a leading axis of cameras.
         self.network = networks[0] if config.shared else stack(networks)
 
-    def __call__(self, images: Array, key: Array | None = None) -> Array:
+    def __call__(
+        self, images: UInt8[Array | np.ndarray, "B To C H W 3"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "B To C {self.camera_dim}"]:
         """Features of every camera.
 
         Args:
@@ -198,7 +207,7 @@ class ResNetEncoder(nnx.Module):
         windows, steps, cameras = images.shape[:3]
         size, training = self.config.crop_size, key is not None
         offsets = crop_offsets(key, windows, cameras, images.shape[3] - size)
-        by_camera = jnp.moveaxis(crop(images, offsets, size), 2, 0)
+        by_camera = jnp.moveaxis(crop(jnp.asarray(images), offsets, size), 2, 0)
         pixels = by_camera.reshape(cameras, windows * steps, size, size, 3).astype(jnp.float32) / 127.5 - 1.0
         if self.config.shared:
             features = self.network(pixels.reshape(-1, size, size, 3), training)
@@ -206,11 +215,15 @@ class ResNetEncoder(nnx.Module):
             features = self._camera_by_camera(pixels, training)
         return jnp.moveaxis(features.reshape(cameras, windows, steps, self.camera_dim), 0, 2)
 
-    def _camera_by_camera(self, pixels: Array, training: bool) -> Array:
+    def _camera_by_camera(
+        self, pixels: Float[Array, "C B H W 3"], training: bool
+    ) -> Float[Array, "C B {self.camera_dim}"]:
         """float32 (C, B, H, W, 3) -> (C, B, camera_dim). A loop, so that one network is compiled and not C."""
         graph, stacked = nnx.split(self.network)
 
-        def one(_: None, inputs: tuple[nnx.State, Array]) -> tuple[None, tuple[nnx.State, Array]]:
+        def one(
+            _: None, inputs: tuple[nnx.State, Float[Array, "B H W 3"]]
+        ) -> tuple[None, tuple[nnx.State, Float[Array, "B features"]]]:
             network = nnx.merge(graph, inputs[0])
             features = network(inputs[1], training)
             return None, (nnx.state(network, nnx.BatchStat), features)

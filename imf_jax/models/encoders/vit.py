@@ -13,6 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.resample import bicubic, resample
@@ -76,25 +77,31 @@ class VitSizes:
         }
 
 
-def layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
+def layer_norm(
+    x: Float[Array, "*batch C"], scale: Float[Array, " C"], bias: Float[Array, " C"], eps: float
+) -> Float[Array, "*batch C"]:
     """LayerNorm over the last axis, biased variance."""
     centered = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
     return centered * jax.lax.rsqrt(variance + eps) * scale + bias
 
 
-def gelu(x: Array) -> Array:
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Exact GELU, x Phi(x) with the error function."""
     return x * (0.5 * (1.0 + jax.lax.erf(x * np.float32(np.sqrt(0.5)))))
 
 
-def linear(x: Array, kernel: Array, bias: Array, dtype: jnp.dtype) -> Array:
+def linear(
+    x: Float[Array, "*batch in"], kernel: Float[Array, "in out"], bias: Float[Array, " out"], dtype: jnp.dtype
+) -> Float[Array, "*batch out"]:
     """x @ kernel + bias, operands rounded to `dtype`, accumulated and returned in float32."""
     product = jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
     return product + bias
 
 
-def attention(qkv: Array, batch: int, heads: int, dtype: jnp.dtype) -> Array:
+def attention(
+    qkv: Float[Array, "rows width"], batch: int, heads: int, dtype: jnp.dtype
+) -> Float[Array, "rows width//3"]:
     """Scaled dot-product attention of every token to every token of its picture.
 
     Args:
@@ -110,7 +117,7 @@ def attention(qkv: Array, batch: int, heads: int, dtype: jnp.dtype) -> Array:
     hidden = width // 3
     head_dim = hidden // heads
 
-    def one_picture(qkv: Array) -> Array:
+    def one_picture(qkv: Float[Array, "tokens width"]) -> Float[Array, "tokens width//3"]:
         tokens = qkv.shape[0]
         query, key, value = jnp.transpose(qkv.reshape(tokens, 3, heads, head_dim), (1, 2, 0, 3))
         scores = jnp.einsum("hnd,hmd->hnm", query, key, preferred_element_type=jnp.float32) * head_dim**-0.5
@@ -128,14 +135,16 @@ def attention(qkv: Array, batch: int, heads: int, dtype: jnp.dtype) -> Array:
     return mixed.reshape(rows, hidden)
 
 
-def patches(pixels: Array, patch: int) -> Array:
+def patches(pixels: Float[Array, "B H W C"], patch: int) -> Float[Array, "B*(H//{patch})*(W//{patch}) {patch}**2*C"]:
     """Cut float (B, H, W, 3) into (B * H/p * W/p, p * p * 3), patches row by row."""
     batch, height, width, channels = pixels.shape
     cut = pixels.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return jnp.transpose(cut, (0, 1, 3, 2, 4, 5)).reshape(-1, patch * patch * channels)
 
 
-def position_table(positions: Array, grid: int, height: int, width: int) -> Array:
+def position_table(
+    positions: Float[Array, "1+{grid}**2 hidden"], grid: int, height: int, width: int
+) -> Float[Array, "1+{height}*{width} hidden"]:
     """Learned positions for another grid of patches, by bicubic interpolation as PyTorch does it.
 
     Args:
@@ -155,7 +164,9 @@ def position_table(positions: Array, grid: int, height: int, width: int) -> Arra
     return jnp.concatenate([positions[:1], table.reshape(-1, hidden)])
 
 
-def class_feature(weights: Weights, pixels: Array, sizes: VitSizes, dtype: jnp.dtype = jnp.float32) -> Array:
+def class_feature(
+    weights: Weights, pixels: Float[Array, "B H W 3"], sizes: VitSizes, dtype: jnp.dtype = jnp.float32
+) -> Float[Array, "B {sizes.hidden}"]:
     """The class token after the final LayerNorm.
 
     Args:
@@ -179,7 +190,7 @@ def class_feature(weights: Weights, pixels: Array, sizes: VitSizes, dtype: jnp.d
     tokens = jnp.concatenate([first, embedded.reshape(batch, -1, hidden)], axis=1)
     tokens += position_table(weights["positions"], sizes.grid, height // sizes.patch, width // sizes.patch)
 
-    def block(x: Array, layer: Weights) -> tuple[Array, None]:
+    def block(x: Float[Array, "rows hidden"], layer: Weights) -> tuple[Float[Array, "rows hidden"], None]:
         h = layer_norm(x, layer["norm1.scale"], layer["norm1.bias"], eps)
         h = attention(linear(h, layer["qkv.kernel"], layer["qkv.bias"], dtype), batch, sizes.heads, dtype)
         x = x + linear(h, layer["out.kernel"], layer["out.bias"], dtype)

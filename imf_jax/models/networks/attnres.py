@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Bool, Float
 
 from imf_jax.config import HeadConfig
 
@@ -29,7 +30,7 @@ def swiglu_width(n_emb: int) -> int:
     return -(-(n_emb * 2667 // 1000) // 8) * 8
 
 
-def time_embedding(time: Array, width: int) -> Array:
+def time_embedding(time: Float[Array, " B"], width: int) -> Float[Array, "B {width}"]:
     """Sinusoid of a time in [0, 1]: sines, then cosines, at frequencies exp(-i ln 10000 / (width/2 - 1)).
 
     Args:
@@ -45,14 +46,20 @@ def time_embedding(time: Array, width: int) -> Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def rope_tables(num_tokens: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+def rope_tables(
+    num_tokens: int, head_dim: int
+) -> tuple[Float[np.ndarray, "{num_tokens} {head_dim}//2"], Float[np.ndarray, "{num_tokens} {head_dim}//2"]]:
     """Cosine and sine of the rotary angles index * theta^(-2 i / head_dim), float32 (num_tokens, head_dim / 2) each."""
     frequencies = ROPE_THETA ** (-np.arange(0, head_dim, 2) / head_dim)
     angles = np.arange(num_tokens)[:, None] * frequencies
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def rotate_pairs(x: Array, cos: np.ndarray, sin: np.ndarray) -> Array:
+def rotate_pairs(
+    x: Float[Array, "B tokens heads head_dim"],
+    cos: Float[np.ndarray, "tokens head_dim//2"],
+    sin: Float[np.ndarray, "tokens head_dim//2"],
+) -> Float[Array, "B tokens heads head_dim"]:
     """Rotate adjacent channel pairs (0, 1), (2, 3), ... by the angle of their token.
 
     Args:
@@ -69,12 +76,12 @@ def rotate_pairs(x: Array, cos: np.ndarray, sin: np.ndarray) -> Array:
     return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
 
 
-def inverse_rms(x: Array) -> Array:
+def inverse_rms(x: Float[Array, "*batch C"]) -> Float[Array, "*batch 1"]:
     """1 / sqrt(mean of squares over the last axis + eps), float32 (..., 1)."""
     return jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + NORM_EPS)
 
 
-def add_all(arrays: Sequence[Array]) -> Array:
+def add_all(arrays: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape"]:
     """Their sum, from first to last, without stacking them."""
     return reduce(operator.add, arrays)
 
@@ -92,7 +99,7 @@ class RMSNorm(nnx.Module):
     def __init__(self, width: int) -> None:
         self.scale = nnx.Param(jnp.ones((width,)))
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
         return x * inverse_rms(x) * self.scale[...]
 
 
@@ -106,7 +113,7 @@ class Attention(nnx.Module):
         self.qkv = linear(config.n_emb, (self.n_head + 2 * self.n_kv_head) * self.head_dim, rngs)
         self.out = linear(config.n_emb, config.n_emb, rngs)
 
-    def __call__(self, x: Array, num_tokens: int) -> Array:
+    def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
         """Args: x (B * num_tokens, n_emb). Returns: the same shape."""
         qkv = self.qkv(x).reshape(-1, num_tokens, self.n_head + 2 * self.n_kv_head, self.head_dim)
         query, key, value = jnp.split(qkv, [self.n_head, self.n_head + self.n_kv_head], axis=2)
@@ -130,7 +137,7 @@ class SwiGLU(nnx.Module):
         self.gate_up = linear(config.n_emb, 2 * width, rngs)
         self.down = linear(width, config.n_emb, rngs)
 
-    def __call__(self, x: Array, num_tokens: int) -> Array:
+    def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
         """Args: x (B * num_tokens, n_emb). Returns: the same shape."""
         gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
         return self.down(jax.nn.silu(gate) * up)
@@ -146,13 +153,13 @@ class AttnResBackbone(nnx.Module):
         # Row k is the pseudo-query of sub-layer k; at zero it mixes all its sources equally.
         self.pseudo_queries = nnx.Param(jnp.zeros((len(kinds), config.n_emb)))
 
-    def __call__(self, x: Array, num_tokens: int) -> Array:
+    def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
         """Args: x (B * num_tokens, n_emb), the embedded tokens. Returns: the same shape."""
         queries = self.pseudo_queries[...]
         sources: list[Array] = []
         logits: list[Array] = []  # logits[i][k] (rows,): sub-layer k's score of source i, for every later k at once
 
-        def add_source(source: Array) -> None:
+        def add_source(source: Float[Array, "rows C"]) -> None:
             sources.append(source)
             logits.append((queries @ source.T) * inverse_rms(source)[:, 0])
 
@@ -184,7 +191,14 @@ class AttnResHead(nnx.Module):
         self.output = linear(config.n_emb, config.action_dim, rngs, use_bias=True)
         self.prefix_mark = nnx.Param(jnp.zeros((config.n_emb,))) if marks_prefix else None
 
-    def __call__(self, z: Array, r: Array, t: Array, condition: Array, is_prefix: Array | None = None) -> Array:
+    def __call__(
+        self,
+        z: Float[Array, "B H {self.config.action_dim}"],
+        r: Float[Array, " B"],
+        t: Float[Array, " B"],
+        condition: Float[Array, "B Nc {self.condition_dim}"],
+        is_prefix: Bool[Array, "B H"] | None = None,
+    ) -> Float[Array, "B H {self.config.action_dim}"]:
         """Velocity averaged over the times from r to t, along the path that is at z at time t.
 
         Args:

@@ -13,12 +13,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int, Key
 
 from imf_jax.config import ObjectiveConfig
 
 Array = jax.Array
-Velocity = Callable[[Array, Array, Array, Any], Array]
-PrefixVelocity = Callable[[Array, Array, Array, Array, Array], Array]
+Chunk = Float[Array, "B H A"]
+"""Chunks of H actions, or a quantity per entry of them."""
+
+Time = Float[Array, " B"]
+"""A time in [0, 1] per chunk."""
+
+Velocity = Callable[[Chunk, Time, Time, Any], Chunk]
+PrefixVelocity = Callable[[Chunk, Time, Time, Any, Bool[Array, "B H"]], Chunk]
 """A velocity that is also told which steps are given, bool (B, H)."""
 
 
@@ -32,10 +39,10 @@ class CompoundVelocity(NamedTuple):
         compound: V = u + (t - r) du/dt, which is regressed onto e - x.
     """
 
-    instantaneous: Array
-    average: Array
-    derivative: Array
-    compound: Array
+    instantaneous: Chunk
+    average: Chunk
+    derivative: Chunk
+    compound: Chunk
 
 
 def equal_rows(batch_size: int, config: ObjectiveConfig) -> int:
@@ -43,7 +50,9 @@ def equal_rows(batch_size: int, config: ObjectiveConfig) -> int:
     return round(batch_size * config.equal_time_fraction)
 
 
-def sample_times(key: Array, batch_size: int, config: ObjectiveConfig) -> tuple[Array, Array]:
+def sample_times(
+    key: Key[Array, ""], batch_size: int, config: ObjectiveConfig
+) -> tuple[Float[Array, " {batch_size}"], Float[Array, " {batch_size}"]]:
     """Draw r <= t for a batch; the first `equal_rows(batch_size, config)` rows have r = t.
 
     Args:
@@ -63,7 +72,7 @@ def sample_times(key: Array, batch_size: int, config: ObjectiveConfig) -> tuple[
     return jnp.minimum(first, second), jnp.maximum(first, second)
 
 
-def interpolate(x: Array, noise: Array, t: Array) -> Array:
+def interpolate(x: Chunk, noise: Chunk, t: Time) -> Chunk:
     """z_t = (1 - t) x + t e; x and noise (B, H, A), t (B,)."""
     t = t[:, None, None]
     return (1 - t) * x + t * noise
@@ -78,19 +87,19 @@ def given_prefix(velocity: PrefixVelocity) -> Velocity:
     enters du/dt.
     """
 
-    def moving(z: Array, r: Array, t: Array, condition: tuple[Array, Array]) -> Array:
+    def moving(z: Chunk, r: Time, t: Time, condition: tuple[Any, Bool[Array, "B H"]]) -> Chunk:
         observed, is_prefix = condition
         return jnp.where(is_prefix[..., None], 0.0, velocity(z, r, t, observed, is_prefix))
 
     return moving
 
 
-def prefix_mask(length: Array, horizon: int) -> Array:
+def prefix_mask(length: Int[Array, " B"], horizon: int) -> Bool[Array, "B {horizon}"]:
     """bool (B, horizon), True for the first `length` (B,) steps."""
     return jnp.arange(horizon) < length[:, None]
 
 
-def compound_velocity(velocity: Velocity, z: Array, r: Array, t: Array, condition: Any) -> CompoundVelocity:
+def compound_velocity(velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any) -> CompoundVelocity:
     """u, its total derivative along the path (a JVP with tangent (v, 0, 1)), and V.
 
     Args:
@@ -110,8 +119,8 @@ def compound_velocity(velocity: Velocity, z: Array, r: Array, t: Array, conditio
 
 
 def batch_compound_velocity(
-    velocity: Velocity, z: Array, r: Array, t: Array, condition: Any, num_equal: int
-) -> tuple[Array, Array]:
+    velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any, num_equal: int
+) -> tuple[Chunk, Float[Array, "B-{num_equal} H A"]]:
     """V of a batch whose first `num_equal` rows have r = t, where V = u and neither v nor du/dt is needed.
 
     Returns:
@@ -131,12 +140,12 @@ def batch_compound_velocity(
     return jnp.concatenate([flow_matching, terms.compound]), terms.derivative
 
 
-def pseudo_huber(error: Array, delta: float) -> Array:
+def pseudo_huber(error: Float[Array, "*shape"], delta: float) -> Float[Array, "*shape"]:
     """delta^2 (sqrt(1 + (error / delta)^2) - 1), elementwise."""
     return delta**2 * (jnp.sqrt(1 + jnp.square(error / delta)) - 1)
 
 
-def dct_matrix(size: int) -> np.ndarray:
+def dct_matrix(size: int) -> Float[np.ndarray, "{size} {size}"]:
     """Orthonormal DCT-II as float32 (size, size): coefficients = matrix @ signal, signal = matrix.T @ coefficients."""
     k, n = np.arange(size)[:, None], np.arange(size)[None, :]
     matrix = np.sqrt(2 / size) * np.cos(np.pi * k * (2 * n + 1) / (2 * size))
@@ -144,23 +153,23 @@ def dct_matrix(size: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def dct(chunk: Array) -> Array:
+def dct(chunk: Float[Array, "*batch H A"]) -> Float[Array, "*batch H A"]:
     """DCT-II over the horizon, axis -2 of (..., H, A)."""
     return jnp.einsum("kh,...ha->...ka", dct_matrix(chunk.shape[-2]), chunk)
 
 
-def inverse_dct(coefficients: Array) -> Array:
+def inverse_dct(coefficients: Float[Array, "*batch H A"]) -> Float[Array, "*batch H A"]:
     """Inverse of `dct`."""
     return jnp.einsum("kh,...ka->...ha", dct_matrix(coefficients.shape[-2]), coefficients)
 
 
-def dct_weights(horizon: int) -> np.ndarray:
+def dct_weights(horizon: int) -> Float[np.ndarray, "{horizon} 1"]:
     """Loss weight 1 + (k / (H - 1))^2 of DCT coefficient k, float32 (H, 1)."""
     k = np.arange(horizon, dtype=np.float32)[:, None]
     return 1 + (k / max(horizon - 1, 1)) ** 2
 
 
-def regression_loss(error: Array, is_pad: Array, config: ObjectiveConfig) -> Array:
+def regression_loss(error: Chunk, is_pad: Bool[Array, "B H"], config: ObjectiveConfig) -> Float[Array, ""]:
     """Mean loss of `error` over the action steps that are not padding.
 
     With the DCT representation the error is taken back to time, its padded steps are zeroed, and the coefficients
@@ -203,13 +212,13 @@ def mean_squared_error(error: Array, is_pad: Array, config: ObjectiveConfig) -> 
 
 def imf_loss(
     velocity: Velocity,
-    key: Array,
-    x: Array,
-    is_pad: Array,
+    key: Key[Array, ""],
+    x: Chunk,
+    is_pad: Bool[Array, "B H"],
     condition: Any,
     config: ObjectiveConfig,
-    is_prefix: Array | None = None,
-) -> tuple[Array, dict[str, Array]]:
+    is_prefix: Bool[Array, "B H"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Training loss of one batch, with times and noise drawn from `key`.
 
     Args:
@@ -243,7 +252,7 @@ def imf_loss(
     return regression_loss(error, is_pad, config), info
 
 
-def sample(velocity: Velocity, noise: Array, condition: Any, steps: int) -> Array:
+def sample(velocity: Velocity, noise: Chunk, condition: Any, steps: int) -> Chunk:
     """Generate from noise: over the grid linspace(1, 0, steps + 1), z <- z - (t - r) u(z, r, t).
 
     Args:
@@ -257,7 +266,7 @@ def sample(velocity: Velocity, noise: Array, condition: Any, steps: int) -> Arra
     """
     grid = jnp.asarray(np.linspace(1, 0, steps + 1), jnp.float32)
 
-    def advance(z: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
+    def advance(z: Chunk, interval: tuple[Float[Array, ""], Float[Array, ""]]) -> tuple[Chunk, None]:
         t, r = (jnp.full(z.shape[0], time) for time in interval)
         return z - (interval[0] - interval[1]) * velocity(z, r, t, condition), None
 
