@@ -39,7 +39,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "module": lambda: Normalizer(16, "min_max").normalize(jnp.zeros((2, 1))),
     "module under jit": lambda: nnx.jit(Normalizer.normalize)(Normalizer(16, "min_max"), jnp.zeros((2, 1))),
     "control": lambda: quaternion_to_matrix(jnp.zeros((2, 7))),
-    "loop": lambda: LoopProgram._control_step(None, None, jnp.zeros((2, 14))),  # type: ignore[arg-type]
+    "loop": lambda: LoopProgram._control_step(None, None, jnp.zeros((2, 14))),
     "dtype": lambda: mix(jnp.zeros(2, jnp.int32)),
 }
 
@@ -59,7 +59,7 @@ def test_every_module_that_has_shapes_in_signatures_is_checked() -> None:
         path = Path(imf_jax.__path__[0]).parent / (module.name.replace(".", "/") + ".py")
         if path.is_file() and "from jaxtyping import" in path.read_text():
             assert module.name.startswith(CHECKED), f"add {module.name} to CHECKED in tests/shape_checks.py"
-            loader = import_module(module.name).__spec__.loader  # type: ignore[union-attr]
+            loader = import_module(module.name).__spec__.loader
             assert type(loader).__name__ == "_JaxtypingLoader", f"{module.name} was imported before the hook"
 
 

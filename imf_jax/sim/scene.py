@@ -10,10 +10,10 @@ inertias come from the `robopal` package and are read from where it is installed
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
@@ -308,7 +308,9 @@ def _add_gripper(arm: mujoco.MjSpec) -> None:
     coupling.data[:5] = [0.0, 1.0, 0.0, 0.0, 0.0]
 
 
-def _add_capsule(body, start, end, radius: float, **attributes) -> None:
+def _add_capsule(
+    body: mujoco.MjsBody, start: Sequence[float], end: Sequence[float], radius: float, **attributes: Any
+) -> None:
     body.add_geom(
         type=mujoco.mjtGeom.mjGEOM_CAPSULE,
         fromto=[*start, *end],
