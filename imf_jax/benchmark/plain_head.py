@@ -16,7 +16,7 @@ Weights = Mapping[str, Array]
 
 
 def linear(weights: Weights, name: str, x: Array) -> Array:
-    """x W^T + b."""
+    """Linear layer x W^T + b; the bias is optional."""
     y = x @ weights[f"{name}.weight"].T
     return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 

@@ -199,6 +199,7 @@ def read_episode(path: Path, *, images: bool = False) -> Episode:
     """Read and validate one demonstration.
 
     Args:
+        path: the HDF5 file.
         images: also read the pictures, if there are any.
 
     Raises:

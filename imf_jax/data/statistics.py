@@ -50,6 +50,7 @@ class Accumulator:
         self.count = 0
 
     def add(self, block: np.ndarray) -> None:
+        """Add a block of rows (N, channels), N >= 1."""
         values = block.astype(np.float64)
         mean = values.mean(axis=0)
         squares = np.square(values - mean).sum(axis=0)
@@ -66,6 +67,7 @@ class Accumulator:
         self.max = np.maximum(self.max, values.max(axis=0))
 
     def result(self) -> dict[str, Any]:
+        """`min`, `max`, `mean`, `std` of all rows as lists with an entry per channel, and their `count`."""
         std = np.sqrt(self.squares / self.count)
         values = zip(MOMENTS, (self.min, self.max, self.mean, std), strict=True)
         return {**{name: value.tolist() for name, value in values}, "count": self.count}

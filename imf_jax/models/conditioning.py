@@ -76,10 +76,12 @@ class StateConditioning(nnx.Module):
         self.env_state = Normalizer(env_state_dim, config.normalization)
 
     def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
+        """Condition; see `Conditioning`."""
         parts = (self.state.normalize(observation["state"]), self.env_state.normalize(observation["env_state"]))
         return jnp.concatenate(parts, axis=-1)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Take over the statistics of robot state and scene state; see `Policy.set_statistics`."""
         self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
         self.env_state.set_statistics("env_state", require_statistics(stats, "env_state"))
 
@@ -109,6 +111,7 @@ class LewmConditioning(nnx.Module):
         self._config = config.encoder
 
     def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
+        """Condition; see `Conditioning`."""
         features = observation["features"] if "features" in observation else self.embed(observation["images"])
         return jnp.concatenate([features, self.state.normalize(observation["state"])], axis=-1)
 
@@ -126,6 +129,7 @@ class LewmConditioning(nnx.Module):
         return embedded.reshape(*images.shape[:-4], self.joint_output_dim)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Take over the statistics of the robot state; see `Policy.set_statistics`."""
         self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
 
 
@@ -144,6 +148,7 @@ class ResNetConditioning(nnx.Module):
         self.dim = self.encoder.camera_dim * (cameras // self.tokens_per_step) + STATE_DIM
 
     def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
+        """Condition; see `Conditioning`."""
         check_pictures(observation["images"], self._config)
         features = self.encoder(observation["images"], key)
         batch, steps = features.shape[:2]
@@ -153,6 +158,7 @@ class ResNetConditioning(nnx.Module):
         return jnp.concatenate([features, state], axis=-1).reshape(batch, -1, self.dim)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Take over the statistics of the robot state; see `Policy.set_statistics`."""
         self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
 
 

@@ -8,7 +8,9 @@ class Sized(Protocol):
     """Anything that knows how much memory it takes [bytes]."""
 
     @property
-    def num_bytes(self) -> int: ...
+    def num_bytes(self) -> int:
+        """Memory that it takes [bytes]."""
+        ...
 
 
 T = TypeVar("T", bound=Sized)

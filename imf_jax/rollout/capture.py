@@ -132,8 +132,10 @@ class CaptureQueue:
         self._raise_failure()
 
     def abandon(self) -> None:
-        """Stop now: what waits is dropped, and the recorders are closed after what they are doing. Episodes whose
-        artifacts are not complete leave no record, so that a resumed run makes both."""
+        """Stop now: what waits is dropped, and the recorders are closed after what they are doing.
+
+        Episodes whose artifacts are not complete leave no record, so that a resumed run makes both.
+        """
         with self._condition:
             self._given_up = True
             self._drop_jobs()

@@ -172,6 +172,8 @@ def advance(timeline: Array, steps: int, extrapolate: bool) -> Array:
     """What is left of a timeline (B, H, 16) after `steps`, and at its end what follows where nothing is planned.
 
     Args:
+        timeline: float32 (B, H, 16) actions.
+        steps: control steps that have passed.
         extrapolate: go on by the last increment; else repeat the last action.
     """
     last = timeline[:, -1:]

@@ -37,11 +37,11 @@ class PlanProgram:
     if TYPE_CHECKING:  # fields of dataclasses, or properties; at run time they would be taken for default values
 
         @property
-        def obs_horizon(self) -> int: ...
+        def obs_horizon(self) -> int: ...  # noqa: D102
         @property
-        def num_action_steps(self) -> int: ...
+        def num_action_steps(self) -> int: ...  # noqa: D102
         @property
-        def cameras(self) -> tuple[str, ...]: ...
+        def cameras(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def start(self, output: StepOutput) -> Any:
         """Memory of scenes that have just begun: a pytree of leaves (B, ...); empty by default."""
@@ -161,8 +161,9 @@ def plan_rows(
     episodes: jax.Array,
     replans: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    """`PlanProgram.plan`; scenes whose episode has just begun (replan 0) get a new memory first. `output`: may be None
-    for a program that does not read it.
+    """`PlanProgram.plan`; scenes whose episode has just begun (replan 0) get a new memory first.
+
+    `output` may be None for a program that does not read it.
 
     Compiled once per program and batch size: planners of the same policy at different training steps share the
     compiled code.

@@ -83,6 +83,7 @@ def forward_kinematics(
     """Pose of link7 and the joint axes of both arms.
 
     Args:
+        arms: their kinematic constants.
         joints: (..., 2, 7) joint angles [rad].
 
     Returns:
@@ -118,8 +119,10 @@ def inverse_kinematics(
     n = POSTURE_GAIN (q_ready - q).
 
     Args:
+        arms: their kinematic constants.
         start: (..., 2, 7) joint targets of the previous control step [rad].
-        position: (..., 2, 3) commanded positions [m]; quaternion: (..., 2, 4) wxyz, of any length but zero.
+        position: (..., 2, 3) commanded positions [m].
+        quaternion: (..., 2, 4) commanded orientations, wxyz, of any length but zero.
 
     Returns:
         joint targets (..., 2, 7) [rad] and the distance (..., 2) [m] between commanded and reached position.
@@ -160,8 +163,9 @@ def action_to_targets(
     """One control step's command as servo targets.
 
     Args:
+        arms: their kinematic constants.
         joint_target: (..., 14) joint targets of the previous control step [rad].
-        action: (..., 16).
+        action: (..., 16) command, see the module.
 
     Returns:
         joint targets (..., 14) [rad], gripper openings (..., 2) [m] within 0..MAX_OPENING (NaN opens), and the

@@ -74,9 +74,10 @@ def save_checkpoint(
 
 
 def best_checkpoint(run: Path) -> tuple[Path, CheckpointMeta] | None:
-    """The checkpoint with the highest validation success; of equals the later one, but where none ever succeeded the
-    one with the highest mean return. Without any validated checkpoint it is the newest, None if there is none.
+    """The checkpoint with the highest validation success; None if there is no checkpoint.
 
+    Of equals it is the later one, but where none ever succeeded the one with the highest mean return. Without any
+    validated checkpoint it is the newest.
     Episodes end with success, so among policies that succeed a higher return only means a slower one.
     """
     candidates = [(path, read_meta(path)) for path in complete_checkpoints(run)]

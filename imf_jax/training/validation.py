@@ -88,7 +88,7 @@ class RolloutValidation:
 
 
 def validation_line(figures: dict[str, float]) -> str:
-    """ "9/10 = 90 % success, mean return 812.5" """
+    """Figures in one line, as in "9/10 = 90 % success, mean return 812.5"."""
     line = f"{figures['n_success']:.0f}/{figures['n_episodes']:.0f} = {100 * figures['success']:.0f} % success"
     errors = f", {figures['n_error']:.0f} ended in an error" if figures["n_error"] else ""
     return f"{line}, mean return {figures['return']:.1f}{errors}"

@@ -85,7 +85,7 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
 
 
 def holm_correction(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for their number, S. Holm (1979), in the order given."""
+    """Correct p values for their number, S. Holm (1979); they keep their order."""
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))

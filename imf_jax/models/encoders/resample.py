@@ -51,8 +51,9 @@ def antialiased_bilinear(size: int, out: int) -> Taps:
 
 @lru_cache(maxsize=64)
 def bicubic(size: int, out: int) -> Taps:
-    """Cubic convolution with a = -0.75, half-pixel centres, edge values repeated, no antialiasing
-    (torch `interpolate(mode="bicubic", align_corners=False)`).
+    """Cubic convolution with a = -0.75, half-pixel centres, edge values repeated, no antialiasing.
+
+    It equals torch `interpolate(mode="bicubic", align_corners=False)`.
 
     Args:
         size: input length [pixels].

@@ -94,7 +94,7 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def linear(
     x: Float[Array, "*batch in"], kernel: Float[Array, "in out"], bias: Float[Array, " out"], dtype: jnp.dtype
 ) -> Float[Array, "*batch out"]:
-    """x @ kernel + bias, operands rounded to `dtype`, accumulated and returned in float32."""
+    """Linear layer x @ kernel + bias, operands rounded to `dtype`, accumulated and returned in float32."""
     product = jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
     return product + bias
 

@@ -100,6 +100,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((width,)))
 
     def __call__(self, x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
+        """`x`: (..., width). Returns: the same shape."""
         return x * inverse_rms(x) * self.scale[...]
 
 

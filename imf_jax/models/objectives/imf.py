@@ -95,7 +95,7 @@ def given_prefix(velocity: PrefixVelocity) -> Velocity:
 
 
 def prefix_mask(length: Int[Array, " B"], horizon: int) -> Bool[Array, "B {horizon}"]:
-    """bool (B, horizon), True for the first `length` (B,) steps."""
+    """Mask of the first `length` (B,) steps, bool (B, horizon)."""
     return jnp.arange(horizon) < length[:, None]
 
 

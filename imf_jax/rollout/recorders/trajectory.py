@@ -11,7 +11,7 @@ from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, 
 
 
 class TrajectoryRecorder(Recorder):
-    """Writes one archive per episode of T steps; world frame, quaternions wxyz:
+    """Writes one archive per episode of T steps; world frame, quaternions wxyz.
 
     `step` int64 (T,) step of the episode; `reward` float32 (T,); `raw_action` float32 (T, 16) as planned;
     `executed_left_link7_pos`, `executed_right_link7_pos` float32 (T, 3) [m] and `executed_left_link7_quat`,

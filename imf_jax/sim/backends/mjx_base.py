@@ -91,7 +91,7 @@ class DeviceBackend(ABC):
 
     @abstractmethod
     def _overflow(self, data: mjx.Data) -> jax.Array:
-        """bool (B,): did a buffer of a scene overflow? `data`: of B scenes."""
+        """Whether a buffer of a scene overflowed, bool (B,). `data`: of B scenes."""
 
     @abstractmethod
     def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
@@ -117,6 +117,7 @@ class DeviceBackend(ABC):
         """Advance K control steps: `step` K times, with the inverse kinematics of the whole chunk in one call.
 
         Args:
+            state: of B scenes.
             actions: float32 (B, K, 16).
 
         Returns:

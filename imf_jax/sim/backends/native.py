@@ -70,6 +70,7 @@ class NativeBackend:
         self._batch: mujoco.batch.Batch | None = None
 
     def reset(self, keys: Array) -> tuple[SimState, StepOutput]:
+        """Start B scenes; see `Backend`."""
         with jax.default_device(self._device):
             joints, objects = in_blocks(self._sample, _key_data(keys))
         count = len(joints)
@@ -90,6 +91,7 @@ class NativeBackend:
         )
 
     def step(self, state: SimState, action: Array) -> tuple[SimState, StepOutput]:
+        """Advance one control step; see `Backend`."""
         state, outputs = self.run_chunk(state, np.asarray(action)[:, None])
         return state, jax.tree.map(lambda leaf: leaf[:, 0], outputs)
 
@@ -97,6 +99,7 @@ class NativeBackend:
         """Advance K control steps: `step` K times, with the inverse kinematics of the whole chunk in one call.
 
         Args:
+            state: of B scenes.
             actions: float32 (B, K, 16).
 
         Returns:
@@ -126,6 +129,7 @@ class NativeBackend:
         return state, jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *outputs)
 
     def render(self, qpos: Array, cameras: tuple[str, ...]) -> np.ndarray:
+        """Pictures of scenes at `qpos`; see `Backend`."""
         return self._parts.renderer(cameras).render(np.asarray(qpos))
 
     def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:

@@ -66,7 +66,9 @@ class ExpertState(NamedTuple):
 class Expert(Protocol):
     """A scripted policy: `start` after a reset, then `act` once per control step."""
 
-    def start(self, output: StepOutput) -> ExpertState: ...
+    def start(self, output: StepOutput) -> ExpertState:
+        """Memory of B scenes that have just begun."""
+        ...
 
     def act(self, state: ExpertState, output: StepOutput) -> tuple[ExpertState, jax.Array]:
         """The next memory and the action, float32 (B, 16)."""
@@ -80,6 +82,7 @@ class TransferExpert:
     phases = 8
 
     def start(self, output: StepOutput) -> ExpertState:
+        """Memory of B scenes that have just begun: the hands are commanded to stay where they are, open."""
         hands = jnp.asarray(output.end_effector)
         yaw = 2 * jnp.arctan2(hands[..., 6], hands[..., 3])
         count = hands.shape[0]
@@ -91,6 +94,7 @@ class TransferExpert:
         )
 
     def act(self, state: ExpertState, output: StepOutput) -> tuple[ExpertState, jax.Array]:
+        """The next memory and the action, float32 (B, 16)."""
         box = jnp.asarray(output.env_state)
         hands = jnp.asarray(output.end_effector)[..., :3]
         measured_opening = jnp.asarray(output.state).reshape(-1, 2, 8)[..., 7]

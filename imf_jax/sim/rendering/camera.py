@@ -84,7 +84,11 @@ def camera_view(model: mujoco.MjModel, qpos: np.ndarray, name: str, height: int,
     The focal length follows from the camera's vertical field of view: `height / 2 / tan(fovy / 2)`.
 
     Args:
+        model: of the scene.
         qpos: float64 (nq,) generalised positions.
+        name: of the camera.
+        height: of the picture [pixels].
+        width: of the picture [pixels].
 
     Raises:
         ArgumentError: the camera is not in the model.

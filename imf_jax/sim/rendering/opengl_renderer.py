@@ -88,6 +88,7 @@ class OpenGLRenderer:
         """Open an OpenGL context.
 
         Args:
+            model: of the scenes.
             cameras: names of the cameras to render.
             height: of the pictures [pixels].
             width: of the pictures [pixels].

@@ -60,6 +60,7 @@ class WarpRenderer:
         """Compile the tracer for `model`.
 
         Args:
+            model: of the scenes.
             cameras: names of the cameras to render.
             height: of the pictures [pixels].
             width: of the pictures [pixels].

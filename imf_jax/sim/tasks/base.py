@@ -77,5 +77,5 @@ class Task(Protocol):
 
 
 def array_module(array: Array) -> ModuleType:
-    """numpy for numpy arrays, jax.numpy for JAX arrays and tracers."""
+    """The array module of an array: numpy, or jax.numpy for JAX arrays and tracers."""
     return np if isinstance(array, np.ndarray) else jnp

@@ -48,6 +48,7 @@ class Transfer:
     env_state_dim = 7
 
     def add_objects(self, spec: mujoco.MjSpec) -> dict[str, tuple[str, ...]]:
+        """Add the box; see `Task`."""
         box = spec.worldbody.add_body(name="box", pos=[0.45, -0.3, BOX_HALF_SIZE[2]])
         box.add_freejoint(name="box_joint")
         box.add_geom(
@@ -62,6 +63,7 @@ class Transfer:
         return {"box": ("box",)}
 
     def sample(self, key: jax.Array) -> jax.Array:
+        """Initial pose of the box, float32 (1, 7): flat on the table, at a random place and yaw."""
         low = jnp.array([START_X[0], START_Y[0], START_YAW[0]], jnp.float32)
         high = jnp.array([START_X[1], START_Y[1], START_YAW[1]], jnp.float32)
         x, y, yaw = jax.random.uniform(key, (3,), jnp.float32, low, high)
@@ -70,9 +72,14 @@ class Transfer:
         return pose[None]
 
     def start(self, batch: int, xp: ModuleType) -> TransferProgress:
+        """Progress of `batch` fresh scenes: the box has not been held yet."""
         return TransferProgress(held=xp.zeros(batch, xp.int32))
 
     def evaluate(self, progress: TransferProgress, reading: Reading) -> tuple[TransferProgress, Verdict]:
+        """Stage, reward, success and failure after one control step.
+
+        It succeeds once the left arm alone has held the box for `HOLD_STEPS`, and fails if the box leaves the workspace.
+        """
         xp = array_module(reading.objects)
         position = reading.objects[:, 0, :3]
         touch = reading.touch[:, 0]
@@ -91,4 +98,5 @@ class Transfer:
         return TransferProgress(held), Verdict(stage.astype(xp.float32), stage, success, lost & ~success)
 
     def env_state(self, reading: Reading) -> Array:
+        """Pose of the box, (B, 7): position [m] and quaternion wxyz in the world frame."""
         return reading.objects[:, 0]
