@@ -1,4 +1,4 @@
-"""Where compiled code is kept between runs: one folder per user, so that only the very first run compiles."""
+"""Cache folders of compiled code: one per user, so that only the very first run compiles."""
 
 import os
 import tempfile
@@ -10,7 +10,7 @@ ENVIRONMENT_VARIABLE = "IMF_JAX_CACHE"
 
 
 def cache_dir(kind: str) -> Path:
-    """The existing, writable cache folder for `kind` ("warp", "xla").
+    """Find or make the writable cache folder of a kind ("warp", "xla").
 
     `$IMF_JAX_CACHE/<kind>` if that variable is set, else `$XDG_CACHE_HOME/imf_jax/<kind>`, else
     `~/.cache/imf_jax/<kind>`.

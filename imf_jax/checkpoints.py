@@ -1,4 +1,4 @@
-"""Read checkpoints: which of a run are complete, what is known about one, and its policy.
+"""Read checkpoints: list the complete ones of a run, load configuration, metadata and policy of one.
 
 <run>/checkpoints/4000/config.json   the TrainConfig
                        meta.json     step, task, validation result, list of files; see `CheckpointMeta`
@@ -38,7 +38,7 @@ _PLAIN_PATH = re.compile(r"[\w./=+,@~ -]+", re.ASCII)
 
 @dataclass(frozen=True)
 class CheckpointMeta:
-    """What is known about a checkpoint besides its configuration.
+    """Metadata of a checkpoint, besides its configuration.
 
     Attributes:
         step: optimizer steps taken.
@@ -141,7 +141,7 @@ def load_policy(path: Path) -> LoadedPolicy:
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """The checkpoint folder that `path` means, see `load_policy`."""
+    """Find the checkpoint folder that `path` names, see `load_policy`."""
     require(path.is_dir(), f"there is no checkpoint or run folder {path}; train one with scripts/train.py")
     if (path / FOLDER).is_dir() or path.name == FOLDER:
         run = path if (path / FOLDER).is_dir() else path.parent

@@ -1,4 +1,4 @@
-"""What every script shares: errors as one line, exit codes, quiet libraries, compiled code kept between runs."""
+"""Shared entry of all scripts: errors as one line, exit codes, quiet libraries, compiled code kept between runs."""
 
 import logging
 import os

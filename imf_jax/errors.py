@@ -1,4 +1,4 @@
-"""Errors meant for the person at the keyboard: one line that says what is wrong and how to mend it."""
+"""Errors for the user: one line that says what is wrong and how to mend it."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, whatever happens to the process that writes them; why one is unreadable."""
+"""Atomic file writing, and reading with errors that say why a file cannot be read."""
 
 import errno
 import functools

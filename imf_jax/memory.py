@@ -1,4 +1,4 @@
-"""How much memory there still is, to refuse in one line what could not fit."""
+"""Free memory of the device and of the host, to refuse in one line what would not fit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Plots are drawn by matplotlib, which is an extra."""
+"""Check for matplotlib, which draws the plots and is an extra."""
 
 from imf_jax.errors import UserError
 

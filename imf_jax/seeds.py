@@ -24,7 +24,7 @@ SPLITS: tuple[Split, ...] = ("test", "validation", "demonstration", "recording")
 
 
 def split_seed(split: Split, seed: int) -> int:
-    """The seed that keys are made from, so that no split ever sees a scene of another.
+    """Seed of the keys of a split, chosen so that no split ever sees a scene of another.
 
     Test seeds stay as they are; the seeds of the other splits are moved into ranges of their own.
 
@@ -83,7 +83,7 @@ def noise_keys(seed: jax.Array | int, episodes: jax.Array | np.ndarray, replans:
 
 
 def disturbance_key(seed: jax.Array, episode: jax.Array) -> jax.Array:
-    """Key of what disturbs a demonstration: fold_in(fold_in(key(seed), episode), 2). Traceable; scalars, uint32."""
+    """Key of the noise of a demonstration: fold_in(fold_in(key(seed), episode), 2). Traceable; scalars, uint32."""
     return _episode_key(seed, episode, _DISTURBANCE_STREAM)
 
 
@@ -92,5 +92,5 @@ STEP_STREAM = 1
 
 
 def root_key(seed: int, stream: int) -> jax.Array:
-    """fold_in(key(seed), stream); the generator is named so that it does not follow JAX's default."""
+    """Key fold_in(key(seed), stream); the generator is named so that it does not follow JAX's default."""
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream)

@@ -54,7 +54,7 @@ DAMAGE = (av.FFmpegError, OSError, ValueError, AttributeError, ArithmeticError, 
 
 
 def require_codec() -> None:
-    """Refuse a library of videos that cannot encode them.
+    """Refuse a build of PyAV that cannot encode videos.
 
     Raises:
         UserError: it was built without H.264.
@@ -117,7 +117,7 @@ class VideoEncoder:
             raise _unwritable(self.path, error) from None
 
     def abort(self) -> None:
-        """Let go of an unfinished file, which the caller removes."""
+        """Close an unfinished file, which the caller removes."""
         try:
             self._container.close()
         except (av.FFmpegError, OSError, ValueError):
@@ -134,7 +134,7 @@ class VideoEncoder:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header of a video says.
+    """Header of a video file.
 
     Attributes:
         num_frames: 0 if it does not say.

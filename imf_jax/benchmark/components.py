@@ -1,4 +1,4 @@
-"""The parts of a closed loop one at a time: what physics, rendering and planning cost on their own.
+"""Parts of a closed loop one at a time: the times of physics, rendering and planning on their own.
 
 Each part repeats exactly what it did in one recorded wave of the loop: the same actions from the same scenes, the
 frames that plans read and no others, plans of the same batch. The sum of the parts bounds what any loop around them
@@ -31,7 +31,7 @@ SEED = 0
 
 
 class Work(NamedTuple):
-    """What one wave of B scenes did in R plans of K control steps.
+    """Work of one wave of B scenes: R plans of K control steps.
 
     Attributes:
         actions: float32 (R, B, K, 16) commanded actions.

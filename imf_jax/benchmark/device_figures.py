@@ -1,4 +1,4 @@
-"""The figures that this project promises for one GPU; without a CUDA device they are "not measured"."""
+"""Promised figures for one GPU; without a CUDA device they are "not measured"."""
 
 import math
 import statistics
@@ -53,7 +53,7 @@ class DeviceFigure:
 
 
 def on_cuda() -> bool:
-    """Is JAX's default device a CUDA GPU?"""
+    """Whether JAX's default device is a CUDA GPU."""
     return jax.local_devices()[0].platform in ("gpu", "cuda")
 
 
@@ -96,7 +96,7 @@ def measure_device(
 
 
 def promises(label: str, *, cameras: bool) -> list[tuple[str, str, str]]:
-    """What is measured of a policy, its unit and its target."""
+    """Promised figures of a policy: name, unit and target."""
     rows = [
         (f"closed loop; {label}", "control steps/s", ">= 20,000" if cameras else ">= 200,000"),
         (f"one plan, batch 1; {label}", "ms", "<= 1.5"),

@@ -1,4 +1,4 @@
-"""What cached features save: a training step with them against one that runs the frozen LEWM encoder."""
+"""Savings by cached features: a training step with them against one that runs the frozen LEWM encoder."""
 
 import statistics
 import time

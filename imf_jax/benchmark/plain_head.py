@@ -22,7 +22,7 @@ def linear(weights: Weights, name: str, x: Array) -> Array:
 
 
 def inverse_rms(x: Array) -> Array:
-    """1 / rms of the last axis, which is kept."""
+    """Inverse RMS, 1 / rms of the last axis, which is kept."""
     return jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
 
 
@@ -57,7 +57,7 @@ def attention(weights: Weights, name: str, x: Array, n_head: int, n_kv_head: int
 
 
 def swiglu(weights: Weights, name: str, x: Array) -> Array:
-    """down(silu(gate(x)) up(x))."""
+    """Feed-forward layer down(silu(gate(x)) up(x))."""
     gate, up = linear(weights, f"{name}.w_gate", x), linear(weights, f"{name}.w_up", x)
     return linear(weights, f"{name}.w_down", jax.nn.silu(gate) * up)
 
@@ -65,7 +65,7 @@ def swiglu(weights: Weights, name: str, x: Array) -> Array:
 def velocity(
     weights: Weights, z: Array, r: Array, t: Array, condition: Array, *, n_layer: int, n_head: int, n_kv_head: int
 ) -> Array:
-    """u(z, r, t | condition); shapes as in `imf_jax.models.networks.attnres.AttnResHead`."""
+    """Average velocity u(z, r, t | condition); shapes as in `imf_jax.models.networks.attnres.AttnResHead`."""
     width = weights["ln_f.weight"].shape[0]
     tokens = [time_token(weights, r, width), time_token(weights, t, width)]
     tokens += [linear(weights, "cond_obs_emb", condition), linear(weights, "input_emb", z)]

@@ -84,7 +84,7 @@ def make_batch(config: HeadConfig, size: int) -> Batch:
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], Any], float]:
-    """The function, compiled and bound to its arguments on the device, and the time that took [s].
+    """Compile a function and bind it to its arguments on the device; returns it and the time that took [s].
 
     The program takes plain arrays, so that calls do not time how Python walks the containers of a side.
     """
@@ -96,7 +96,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[[]
 
 
 def this_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
-    """`imf_jax.models`."""
+    """The side of `imf_jax.models`."""
     graph, weights = nnx.split(head)
     objective = ObjectiveConfig()
     num_equal = imf.equal_rows(len(train.x), objective)
@@ -116,7 +116,7 @@ def this_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
 
 
 def plain_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
-    """The plain port."""
+    """The side of the plain port."""
     sizes: Any = {"n_layer": head.config.n_layer, "n_head": head.config.n_head, "n_kv_head": head.config.n_kv_head}
     weights = torch_state(head)
 
@@ -130,7 +130,7 @@ def plain_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
 
 
 def peer_side(module: Path, head: AttnResHead, train: Batch, plan: Batch) -> Side:
-    """A reader's implementation: a Python file with `train_step` and `plan`.
+    """The side of a reader's implementation: a Python file with `train_step` and `plan`.
 
     `build(config, weights, threads)` of the file gets the sizes (dict), the weights under their torch names (numpy) and
     the number of threads, and returns an object with `train_step(x, noise, r, t, condition) -> loss` (computes the

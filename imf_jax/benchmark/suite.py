@@ -1,4 +1,4 @@
-"""The whole benchmark of the closed loop: which policies, at which sizes, in which order, and what is left behind."""
+"""The whole benchmark of the closed loop: its policies, sizes, order of measurements and results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ TASK = "transfer"
 
 
 class Usual(NamedTuple):
-    """Sizes unless the user asks for others: what is quick enough and still typical.
+    """Default sizes, quick enough and still typical.
 
     Attributes:
         batch: scenes at once.
@@ -41,7 +41,7 @@ USUAL = {
 
 
 class RolloutFigures(NamedTuple):
-    """All that was measured."""
+    """All measured figures."""
 
     loops: list[LoopFigures]
     scaling: list[ScalingFigures]

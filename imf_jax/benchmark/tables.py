@@ -1,4 +1,4 @@
-"""What every benchmark leaves behind: tables on the terminal, the same as JSON and Markdown, and a plot."""
+"""Output of benchmarks: tables on the terminal, the same as JSON and Markdown, and a plot."""
 
 import io
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def machine() -> str:
 
 
 def format_cell(value: Any) -> str:
-    """Numbers to three digits; nothing for what was not measured."""
+    """Format a cell: numbers to three digits, nothing for what was not measured."""
     if value is None:
         return ""
     if isinstance(value, float):

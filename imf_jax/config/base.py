@@ -1,4 +1,4 @@
-"""What every setting shares: sizes of the robots, words with a fixed choice, and how a value is refused."""
+"""Shared parts of all settings: sizes of the robots, fixed choices, and checks of values."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""Settings of evaluations: what runs where, what is captured, and how plans reach the robot."""
+"""Settings of evaluations: backend and devices, captures, and the execution of plans."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,29 +30,31 @@ class ClusterConfig:
 
     # HOST:PORT at which process 0 can be reached.
     coordinator: str | None = None
-    # How many processes there are.
+    # Number of processes.
     num_processes: int | None = None
-    # Which one this is, from 0.
+    # Number of this process, counted from 0.
     process_id: int | None = None
-    # How long to wait for the others at the start [s].
+    # Longest wait for the other processes at the start [s].
     timeout_s: int = 300
 
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """How planned actions reach the robot: at once, or as late as a planner beside the control loop would be."""
+    """Execution of planned actions: at once, or as late as those of a planner beside the control loop."""
 
-    # Plan while the robot waits (sync), or while it goes on with the plan before (async).
+    # Plan while the robot waits (sync), or while it executes the previous plan (async).
     inference: Literal["sync", "async"] = "sync"
-    # How late a plan comes: that of the observation at t takes over at t + delay (async only) [control steps].
+    # Delay of a plan: the one made from the observation at t takes over at t + delay (async only) [control steps].
     delay_steps: int = 0
-    # Make a plan every so often; by default the num_action_steps of the policy [control steps].
+    # Interval between two plans; by default the num_action_steps of the policy [control steps].
     replan_every: int | None = None
-    # What to do when a chunk ends before the next one comes: stay at its last action, or go on by its last increment.
+    # What to do when a chunk ends before the next one comes: stay at its last action (hold), or go on by its last
+    # increment (continue).
     on_empty: Literal["hold", "continue"] = "hold"
-    # Go over from the old chunk to the new one linearly within so many actions (async only) [control steps].
+    # Actions over which the old chunk is blended linearly into the new one (async only) [control steps].
     blend_steps: int = 0
-    # Plan with the actions given that are executed meanwhile; for policies trained with --prefix-training (async only).
+    # Tell the policy the actions that are executed while it plans; it must be trained with --prefix-training (async
+    # only).
     prefix: bool = False
     # Servo commands per control step, between the last action's joint targets and this one's; a divisor of 5.
     action_interpolation: int = 1
@@ -115,7 +117,7 @@ class EvalConfig:
     devices: DeviceCount = 1
     # Several processes that share the episodes.
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    # How planned actions reach the robot.
+    # Execution of planned actions.
     execution: Annotated[ExecutionConfig, tyro.conf.arg(name="")] = field(default_factory=ExecutionConfig)
     # Seed of scenes and planning noise; validation and demonstrations use other ranges.
     seed: int = 0
@@ -127,9 +129,9 @@ class EvalConfig:
     out: Path | None = None
     # Continue the evaluation in --out: only what is missing runs. The records are those of an uninterrupted run.
     resume: bool = False
-    # YAML or JSON file of named jobs, see the README; what a job does not name is as given here.
+    # YAML or JSON file of named jobs, see the README; a setting that a job does not name is the one given here.
     jobs: Path | None = None
-    # With --jobs: go on with the next job after one that failed (the exit code still tells).
+    # With --jobs: go on with the next job after one that failed (the exit code still says so).
     continue_on_error: bool = False
     # Write trajectory.npz per episode: commanded actions and executed end-effector poses.
     save_trajectory: bool = False
@@ -176,7 +178,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class LatencyConfig:
-    """Success of one policy against how late its plans come, on the same scenes."""
+    """Success of one policy at several delays of its plans, on the same scenes."""
 
     # Checkpoint folder, or run folder, of which the newest complete checkpoint is taken.
     checkpoint: Path
@@ -196,13 +198,14 @@ class LatencyConfig:
     plan_batch: int = 10
     # Function evaluations per plan; by default as in training.
     sampling_steps: int | None = None
-    # Make a plan every so often; by default the num_action_steps of the policy [control steps].
+    # Interval between two plans; by default the num_action_steps of the policy [control steps].
     replan_every: int | None = None
-    # What to do when a chunk ends before the next one comes: stay at its last action, or go on by its last increment.
+    # What to do when a chunk ends before the next one comes: stay at its last action (hold), or go on by its last
+    # increment (continue).
     on_empty: Literal["hold", "continue"] = "hold"
-    # Go over from the old chunk to the new one linearly within so many actions [control steps].
+    # Actions over which the old chunk is blended linearly into the new one [control steps].
     blend_steps: int = 0
-    # Plan with the actions given that are executed meanwhile; for policies trained with --prefix-training.
+    # Tell the policy the actions that are executed while it plans; it must be trained with --prefix-training.
     prefix: bool = False
     # Servo commands per control step; a divisor of 5.
     action_interpolation: int = 1
@@ -214,7 +217,7 @@ class LatencyConfig:
     plot: bool = True
 
     def execution(self, delay: int) -> ExecutionConfig:
-        """How plans reach the robot at a delay; without one there is nothing to give as a prefix."""
+        """Execution at a delay; without one there is nothing to give as a prefix."""
         return ExecutionConfig(
             inference="async",
             delay_steps=delay,

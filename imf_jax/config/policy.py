@@ -69,8 +69,8 @@ class ObjectiveConfig:
     huber_delta: float = 1.0
     # What the network predicts: the chunk itself, or its orthonormal DCT-II over the horizon.
     action_representation: Literal["time", "dct"] = "time"
-    # Train also to continue chunks whose first actions are given, as if plans came up to so many control steps late;
-    # needed to evaluate with --prefix. 0 turns it off.
+    # Longest delay of a plan for which the policy also learns to continue chunks whose first actions are given [control
+    # steps]; needed to evaluate with --prefix. 0 turns it off.
     prefix_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
 
     def __post_init__(self) -> None:
@@ -130,7 +130,7 @@ class ResNetEncoderConfig:
     cameras: tuple[str, ...] = VIEWS
     # Height and width of the camera pictures, as they were recorded [pixels].
     image_size: int = IMAGE_SIZE
-    # Height and width of what is cut out of a picture: at random in training, from its centre otherwise [pixels].
+    # Height and width of the crop of a picture: at random in training, from its centre otherwise [pixels].
     crop_size: int = 224
     # Normalisation in the residual blocks; group normalisation does not depend on the batch.
     norm: Literal["group", "batch"] = "group"

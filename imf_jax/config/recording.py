@@ -28,7 +28,7 @@ EventName = Literal["success", "failure", "drop", "stall", "non_finite", "reward
 RuleName = Literal["distance", "no_progress", "beta"]
 
 SCENES = 50
-"""Scenes of a rollout that nobody gave a number of."""
+"""Number of scenes by default."""
 
 SMALLEST_RING = 64 * 1024
 """Ring buffers below this hold no moment worth the name [bytes]."""
@@ -36,12 +36,12 @@ SMALLEST_RING = 64 * 1024
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Where frames are recorded: a LeRobot dataset."""
+    """The LeRobot dataset that receives the frames."""
 
     # Folder of the dataset; its name must start with rollout_.
     dataset: Path | None = None
-    # Go on with the dataset; scenes that it holds already are not recorded again. With --rounds: go on with the rounds
-    # in --out, which may be more than before.
+    # Continue the dataset; scenes that it holds already are not recorded again. With --rounds: continue the rounds in
+    # --out; --rounds may be larger than before.
     resume: bool = False
     # Cameras whose pictures are recorded (r_vis, top, front); none by default.
     cameras: tuple[str, ...] = ()
@@ -60,11 +60,11 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class SentryConfig:
-    """Limits of a recording that nobody watches."""
+    """Limits of an unattended recording."""
 
     # End after this time [s].
     duration_s: float | None = None
-    # End when so much is recorded, measured [bytes].
+    # End when the recording has grown to this size, measured [bytes].
     max_bytes: int | None = None
     # Begin a new episode of the dataset when one has grown to this size, measured [bytes].
     shard_bytes: int = 100 * 2**20
@@ -77,14 +77,14 @@ class SentryConfig:
 
 @dataclass(frozen=True)
 class HighlightConfig:
-    """Which moments are kept."""
+    """Events, and the moments around them that are kept."""
 
     # Events that are kept. failure: the task cannot be done any more, or time is up. drop: a lifted object is lost.
     # stall: both hands stand still. non_finite: physics or plan. out_of_view: an object leaves the --event-camera.
     events: tuple[EventName, ...] = ("success", "failure", "drop", "non_finite")
-    # Kept from before an event, at most [s].
+    # Longest time kept before an event [s].
     pre_s: float = 2.0
-    # Kept from after an event, at most [s].
+    # Longest time kept after an event [s].
     post_s: float = 1.0
     # Memory of the ring buffer of each scene [bytes].
     ring_bytes: int = 2**20
@@ -115,7 +115,7 @@ class HighlightConfig:
 
 @dataclass(frozen=True)
 class DaggerConfig:
-    """When the expert corrects the policy, what is kept of it, and learning from it."""
+    """Corrections of the policy by the expert: when they begin, what is recorded, and training on them."""
 
     # When the expert takes over: its actions and the policy's differ (distance), the task stands still (no_progress),
     # or for a random share of the time (beta).
@@ -130,7 +130,7 @@ class DaggerConfig:
     correction_steps: int = 25
     # Record the corrections only, or whole episodes with the column intervention.
     save: Literal["corrections", "episodes"] = "corrections"
-    # Record, train on what was recorded and evaluate, so many times.
+    # Number of rounds: each records, trains on the recordings and evaluates. By default it only records.
     rounds: int | None = None
     # Folder that receives the rounds: demonstrations, training runs, evaluations, rounds.json. New unless --resume.
     out: Path = Path("runs/dagger")
@@ -159,7 +159,7 @@ class DaggerConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """Rollouts of a checkpoint or of the scripted expert, and what is recorded of them."""
+    """Rollouts of a checkpoint or of the scripted expert, and their recording."""
 
     # What to do: count (base), record every scene (episodic), record without end (sentry), keep moments (highlight),
     # let the expert correct the policy and learn from it (dagger).
@@ -186,9 +186,9 @@ class RolloutConfig:
     sampling_steps: int | None = None
     # What makes pictures, seen and recorded: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
     renderer: RendererName = "warp"
-    # How planned actions reach the robot.
+    # Execution of planned actions.
     execution: Annotated[ExecutionConfig, tyro.conf.arg(name="")] = field(default_factory=ExecutionConfig)
-    # Where it is recorded; not for base.
+    # The dataset; not for --strategy base.
     recording: Annotated[DatasetConfig, tyro.conf.arg(name="")] = field(default_factory=DatasetConfig)
     # For --strategy sentry.
     sentry: Annotated[SentryConfig, tyro.conf.arg(name="")] = field(default_factory=SentryConfig)
@@ -237,7 +237,7 @@ class RolloutConfig:
 
 
 def _require_use(config: Any, name: str, used: bool, why: str) -> None:
-    """Refuse a value that somebody has chosen and that would do nothing."""
+    """Refuse a value that is not the default and would do nothing."""
     default = next(member.default for member in dataclasses.fields(config) if member.name == name)
     value = getattr(config, name)
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else value

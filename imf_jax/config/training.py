@@ -96,9 +96,10 @@ class TrainConfig:
     keep: int = 2
     # Training steps between two lines of metrics.jsonl.
     log_every: int = 50
-    # Also follow the run in these (swanlab, wandb, tensorboard); metrics.jsonl is always written. Each is an extra.
+    # External trackers of the run (swanlab, wandb, tensorboard), each an extra; metrics.jsonl is always written.
     tracker: tuple[TrackerName, ...] = ()
-    # Send at once, keep in the run folder for later, or neither. What tensorboard writes always stays in the folder.
+    # Send to trackers at once (online), keep in the run folder for later (offline), or neither (disabled). What
+    # tensorboard writes always stays in the folder.
     tracker_mode: TrackerMode = "online"
     # The policy.
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -18,7 +18,7 @@ REPORT = "import.json"
 
 @dataclass
 class ImportedFile:
-    """What became of one file: its episode, or the reason why there is none."""
+    """Result of one file: its episode, or the reason why there is none."""
 
     file: str
     episode: int | None = None
@@ -30,7 +30,7 @@ class ImportedFile:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of all files."""
+    """Results of all files."""
 
     files: list[ImportedFile]
 
@@ -53,7 +53,7 @@ def import_episodes(
     settings: ImportSettings,
     on_file: Callable[[int, int], None] = lambda done, total: None,
 ) -> ImportReport:
-    """Bring a folder of HDF5 episodes into the layout of this project, with `stats.json` and a report, `import.json`.
+    """Convert a folder of HDF5 episodes to the layout of this project, with `stats.json` and a report, `import.json`.
 
     Args:
         source: folder with the files.

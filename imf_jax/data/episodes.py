@@ -79,7 +79,7 @@ class Episode:
 
 
 def episode_path(folder: Path, episode: int) -> Path:
-    """Where the demonstration of that index lives."""
+    """Path of the demonstration of that index."""
     return folder / f"episode_{episode:06d}.hdf5"
 
 
@@ -160,7 +160,7 @@ def write_episodes(folder: Path, episodes: Sequence[Episode], threads: int = 4) 
 
 
 def collected_episodes(folder: Path, *, task: str, seed: int) -> tuple[set[int], list[str]]:
-    """What an interrupted collection has already recorded, so that it can go on. Leftovers of writers are removed.
+    """Find what an interrupted collection has already recorded, so that it can go on. Leftovers of writers are removed.
 
     Args:
         folder: folder of demonstrations; may be absent.

@@ -1,4 +1,4 @@
-"""Cached features: what a frozen encoder makes of the pictures of demonstrations, kept beside them.
+"""Cached features: embeddings of the pictures of demonstrations by a frozen encoder, kept beside them.
 
 `<demonstrations>/features_<key>.npz` holds `features` float32 (N, D), N steps of all demonstrations in order, and
 `about`, a JSON text that says what they were made from. The key names encoder, fusion, preprocessing, cameras and
@@ -32,7 +32,7 @@ Embed = Callable[[np.ndarray], jax.Array]
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Everything besides the pictures that features depend on.
+    """Source of features: all that they depend on besides the pictures.
 
     Attributes:
         encoder_sha256: hash of the encoder's weights.
@@ -55,12 +55,12 @@ class FeatureSource:
 
 
 def cache_path(directory: Path, source: FeatureSource) -> Path:
-    """Where the features of a folder of demonstrations are kept."""
+    """Path of the cached features of a folder of demonstrations."""
     return directory / f"features_{source.key}.npz"
 
 
 def read_features(pictures: PictureFolder, source: FeatureSource, dim: int) -> np.ndarray | None:
-    """The cached features, float32 (N, dim), or None if there are none.
+    """Read the cached features, float32 (N, dim), or None if there are none.
 
     Args:
         pictures: the demonstrations' pictures.

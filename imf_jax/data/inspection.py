@@ -1,4 +1,4 @@
-"""What is in a folder of demonstrations or in a LeRobot dataset, and what is wrong with it."""
+"""Inspection of a folder of demonstrations or a LeRobot dataset: its content and its problems."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ Kind = Literal["HDF5 demonstrations", "LeRobot dataset"]
 
 @dataclass
 class EpisodeSummary:
-    """One episode.
+    """Summary of one episode.
 
     Attributes:
         name: of its file, or its number.
@@ -40,7 +40,7 @@ class EpisodeSummary:
 
 @dataclass
 class Inspection:
-    """A folder.
+    """Content and problems of a folder.
 
     Attributes:
         kind: what it holds.

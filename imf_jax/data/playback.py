@@ -1,4 +1,4 @@
-"""The pictures of an episode, as a contact sheet or as a video."""
+"""Playback of the pictures of an episode, as a contact sheet or a video."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +42,7 @@ class PlayableEpisode:
 
 
 def open_episode(folder: Path, place: int) -> PlayableEpisode:
-    """An episode of a folder of demonstrations or of a LeRobot dataset.
+    """Open an episode of a folder of demonstrations or of a LeRobot dataset.
 
     Args:
         folder: where.

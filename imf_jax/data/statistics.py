@@ -1,4 +1,4 @@
-"""`stats.json`: what the normalizer needs to know about a folder of demonstrations.
+"""Statistics of a folder of demonstrations for the normalizer, `stats.json`.
 
 Run as `python -m imf_jax.data.statistics FOLDER` it writes the file again, for demonstrations that came from elsewhere.
 """

@@ -1,4 +1,4 @@
-"""From an observation to the condition tokens of the head.
+"""Encoders of observations as condition tokens of the head.
 
 Per observation step a token is the concatenation of visual features first, then robot state, then scene state; each
 encoder takes the parts it has, and one that sees does not take the scene state. A conditioning says its `dim` and
@@ -27,7 +27,7 @@ Observation = Mapping[str, Array | np.ndarray]
 
 
 class Conditioning(Protocol):
-    """What the policy needs of an encoder.
+    """Interface of an encoder of observations.
 
     Attributes:
         dim: channels of a condition token.
@@ -49,7 +49,7 @@ class Conditioning(Protocol):
         ...
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over the statistics of the demonstrations, see `Policy.set_statistics`."""
+        """Set the statistics of the demonstrations, see `Policy.set_statistics`."""
         ...
 
 
@@ -81,7 +81,7 @@ class StateConditioning(nnx.Module):
         return jnp.concatenate(parts, axis=-1)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Take over the statistics of robot state and scene state; see `Policy.set_statistics`."""
+        """Set the statistics of robot state and scene state; see `Policy.set_statistics`."""
         self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
         self.env_state.set_statistics("env_state", require_statistics(stats, "env_state"))
 
@@ -129,7 +129,7 @@ class LewmConditioning(nnx.Module):
         return embedded.reshape(*images.shape[:-4], self.joint_output_dim)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Take over the statistics of the robot state; see `Policy.set_statistics`."""
+        """Set the statistics of the robot state; see `Policy.set_statistics`."""
         self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
 
 
@@ -158,7 +158,7 @@ class ResNetConditioning(nnx.Module):
         return jnp.concatenate([features, state], axis=-1).reshape(batch, -1, self.dim)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Take over the statistics of the robot state; see `Policy.set_statistics`."""
+        """Set the statistics of the robot state; see `Policy.set_statistics`."""
         self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
 
 
@@ -181,7 +181,7 @@ def check_pictures(images: Array | np.ndarray, config: LewmEncoderConfig | ResNe
 def build_conditioning(
     config: PolicyConfig, env_state_dim: int, frozen_encoder: lewm.LewmEncoder | None, *, rngs: nnx.Rngs
 ) -> Conditioning:
-    """The conditioning that `config.encoder` names.
+    """Build the conditioning of `config.encoder`.
 
     Args:
         config: of the policy.

@@ -22,7 +22,7 @@ class Statistic(nnx.Variable):
 
 
 class Normalizer(nnx.Module):
-    """y = (x - center) / scale per dimension.
+    """Affine normalisation y = (x - center) / scale per dimension.
 
     A constant dimension has scale 0: it normalises to 0 and always comes back as its constant, so neither noise in
     the data nor an inexact prediction is blown up. Until `set_statistics` is called the map is the identity.
@@ -38,7 +38,7 @@ class Normalizer(nnx.Module):
         self.scale = Statistic(jnp.ones((dim,)))
 
     def set_statistics(self, name: str, stats: Mapping[str, np.ndarray]) -> None:
-        """Take over `min`, `max`, `mean`, `std`, each (D,) in the unit of the data.
+        """Set the map from `min`, `max`, `mean`, `std`, each (D,) in the unit of the data.
 
         Raises:
             UserError: a statistic is absent, has another length, or is not finite; `name` says whose.
@@ -62,10 +62,10 @@ class Normalizer(nnx.Module):
         self.scale[...] = jnp.asarray(np.where(constant, 0, scale), jnp.float32)
 
     def normalize(self, x: Float[Array | np.ndarray, "*batch {self.dim}"]) -> Float[Array, "*batch {self.dim}"]:
-        """Physical units to normalised; (..., D)."""
+        """Normalise values (..., D) in physical units."""
         scale = self.scale[...]
         return jnp.where(scale > 0, (x - self.center[...]) / jnp.where(scale > 0, scale, 1), 0)
 
     def unnormalize(self, y: Float[Array, "*batch {self.dim}"]) -> Float[Array, "*batch {self.dim}"]:
-        """Normalised to physical units; (..., D)."""
+        """Map normalised values (..., D) back to physical units."""
         return y * self.scale[...] + self.center[...]

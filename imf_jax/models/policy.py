@@ -30,7 +30,7 @@ _AUGMENTATION_STREAM, _PREFIX_STREAM = 1 << 20, 1 << 21
 
 
 class Prefix(NamedTuple):
-    """Actions of a chunk that are decided already: the rest is generated to follow them.
+    """Given actions of a chunk, which the generated rest continues.
 
     Attributes:
         actions: float32 (B, H, action_dim) in physical units; those that are not given may be anything finite.
@@ -111,7 +111,7 @@ class Policy(nnx.Module):
         return None if self.frozen_encoder is None else self.frozen_encoder.joint_output_dim
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over the statistics of the demonstrations, as `stats.json` holds them.
+        """Set the statistics of the demonstrations, as `stats.json` holds them.
 
         Args:
             stats: `action` and what the encoder reads (`qpos`, `env_state`), each with `min`, `max`, `mean`, `std`.
@@ -149,7 +149,7 @@ class Policy(nnx.Module):
         return imf.imf_loss(velocity, key, x, batch["is_pad"], given, self.config.objective, is_prefix)
 
     def training_prefix(self, key: Key[Array, ""], batch_size: int) -> Bool[Array, "{batch_size} H"] | None:
-        """Which steps are given in training: as if the plan came 0 .. prefix_training control steps late.
+        """Draw the steps that are given in training, as if the plan came 0 .. prefix_training control steps late.
 
         A plan that comes d steps late is given the d actions executed meanwhile and those before the newest
         observation, in all obs_horizon - 1 + d; a plan that is not late is given none, like the first of an episode.
@@ -198,7 +198,7 @@ class Policy(nnx.Module):
 
 
 def weight_decay_mask(params: nnx.State) -> nnx.State:
-    """Which parameters decay: kernels of linear layers and convolutions, not biases, norms or pseudo-queries.
+    """Mask of the weights that decay: kernels of linear layers and convolutions, not biases, norms or pseudo-queries.
 
     Args:
         params: `nnx.state(module, nnx.Param)` (or its pure dict).
@@ -212,20 +212,20 @@ def weight_decay_mask(params: nnx.State) -> nnx.State:
 
 
 class FrozenParts(NamedTuple):
-    """What of a policy training does not change: its structure, frozen encoder and data statistics."""
+    """Parts of a policy that training does not change: structure, frozen encoder and data statistics."""
 
     graph: nnx.GraphDef[Policy]
     variables: nnx.State
 
 
 def build_policy(config: TrainConfig, env_state_dim: int, frozen_encoder: LewmEncoder | None = None) -> Policy:
-    """A policy with the initial weights of `config.seed`; see `Policy` for the other arguments."""
+    """Build a policy with the initial weights of `config.seed`; see `Policy` for the other arguments."""
     rngs = nnx.Rngs(params=root_key(config.seed, INIT_STREAM))
     return Policy(config.policy, env_state_dim, rngs=rngs, frozen_encoder=frozen_encoder)
 
 
 def split_policy(policy: Policy) -> tuple[FrozenParts, nnx.State, nnx.State]:
-    """What training leaves alone, the trainable weights, and the running statistics."""
+    """Split a policy into frozen parts, trainable weights and running statistics."""
     parts: Any = nnx.split(policy, nnx.Param, nnx.BatchStat, ...)
     graph, params, statistics, variables = parts
     return FrozenParts(graph, variables), params, statistics
@@ -238,7 +238,7 @@ def encoder_identity(policy: Policy) -> dict[str, Any] | None:
 
 
 def unloaded_encoder(config: PolicyConfig, identity: dict[str, Any]) -> LewmEncoder:
-    """A frozen encoder of that identity, all zeros until weights are put in."""
+    """Build a frozen encoder of that identity, with zeros in place of its weights."""
     assert isinstance(config.encoder, LewmEncoderConfig)
     sizes = from_dict(LewmSizes, identity["sizes"])
     zeros = {name: np.zeros(shape, np.float32) for name, shape in sizes.weight_shapes().items()}

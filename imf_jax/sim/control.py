@@ -160,7 +160,7 @@ def inverse_kinematics(
 def action_to_targets(
     arms: ArmModel, joint_target: Float[Array, "*batch 14"], action: Float[Array, "*batch 16"]
 ) -> tuple[Float[Array, "*batch 14"], Float[Array, "*batch 2"], Float[Array, "*batch 2"]]:
-    """One control step's command as servo targets.
+    """Turn the command of one control step into servo targets.
 
     Args:
         arms: their kinematic constants.

@@ -84,7 +84,7 @@ _ARM_PRIMITIVES = (
 
 @dataclass(frozen=True)
 class SceneIndex:
-    """Where the named parts live in the flat arrays of the compiled model.
+    """Addresses of the named parts in the flat arrays of the compiled model.
 
     Attributes:
         arm_qpos: (14,) qpos addresses of the arm joints, left then right.

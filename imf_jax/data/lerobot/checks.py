@@ -1,4 +1,4 @@
-"""What a recording refuses before it starts, and in every frame."""
+"""Checks of a recording before it starts, and of every frame."""
 
 import shutil
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Features of a dataset: what every frame holds. The names are the ones that LeRobot policies look for."""
+"""Features of a dataset, the entries of every frame. The names are the ones that LeRobot policies look for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ FRAME_FEATURES = {
 
 
 def picture_feature(height: int, width: int) -> Feature:
-    """A camera's pictures.
+    """Feature of a camera's pictures.
 
     Raises:
         ArgumentError: H.264 cannot hold pictures of that size.
@@ -81,7 +81,7 @@ def picture_feature(height: int, width: int) -> Feature:
 
 
 def robot_features(pictures: Mapping[str, tuple[int, int]], env_state_dim: int = 0) -> dict[str, Feature]:
-    """What this project records of two arms: state, action, reward, pictures, and where a frame comes from.
+    """Features of the recordings of two arms: state, action, reward, pictures, and where a frame comes from.
 
     Args:
         pictures: camera -> height and width [pixels].
@@ -107,7 +107,7 @@ def robot_features(pictures: Mapping[str, tuple[int, int]], env_state_dim: int =
 
 
 def feature_from_json(name: str, values: Any) -> Feature:
-    """The feature of an entry of `info.json`, which other writers may have written.
+    """Read the feature of an entry of `info.json`, which other writers may have written.
 
     The axes of pictures are brought into the order height, width, channels. An axis of any length has -1.
 
@@ -147,7 +147,7 @@ def unsupported(feature: Feature, values: Mapping[str, Any]) -> str | None:
 
 
 def differences(dataset: Mapping[str, Feature], given: Mapping[str, Feature]) -> list[str]:
-    """What differs between the features of a dataset and those of a recording, each difference naming both sides."""
+    """List the differences between the features of a dataset and those of a recording; each names both sides."""
     found = []
     for name in [*dataset, *(name for name in given if name not in dataset)]:
         ours, theirs = dataset.get(name), given.get(name)

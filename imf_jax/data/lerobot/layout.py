@@ -1,4 +1,4 @@
-"""Where the files of a dataset are, and how they are written: whole, or not at all."""
+"""Paths of the files of a dataset, and atomic writers of them."""
 
 import json
 from collections.abc import Mapping

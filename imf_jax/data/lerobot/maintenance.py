@@ -1,4 +1,4 @@
-"""Mend what readers take from a dataset as a whole."""
+"""Rewrite the statistics of a whole dataset."""
 
 import json
 from collections.abc import Iterable

@@ -25,7 +25,7 @@ TOLERANCE = 0.25
 
 @dataclass(frozen=True)
 class EpisodeRow:
-    """Where an episode is.
+    """Location of an episode.
 
     Attributes:
         index: its number.
@@ -130,7 +130,7 @@ class Dataset:
             yield from read_frames(path, times.tolist(), TOLERANCE / self.fps)
 
     def problems(self, episode: EpisodeRow) -> list[str]:
-        """What is wrong with an episode, one line each: rows, values that are not finite, pictures."""
+        """Problems of an episode, one line each: rows, values that are not finite, pictures."""
         found = []
         try:
             columns = self.columns(episode)

@@ -1,1 +1,1 @@
-"""Vision encoders, and what converts their weights."""
+"""Vision encoders, and the names of weights in PyTorch checkpoints."""

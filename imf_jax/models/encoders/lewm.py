@@ -69,13 +69,13 @@ class LewmSizes:
 
 
 class Frozen(nnx.Variable[Array]):
-    """A weight that no optimizer, gradient or statistics update touches: it is no `nnx.Param`."""
+    """Frozen weight: no `nnx.Param`, so that no optimizer, gradient or statistics update touches it."""
 
 
 def project(
     weights: Mapping[str, Array], feature: Float[Array, "B hidden"], eps: float, dtype: jnp.dtype
 ) -> Float[Array, "B output"]:
-    """The projector. `feature`: float32 (B, hidden) -> float32 (B, output)."""
+    """Apply the projector. `feature`: float32 (B, hidden) -> float32 (B, output)."""
     h = linear(feature, weights["projector.in.kernel"], weights["projector.in.bias"], dtype)
     inverse_std = jax.lax.rsqrt(weights["projector.norm.var"] + eps)
     h = (h - weights["projector.norm.mean"]) * (inverse_std * weights["projector.norm.scale"])
@@ -174,7 +174,7 @@ def sha256(data: bytes) -> str:
 
 
 def config_dict(sizes: LewmSizes, weights_sha256: str) -> dict[str, Any]:
-    """What `config.json` beside the weights holds."""
+    """Content of `config.json` beside the weights."""
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "weights_sha256": weights_sha256}
     return {**head, "sizes": dataclasses.asdict(sizes)}
 

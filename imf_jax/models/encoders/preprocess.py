@@ -1,4 +1,4 @@
-"""Camera pictures to the input of a frozen vision encoder: view fusion, scaling to [0, 1], mean and std, resizing."""
+"""Preprocessing of pictures for a frozen vision encoder: view fusion, scaling to [0, 1], mean and std, resizing."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -35,7 +35,7 @@ class Norm(nnx.Module):
             self.norm = nnx.GroupNorm(channels, num_groups=channels // GROUP_CHANNELS, epsilon=NORM_EPS, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W channels"], training: bool) -> Float[Array, "B H W channels"]:
-        """`x`: (B, H, W, channels), same shape out. Training with batch normalisation updates its statistics."""
+        """Normalise `x`, (B, H, W, channels); same shape out. In training, batch normalisation updates statistics."""
         if self.batch:
             return self.norm(x, use_running_average=not training)
         return self.norm(x)
@@ -50,7 +50,7 @@ def convolution(channels_in: int, channels_out: int, size: int, stride: int, *, 
 
 
 class BasicBlock(nnx.Module):
-    """relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
+    """Residual block relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, norm: str, *, rngs: nnx.Rngs) -> None:
         self.conv1 = convolution(channels_in, channels, 3, stride, rngs=rngs)
@@ -63,7 +63,7 @@ class BasicBlock(nnx.Module):
             self.shortcut_norm = Norm(channels, norm, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W channels_in"], training: bool) -> Float[Array, "B H_out W_out channels"]:
-        """(B, H, W, channels_in) -> (B, H / stride, W / stride, channels)."""
+        """Apply the block: (B, H, W, channels_in) -> (B, H / stride, W / stride, channels)."""
         h = jax.nn.relu(self.norm1(self.conv1(x), training))
         h = self.norm2(self.conv2(h), training)
         if self.projects:
@@ -72,7 +72,7 @@ class BasicBlock(nnx.Module):
 
 
 class ResNet18(nnx.Module):
-    """Pictures to a map of features, a 32nd of their height and width.
+    """ResNet-18 without its classifier: a map of features with a 32nd of a picture's height and width.
 
     Args:
         width: channels of the first stage; the map has 8 times as many.
@@ -95,7 +95,7 @@ class ResNet18(nnx.Module):
     def __call__(
         self, pixels: Float[Array, "B H W 3"], training: bool = False
     ) -> Float[Array, "B -(-H//32) -(-W//32) {self.channels}"]:
-        """float32 (B, H, W, 3) -> float32 (B, ceil(H / 32), ceil(W / 32), channels)."""
+        """Map of features: float32 (B, H, W, 3) -> float32 (B, ceil(H / 32), ceil(W / 32), channels)."""
         x = jax.nn.relu(self.stem_norm(self.stem(pixels), training))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for block in self.blocks:
@@ -128,14 +128,14 @@ class KeypointNet(nnx.Module):
         self.keypoint_maps = nnx.Conv(self.backbone.channels, config.keypoints, (1, 1), rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "B H W 3"], training: bool = False) -> Float[Array, "B features"]:
-        """float32 (B, H, W, 3) -> float32 (B, 2 * keypoints)."""
+        """Keypoints: float32 (B, H, W, 3) -> float32 (B, 2 * keypoints)."""
         return spatial_softmax(self.keypoint_maps(self.backbone(pixels, training)))
 
 
 def crop_offsets(
     key: Key[Array, ""] | None, windows: int, cameras: int, margin: int
 ) -> Int32[Array, "{windows} {cameras} 2"]:
-    """Where crops begin: int32 (windows, cameras, 2), at random in 0..margin, or in the centre without a key."""
+    """Upper left corners of crops, int32 (windows, cameras, 2): at random in 0..margin, or central without a key."""
     if key is None:
         return jnp.full((windows, cameras, 2), margin // 2, jnp.int32)
     return jax.random.randint(key, (windows, cameras, 2), 0, margin + 1)
@@ -167,14 +167,14 @@ def crop(
 
 
 def stack(modules: list[KeypointNet]) -> KeypointNet:
-    """Modules of one structure as one, with a leading axis on every variable."""
+    """Stack modules of one structure into one, with a leading axis on every variable."""
     graph, first = nnx.split(modules[0])
     states = [first, *(nnx.state(module) for module in modules[1:])]
     return nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
 
 
 class ResNetEncoder(nnx.Module):
-    """Camera pictures to keypoints, by one network for every camera or one for all of them.
+    """Encoder of camera pictures as keypoints, with one network per camera or one for all.
 
     Args:
         config: see there.

@@ -1,4 +1,4 @@
-"""The names that PyTorch checkpoints of IMF-AttnRes use for their parameters, and where each value lives here."""
+"""Parameter names in PyTorch checkpoints of IMF-AttnRes, and the place of each value here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from imf_jax.models.networks.attnres import Attention, AttnResHead, SwiGLU
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one torch parameter lives.
+    """Place of one torch parameter in a head.
 
     Attributes:
         variable: the NNX variable that holds it.
@@ -39,7 +39,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_torch_state` found. All three lists are empty when the state fits.
+    """Differences that `load_torch_state` found. All three lists are empty when the state fits.
 
     Attributes:
         missing: names that the head has and the state lacks.

@@ -77,12 +77,12 @@ def rotate_pairs(
 
 
 def inverse_rms(x: Float[Array, "*batch C"]) -> Float[Array, "*batch 1"]:
-    """1 / sqrt(mean of squares over the last axis + eps), float32 (..., 1)."""
+    """Inverse RMS: 1 / sqrt(mean of squares over the last axis + eps), float32 (..., 1)."""
     return jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + NORM_EPS)
 
 
 def add_all(arrays: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape"]:
-    """Their sum, from first to last, without stacking them."""
+    """Sum of arrays, from first to last, without stacking them."""
     return reduce(operator.add, arrays)
 
 
@@ -94,13 +94,13 @@ def linear(in_features: int, out_features: int, rngs: nnx.Rngs, *, use_bias: boo
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * scale over the last axis."""
+    """RMS normalisation x / rms(x) * scale over the last axis."""
 
     def __init__(self, width: int) -> None:
         self.scale = nnx.Param(jnp.ones((width,)))
 
     def __call__(self, x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
-        """`x`: (..., width). Returns: the same shape."""
+        """Normalise `x`, (..., width), to the same shape."""
         return x * inverse_rms(x) * self.scale[...]
 
 
@@ -115,7 +115,7 @@ class Attention(nnx.Module):
         self.out = linear(config.n_emb, config.n_emb, rngs)
 
     def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
-        """Args: x (B * num_tokens, n_emb). Returns: the same shape."""
+        """Mix the tokens `x`, (B * num_tokens, n_emb), of each batch row; same shape."""
         qkv = self.qkv(x).reshape(-1, num_tokens, self.n_head + 2 * self.n_kv_head, self.head_dim)
         query, key, value = jnp.split(qkv, [self.n_head, self.n_head + self.n_kv_head], axis=2)
         cos, sin = rope_tables(num_tokens, self.head_dim)
@@ -130,7 +130,7 @@ class Attention(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """down(silu(gate(x)) * up(x))."""
+    """Feed-forward layer down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
         width = swiglu_width(config.n_emb)
@@ -139,7 +139,7 @@ class SwiGLU(nnx.Module):
         self.down = linear(width, config.n_emb, rngs)
 
     def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
-        """Args: x (B * num_tokens, n_emb). Returns: the same shape."""
+        """Transform each token of `x`, (B * num_tokens, n_emb), to the same shape."""
         gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
         return self.down(jax.nn.silu(gate) * up)
 
@@ -155,7 +155,7 @@ class AttnResBackbone(nnx.Module):
         self.pseudo_queries = nnx.Param(jnp.zeros((len(kinds), config.n_emb)))
 
     def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
-        """Args: x (B * num_tokens, n_emb), the embedded tokens. Returns: the same shape."""
+        """Transform the embedded tokens `x`, (B * num_tokens, n_emb), to the same shape."""
         queries = self.pseudo_queries[...]
         sources: list[Array] = []
         logits: list[Array] = []  # logits[i][k] (rows,): sub-layer k's score of source i, for every later k at once

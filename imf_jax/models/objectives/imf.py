@@ -46,7 +46,7 @@ class CompoundVelocity(NamedTuple):
 
 
 def equal_rows(batch_size: int, config: ObjectiveConfig) -> int:
-    """How many rows, the first ones of a batch, have r = t."""
+    """Number of rows with r = t, the first ones of a batch."""
     return round(batch_size * config.equal_time_fraction)
 
 
@@ -73,13 +73,13 @@ def sample_times(
 
 
 def interpolate(x: Chunk, noise: Chunk, t: Time) -> Chunk:
-    """z_t = (1 - t) x + t e; x and noise (B, H, A), t (B,)."""
+    """Point of the path, z_t = (1 - t) x + t e; x and noise (B, H, A), t (B,)."""
     t = t[:, None, None]
     return (1 - t) * x + t * noise
 
 
 def given_prefix(velocity: PrefixVelocity) -> Velocity:
-    """The velocity of chunks whose first steps are given: those do not move. Its condition is (condition, is_prefix).
+    """Velocity of chunks whose first steps are given: those do not move. Its condition is (condition, is_prefix).
 
     A given step is clean data at every time, as in training-time real-time chunking: Black et al., "Training-Time
     Action Conditioning for Efficient Real-Time Chunking" (2025). There the step's own time says so; times here belong
@@ -100,7 +100,7 @@ def prefix_mask(length: Int[Array, " B"], horizon: int) -> Bool[Array, "B {horiz
 
 
 def compound_velocity(velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any) -> CompoundVelocity:
-    """u, its total derivative along the path (a JVP with tangent (v, 0, 1)), and V.
+    """Average velocity u, its total derivative along the path (a JVP with tangent (v, 0, 1)), and V.
 
     Args:
         velocity: the velocity function.
@@ -141,7 +141,7 @@ def batch_compound_velocity(
 
 
 def pseudo_huber(error: Float[Array, "*shape"], delta: float) -> Float[Array, "*shape"]:
-    """delta^2 (sqrt(1 + (error / delta)^2) - 1), elementwise."""
+    """Pseudo-Huber loss delta^2 (sqrt(1 + (error / delta)^2) - 1), elementwise."""
     return delta**2 * (jnp.sqrt(1 + jnp.square(error / delta)) - 1)
 
 

@@ -1,4 +1,4 @@
-"""What every simulation backend offers: pure `reset`, `step` and `images` over a batch of scenes.
+"""Interface of simulation backends: pure `reset`, `step` and `render` over a batch of scenes.
 
 A backend owns the compiled model and no episode state. All state travels in a `SimState`, so the same
 rollout code drives C MuJoCo threads on a CPU and the compiled MJX backends on an accelerator.
@@ -34,7 +34,7 @@ class SimState(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """What is read from B scenes after a reset or a control step. World frame, quaternions wxyz.
+    """Output of a reset or a control step of B scenes. World frame, quaternions wxyz.
 
     Attributes:
         state: float32 (B, 16) per arm (left, right) 7 joint angles [rad] and gripper opening [m].

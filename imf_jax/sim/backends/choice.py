@@ -1,4 +1,4 @@
-"""Which backend and which devices: names of the command line become objects, or one line that says what is missing."""
+"""Choice of backend and devices by their names on the command line, or one line that says what is missing."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def local_devices() -> list[Any]:
 
 
 def resolve_backend(name: BackendName) -> str:
-    """The backend that `name` means here: "auto" is "warp" on CUDA and "native" elsewhere.
+    """Resolve the name of a backend: "auto" is "warp" on CUDA and "native" elsewhere.
 
     Raises:
         UserError: the backend cannot run here.
@@ -52,7 +52,7 @@ def _warp_sees_cuda() -> bool:
 
 
 def resolve_devices(backend: str, count: DeviceCount, num_envs: int) -> list[Any]:
-    """The devices that share the scenes of a compiled backend in equal parts.
+    """Choose the devices that share the scenes of a compiled backend in equal parts.
 
     Args:
         backend: a name made by `resolve_backend`.
@@ -91,7 +91,7 @@ def make_backend(
     interpolation: int = 1,
     devices: Sequence[jax.Device] = (),
 ) -> Any:
-    """The backend `name` (made by `resolve_backend`) for a task; see the classes. `devices`: of a compiled backend.
+    """Make the backend `name` (from `resolve_backend`) for a task; see the classes. `devices`: of a compiled backend.
 
     Raises:
         ArgumentError: a renderer that the backend cannot use.

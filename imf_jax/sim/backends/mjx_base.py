@@ -1,4 +1,4 @@
-"""What the compiled backends share: MJX simulates, and reset and step are pure functions inside any program."""
+"""Base of the compiled backends: MJX simulates, and reset and step are pure functions inside any program."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, Visual
 
 
 class MjxPhysics(NamedTuple):
-    """What MJX needs to continue B scenes, and what was measured of them last.
+    """Physics state of B scenes for MJX, and their last measurements.
 
     Attributes:
         qpos: float32 (B, nq) generalised positions; qvel: float32 (B, nv) velocities.

@@ -1,4 +1,4 @@
-"""A task in its compiled scene: what every backend samples, commands and reads in the same way.
+"""A task in its compiled scene: sampling, commands and readings that all backends share.
 
 `read` and `judge` take numpy or JAX arrays and give the same kind back.
 """
@@ -26,7 +26,7 @@ START_JITTER = 0.02
 
 
 class TaskScene:
-    """The scene of one task and the traffic between its flat arrays and what tasks and policies work with.
+    """Scene of one task, with conversions between its flat arrays and the arrays of tasks and policies.
 
     Args:
         task: name of the task.

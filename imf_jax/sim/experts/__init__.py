@@ -1,1 +1,1 @@
-"""Scripted experts, one file a task."""
+"""Scripted experts, one file per task."""

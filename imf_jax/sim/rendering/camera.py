@@ -30,7 +30,7 @@ def camera_ids(model: mujoco.MjModel, names: tuple[str, ...]) -> tuple[int, ...]
 
 @dataclass(frozen=True)
 class CameraView:
-    """A pinhole camera at one moment: which world point lands on which pixel.
+    """Pinhole camera at one moment; it projects world points onto pixels.
 
     The camera frame is MuJoCo's: x right, y up, looking along -z. Image coordinates (u right, v down) are
     continuous, in pixels, with (0, 0) at the top left corner of the picture, so that the pixel of row r and
@@ -79,7 +79,7 @@ class CameraView:
 
 
 def camera_view(model: mujoco.MjModel, qpos: np.ndarray, name: str, height: int, width: int) -> CameraView:
-    """The view of camera `name` when the model stands at `qpos`.
+    """View of camera `name` with the model at `qpos`.
 
     The focal length follows from the camera's vertical field of view: `height / 2 / tan(fovy / 2)`.
 

@@ -45,7 +45,7 @@ sys.exit(0 if OpenGLRenderer(model, ("down",), 16, 16, platform=sys.argv[1]).ren
 
 @functools.cache
 def find_opengl() -> str | None:
-    """The first of `PLATFORMS` that draws a picture on this machine, or None. Takes about a second, once."""
+    """Find the first of `PLATFORMS` that draws a picture on this machine, or None. Takes about a second, once."""
     for platform in PLATFORMS:
         environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY")}
         try:

@@ -10,7 +10,7 @@ TASKS: dict[str, Callable[[], Task]] = {"transfer": Transfer}
 
 
 def get_task(name: str) -> Task:
-    """The task of that name.
+    """Look up a task by its name.
 
     Raises:
         ArgumentError: if there is none; the message lists the tasks.

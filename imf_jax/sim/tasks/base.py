@@ -1,4 +1,4 @@
-"""What a task is: objects, a reset distribution, staged rewards. Everything is pure and batched over scenes.
+"""Interface of a task: objects, a reset distribution, staged rewards. Everything is pure and batched over scenes.
 
 The per-step functions use only operators and methods that numpy and JAX arrays share, or take the array module from
 the arrays they are given, so that C MuJoCo (numpy) and the compiled backends (JAX) evaluate the very same code.
@@ -16,7 +16,7 @@ Array = jax.Array | np.ndarray
 
 
 class Reading(NamedTuple):
-    """What a task sees of B scenes.
+    """Observation of B scenes for their task.
 
     Attributes:
         objects: (B, n_objects, 7) poses, position [m] and quaternion wxyz in the world frame.
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a task says about B scenes: reward (B,), stage (B,), success (B,), failure (B,)."""
+    """Result of a control step of B scenes: reward (B,), stage (B,), success (B,), failure (B,)."""
 
     reward: Array
     stage: Array
@@ -68,7 +68,7 @@ class Task(Protocol):
         ...
 
     def evaluate(self, progress: Any, reading: Reading) -> tuple[Any, Verdict]:
-        """Judge the scenes after one control step."""
+        """Evaluate the scenes after one control step."""
         ...
 
     def env_state(self, reading: Reading) -> Array:

@@ -78,7 +78,7 @@ class Transfer:
     def evaluate(self, progress: TransferProgress, reading: Reading) -> tuple[TransferProgress, Verdict]:
         """Stage, reward, success and failure after one control step.
 
-        It succeeds once the left arm alone has held the box for `HOLD_STEPS`, and fails if the box leaves the workspace.
+        Success: the left arm alone has held the box for `HOLD_STEPS`. Failure: the box has left `WORKSPACE`.
         """
         xp = array_module(reading.objects)
         position = reading.objects[:, 0, :3]
