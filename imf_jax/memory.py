@@ -6,8 +6,7 @@ import jax
 
 
 def free_device_memory() -> int | None:
-    """Memory that JAX can still allocate on the default device of this process [bytes]; None where it does not tell, as
-    on a CPU."""
+    """Memory that JAX can still allocate on this process' default device [bytes]; None where unknown, as on a CPU."""
     statistics = jax.local_devices()[0].memory_stats()
     if not statistics or "bytes_limit" not in statistics:
         return None

@@ -41,6 +41,7 @@ class PolicyBenchmark:
     json: Path | None = None
 
     def run(self) -> "list[Table]":
+        """Measure, and return the figures."""
         import jax
 
         from imf_jax.benchmark.policy import measure
@@ -80,6 +81,7 @@ class LewmBenchmark:
     json: Path | None = None
 
     def run(self) -> "list[Table]":
+        """Measure, and return the figures."""
         from imf_jax.benchmark.lewm import measure
         from imf_jax.benchmark.tables import Table
 
@@ -106,6 +108,7 @@ class FeaturesBenchmark:
     json: Path | None = None
 
     def run(self) -> "list[Table]":
+        """Measure, and return the figures."""
         from imf_jax.benchmark.features import measure
         from imf_jax.benchmark.tables import Table
 
@@ -163,6 +166,7 @@ class RolloutsBenchmark:
     out: Path | None = None
 
     def run(self) -> "list[Table]":
+        """Measure, and return the figures."""
         require_counts(self, "batch", "steps", "repeats", "max_batch")
         require(self.max_seconds > 0, f"--max-seconds is {self.max_seconds}; it must be positive")
         require(
@@ -234,6 +238,7 @@ def parse_size(size: str) -> tuple[int, int]:
 
 
 def main() -> None:
+    """Parse the command line and do what it says."""
     benchmark: Any = tyro.cli(Benchmark, description=__doc__)
     if benchmark.json is not None:
         require(benchmark.json.parent.is_dir(), f"--json {benchmark.json}: make the folder first")

@@ -28,6 +28,7 @@ class Inspect:
     json: Path | None = None
 
     def run(self) -> int:
+        """Do what this subcommand says; returns the exit code."""
         from imf_jax.data.inspection import inspect_folder
 
         found = inspect_folder(self.data)
@@ -64,6 +65,7 @@ class Stats:
     data: tyro.conf.Positional[Path]
 
     def run(self) -> int:
+        """Do what this subcommand says; returns the exit code."""
         from imf_jax.data.inspection import holds_lerobot
 
         if holds_lerobot(self.data):
@@ -94,6 +96,7 @@ class Export:
     cameras: tuple[str, ...] = ()
 
     def run(self) -> int:
+        """Do what this subcommand says; returns the exit code."""
         from imf_jax.data.lerobot.export import export_demonstrations
 
         with Progress(console=console) as progress:
@@ -134,6 +137,7 @@ class Import:
     jpeg_order: Literal["opencv", "rgb"] = "opencv"
 
     def run(self) -> int:
+        """Do what this subcommand says; returns the exit code."""
         from imf_jax.data.act_import import REPORT, import_episodes
         from imf_jax.data.act_reader import ImportSettings
         from imf_jax.sim.tasks import get_task
@@ -181,6 +185,7 @@ class Play:
     video: bool = False
 
     def run(self) -> int:
+        """Do what this subcommand says; returns the exit code."""
         from imf_jax.data.playback import contact_sheet, open_episode, write_video
 
         require(2 <= self.columns <= 50, f"--columns {self.columns} must lie in 2..50")
@@ -210,6 +215,7 @@ Command = (
 
 
 def main() -> int:
+    """Parse the command line and do what it says."""
     command: Inspect | Stats | Export | Import | Play = tyro.cli(Command, description=__doc__)
     return command.run()
 

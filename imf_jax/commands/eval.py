@@ -17,6 +17,7 @@ console = make_console()
 
 
 def main() -> int:
+    """Parse the command line and do what it says."""
     config = tyro.cli(EvalConfig, description=__doc__)
     if config.jobs is not None:
         return run_jobs(config)

@@ -17,6 +17,7 @@ console = make_console()
 
 
 def main() -> int:
+    """Parse the command line and do what it says."""
     config = tyro.cli(LatencyConfig, description=__doc__)
     if config.out is not None and not config.resume:
         require_empty(config.out)

@@ -74,6 +74,7 @@ def say_comparison(comparison: "Comparison") -> None:
 
 
 def main() -> None:
+    """Parse the command line and do what it says."""
     tyro.cli(report)
 
 

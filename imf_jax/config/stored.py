@@ -128,7 +128,7 @@ def _tagged(value: dict[str, Any], hint: Any) -> Any:
 
 
 def _make_converter() -> Converter:
-    """cattrs as strict as JSON allows: lists become tuples and texts become paths, nothing else is converted."""
+    """Cattrs as strict as JSON allows: lists become tuples and texts become paths, nothing else is converted."""
     converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
     configure_union_passthrough(int | str | None, converter)
     for hint in (bool, int, str):

@@ -99,8 +99,10 @@ def read_sizes(checkpoint: Checkpoint, parts: Parts, heads: int | None, report: 
 
 
 def read_heads(checkpoint: Checkpoint, parts: Parts, flag: int | None, vit: VitSizes, report: Report) -> int:
-    """Number of attention heads: the flag, the pickled module's own config, a config.json beside the file, or
-    hidden / 64, in this order. A config.json of another network is passed over, and the report says so.
+    """Number of attention heads.
+
+    From the flag, the pickled module's own config, a config.json beside the file, or hidden / 64, in this order. A
+    config.json of another network is passed over, and the report says so.
 
     Args:
         checkpoint: the file.

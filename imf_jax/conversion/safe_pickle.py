@@ -54,6 +54,7 @@ class Placeholder:
         return Placeholder(*args)
 
     def append(self, value: Any) -> None:
+        """Take an item of a list."""
         """Accept an element of a list-like object."""
         self.items[len(self.items)] = value
 
