@@ -51,10 +51,10 @@ class Placeholder:
         self.items[key] = value
 
     def __call__(self, *args: Any, **_: Any) -> "Placeholder":
+        """Accept a call, and stand for its result."""
         return Placeholder(*args)
 
     def append(self, value: Any) -> None:
-        """Take an item of a list."""
         """Accept an element of a list-like object."""
         self.items[len(self.items)] = value
 

@@ -49,8 +49,8 @@ class StepBatch:
 class Recorder:
     """A capture.
 
-    Its methods are called from one thread: setup, then per episode reset, steps ..., finish or discard, at the end close.
-    Only `abandon` comes from another one. Subclasses override what they need; by default nothing happens.
+    Its methods are called from one thread: setup, then per episode reset, steps ..., finish or discard, at the end
+    close. Only `abandon` comes from another one. Subclasses override what they need; by default nothing happens.
 
     Attributes:
         name: how messages call the capture.
