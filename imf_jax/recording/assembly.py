@@ -65,8 +65,10 @@ def make_render(backend: Backend, cameras: tuple[str, ...], size: int) -> Render
     return WarpRenderer(backend.model, cameras, size, size).render
 
 
-def make_strategy(session: Session, recording: Recording, on_piece: OnPiece | None = None) -> Strategy:
-    """The strategy that the flags name; `on_piece`: see `DaggerStrategy`."""
+def make_strategy(
+    session: Session, recording: Recording, on_piece: OnPiece | None = None, cameras: tuple[str, ...] = ()
+) -> Strategy:
+    """The strategy that the flags name; `on_piece` and its `cameras`: see `DaggerStrategy`."""
     config, fps = session.config, session.fps()
     if config.strategy == "episodic":
         return EpisodicStrategy(recording)
@@ -82,7 +84,7 @@ def make_strategy(session: Session, recording: Recording, on_piece: OnPiece | No
             post_frames=round(highlight.post_s * fps),
             ring_bytes=highlight.ring_bytes,
         )
-    return DaggerStrategy(recording, save=config.dagger.save, on_piece=on_piece)
+    return DaggerStrategy(recording, save=config.dagger.save, on_piece=on_piece, cameras=cameras)
 
 
 def event_rules(session: Session) -> EventRules:

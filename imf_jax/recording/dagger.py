@@ -4,16 +4,30 @@ Every frame of a correction is kept. None is thinned out, and a correction that 
 is kept as far as it went.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
+import numpy as np
+
+from imf_jax.data.lerobot.features import IMAGES
 from imf_jax.data.lerobot.open_episode import OpenEpisode
 from imf_jax.recording.base import Frame
 from imf_jax.recording.recording import Recording, RecordingStrategy
+from imf_jax.recording.spool import PictureSpool
 from imf_jax.rollout.episode import EpisodeRecord
 
-OnPiece = Callable[[list[Frame], bool], None]
-"""Receives the frames of each recorded piece, and whether its scene succeeded within it."""
+OnPiece = Callable[[list[Frame], dict[str, np.ndarray], bool], None]
+"""Receives the frames of each recorded piece, their recorded pictures (camera -> uint8 (T, H, W, 3), gone when it
+returns), and whether its scene succeeded within it."""
+
+
+class _Piece(NamedTuple):
+    """A piece that is being recorded; frames and pictures are kept only for training."""
+
+    episode: OpenEpisode
+    frames: list[Frame]
+    pictures: PictureSpool
 
 
 class DaggerStrategy(RecordingStrategy):
@@ -24,6 +38,7 @@ class DaggerStrategy(RecordingStrategy):
         save: corrections only, each an episode of the dataset; or whole episodes, in which the column `intervention`
             says who acted.
         on_piece: also gets what is recorded, for training.
+        cameras: of the recorded ones, those whose pictures it gets.
 
     Attributes:
         corrections: corrections so far.
@@ -33,12 +48,17 @@ class DaggerStrategy(RecordingStrategy):
     name = "dagger"
 
     def __init__(
-        self, recording: Recording, *, save: Literal["corrections", "episodes"], on_piece: OnPiece | None = None
+        self,
+        recording: Recording,
+        *,
+        save: Literal["corrections", "episodes"],
+        on_piece: OnPiece | None = None,
+        cameras: tuple[str, ...] = (),
     ) -> None:
         super().__init__(recording)
         self._save_episodes = save == "episodes"
-        self._on_piece = on_piece
-        self._open: dict[int, tuple[OpenEpisode, list[Frame]]] = {}
+        self._on_piece, self._cameras = on_piece, cameras
+        self._open: dict[int, _Piece] = {}
         self._correcting: set[int] = set()
         self.corrections = 0
         self.frames = 0
@@ -54,11 +74,14 @@ class DaggerStrategy(RecordingStrategy):
                 continue
             _, values = next(filled)
             if frame.scene not in self._open:
-                self._open[frame.scene] = self._recording.open(), []
-            episode, kept = self._open[frame.scene]
-            self._recording.add(episode, values)
+                self._begin(frame.scene)
+            piece = self._open[frame.scene]
+            self._recording.add(piece.episode, values)
             if self._on_piece is not None:
-                kept.append(frame)
+                piece.frames.append(frame)
+                with self._spooling():
+                    for camera in self._cameras:
+                        piece.pictures.add(camera, values[IMAGES + camera])
 
     def on_end(self, record: EpisodeRecord) -> None:
         """See `Strategy`."""
@@ -68,7 +91,9 @@ class DaggerStrategy(RecordingStrategy):
     def on_lost(self, scene: int) -> None:
         """See `Strategy`."""
         if scene in self._open:
-            self._open.pop(scene)[0].discard()
+            piece = self._open.pop(scene)
+            piece.episode.discard()
+            piece.pictures.close()
         self._correcting.discard(scene)
 
     def finish(self) -> None:
@@ -80,7 +105,7 @@ class DaggerStrategy(RecordingStrategy):
                 self.on_lost(scene)
 
     def bytes_per_scene(self, max_steps: int) -> int:
-        """See `Strategy`: frames are held only for training, about 1 KiB each."""
+        """See `Strategy`: frames are held only for training, about 1 KiB each; their pictures are on disk."""
         return 1024 * max_steps if self._on_piece is not None else 0
 
     def _count(self, frame: Frame) -> None:
@@ -91,10 +116,26 @@ class DaggerStrategy(RecordingStrategy):
         else:
             self._correcting.discard(frame.scene)
 
+    def _begin(self, scene: int) -> None:
+        episode = self._recording.open()
+        with self._spooling():
+            self._open[scene] = _Piece(episode, [], PictureSpool(self._recording.writer.folder, self._cameras))
+
     def _close(self, scene: int, *, success: bool, cut: bool = False) -> None:
         if scene not in self._open:
             return
-        episode, frames = self._open.pop(scene)
-        self._recording.save(episode, scene, success=success, cut=cut)
-        if self._on_piece is not None:
-            self._on_piece(frames, success)
+        piece = self._open.pop(scene)
+        with piece.pictures:
+            self._recording.save(piece.episode, scene, success=success, cut=cut)
+            if self._on_piece is not None:
+                with self._spooling():
+                    pictures = piece.pictures.arrays()
+                self._on_piece(piece.frames, pictures, success)
+
+    @contextmanager
+    def _spooling(self) -> Iterator[None]:
+        """End the recording where pictures cannot be kept."""
+        try:
+            yield
+        except OSError as error:
+            raise self._recording.fail(error) from None

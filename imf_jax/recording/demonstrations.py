@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from imf_jax.data.episodes import Episode, episode_number, list_episodes, write_episode
+from imf_jax.errors import UserError
 from imf_jax.files import atomic_folder, remove_partials
 from imf_jax.recording.assembly import make_render
 from imf_jax.recording.base import Frame
-from imf_jax.recording.recording import Render
+from imf_jax.recording.recording import RENDER_SCENES, Render
 from imf_jax.recording.session import Session
+from imf_jax.recording.spool import PictureSpool
 
 
 class Demonstrations:
@@ -23,11 +25,18 @@ class Demonstrations:
         session: what is rolled out.
         encoder_cameras: whose pictures the policy learns from.
         image_size: their height and width [pixels].
+
+    Attributes:
+        recorded: the cameras whose pictures are recorded in that size anyway; `add` wants these pictures.
     """
 
     def __init__(self, folder: Path, session: Session, encoder_cameras: tuple[str, ...], image_size: int) -> None:
         self.folder = folder
         self._session, self._cameras, self._image_size = session, encoder_cameras, image_size
+        recording = session.config.recording
+        fitting = recording.cameras if recording.image_size == image_size else ()
+        self.recorded = tuple(camera for camera in encoder_cameras if camera in fitting)
+        self._rendered = tuple(camera for camera in encoder_cameras if camera not in fitting)
         self._render: Render | None = None
         self._next = 0
 
@@ -51,13 +60,28 @@ class Demonstrations:
             path.unlink()
         self._next = episode_number(paths[count - 1]) + 1
 
-    def add(self, frames: list[Frame], success: bool) -> None:
-        """Write what is worth learning from of a recorded piece."""
+    def add(self, frames: list[Frame], pictures: dict[str, np.ndarray], success: bool) -> None:
+        """Write what is worth learning from of a recorded piece.
+
+        Args:
+            frames: of the piece.
+            pictures: of the cameras `recorded`, uint8 (T, H, W, 3) each.
+            success: the scene succeeded within the piece.
+
+        Raises:
+            UserError: the disk is full.
+        """
         for part in teachable(frames, success):
-            write_episode(self.folder, self._episode(part, success))
+            try:
+                with PictureSpool(self.folder, self._rendered) as spool:
+                    self._take_pictures(frames[part], spool)
+                    images = {camera: array[part] for camera, array in pictures.items()} | spool.arrays()
+                    write_episode(self.folder, self._episode(frames[part], images, success))
+            except OSError as error:
+                raise UserError(f"cannot write into {self.folder} ({error.strerror}); free space") from None
             self._next += 1
 
-    def _episode(self, frames: list[Frame], success: bool) -> Episode:
+    def _episode(self, frames: list[Frame], images: dict[str, np.ndarray], success: bool) -> Episode:
         session = self._session
         return Episode(
             action=np.stack([frame.action for frame in frames]),
@@ -70,29 +94,33 @@ class Demonstrations:
             task=session.candidate.task,
             control_hz=1.0 / session.backend.control_dt,
             success=success,
-            images=self._pictures(frames),
+            images={camera: images[camera] for camera in self._cameras},
         )
 
-    def _pictures(self, frames: list[Frame]) -> dict[str, np.ndarray]:
-        if not self._cameras:
-            return {}
+    def _take_pictures(self, frames: list[Frame], spool: PictureSpool) -> None:
+        """Picture what was not recorded in this size, a bounded number of frames at a time."""
+        if not self._rendered:
+            return
         if self._render is None:
-            self._render = make_render(self._session.backend, self._cameras, self._image_size)
-        pictures = self._render(np.stack([frame.before.qpos for frame in frames]))
-        return {camera: pictures[:, index] for index, camera in enumerate(self._cameras)}
+            self._render = make_render(self._session.backend, self._rendered, self._image_size)
+        for first in range(0, len(frames), RENDER_SCENES):
+            qpos = np.stack([frame.before.qpos for frame in frames[first : first + RENDER_SCENES]])
+            pictures = self._render(qpos)
+            for index, camera in enumerate(self._rendered):
+                spool.add(camera, pictures[:, index])
 
 
-def teachable(frames: list[Frame], success: bool) -> Iterator[list[Frame]]:
+def teachable(frames: list[Frame], success: bool) -> Iterator[slice]:
     """The parts of a piece to learn from: all of it if its scene succeeded, else only what the expert did."""
     if success:
-        yield frames
+        yield slice(0, len(frames))
         return
-    part: list[Frame] = []
-    for frame in frames:
-        if frame.intervention:
-            part.append(frame)
-        elif part:
-            yield part
-            part = []
-    if part:
-        yield part
+    start = None
+    for index, frame in enumerate(frames):
+        if frame.intervention and start is None:
+            start = index
+        elif not frame.intervention and start is not None:
+            yield slice(start, index)
+            start = None
+    if start is not None:
+        yield slice(start, len(frames))

@@ -61,7 +61,7 @@ class Recording:
         try:
             return self.writer.open_episode(self._task)
         except (UserError, OSError) as error:
-            raise self._fail(error) from None
+            raise self.fail(error) from None
 
     def filled(self, frames: Sequence[Frame]) -> Iterator[tuple[Frame, dict[str, Any]]]:
         """Each frame with what the dataset keeps of it, pictures included."""
@@ -79,7 +79,7 @@ class Recording:
         try:
             episode.add(values)
         except (UserError, OSError) as error:
-            raise self._fail(error) from None
+            raise self.fail(error) from None
 
     def save(self, episode: OpenEpisode, scene: int, *, success: bool, cut: bool = False) -> int:
         """Make an episode part of the dataset; returns its number.
@@ -98,7 +98,7 @@ class Recording:
         try:
             number = self.writer.save(episode, constants, cut=cut)
         except (UserError, OSError) as error:
-            raise self._fail(error) from None
+            raise self.fail(error) from None
         self.num_bytes += size
         self.num_cut += cut
         return number
@@ -119,7 +119,8 @@ class Recording:
             values[names.ENV_STATE] = frame.before.env_state
         return values
 
-    def _fail(self, error: Exception) -> UserError:
+    def fail(self, error: Exception) -> UserError:
+        """Note that nothing more can be recorded; returns what to raise."""
         self.failed = self.failed or f"the recording was stopped: {error}"
         return UserError(self.failed)
 

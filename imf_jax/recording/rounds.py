@@ -173,7 +173,7 @@ def record_round(
         how it went, `frames` counting those in which the expert acted; and its part of the row of the round.
     """
     scenes = session.config.episodes or SCENES
-    strategy = make_strategy(session, recording, demonstrations.add)
+    strategy = make_strategy(session, recording, demonstrations.add, demonstrations.recorded)
     assert isinstance(strategy, DaggerStrategy)
     try:
         summary = session.run(

@@ -92,7 +92,7 @@ def test_every_frame_of_a_correction_is_recorded(
 ) -> None:
     rules = InterventionRules(no_progress_steps=6, correction_steps=3)
     recording, pieces = record(cameras=True), []
-    strategy = DaggerStrategy(recording, save=save, on_piece=lambda frames, success: pieces.append((frames, success)))
+    strategy = DaggerStrategy(recording, save=save, on_piece=lambda frames, *_: pieces.append(frames))
     with recording.writer:
         records = roll(strategy, compiled=compiled, planner=CorrectedPlanner(make_planner(), "point", rules))
     roll(listener, compiled=compiled, planner=CorrectedPlanner(make_planner(), "point", rules))
@@ -109,7 +109,7 @@ def test_every_frame_of_a_correction_is_recorded(
     else:
         assert len(columns) == strategy.corrections
         assert all(c["intervention"].all() for c in columns)
-    assert [len(frames) for frames, _ in pieces] == [len(c["action"]) for c in columns]
+    assert [len(frames) for frames in pieces] == [len(c["action"]) for c in columns]
     for scene in records:
         wanted = [f.action for f in listener.frames if f.scene == scene and (save == "episodes" or f.intervention)]
         saved = [c["action"] for c in columns if c["scene"][0, 0] == scene]
@@ -119,6 +119,6 @@ def test_every_frame_of_a_correction_is_recorded(
 def test_what_a_policy_did_is_taught_only_where_it_succeeded(roll: Any, listener: Any) -> None:
     roll(listener, episodes=[0])
     frames = [frame._replace(intervention=flag == "X") for frame, flag in zip(listener.frames, ".XX..X", strict=False)]
-    assert list(teachable(frames, True)) == [frames]
-    assert list(teachable(frames, False)) == [frames[1:3], frames[5:6]]
+    assert list(teachable(frames, True)) == [slice(0, 6)]
+    assert list(teachable(frames, False)) == [slice(1, 3), slice(5, 6)]
     assert list(teachable(frames[:1], False)) == []

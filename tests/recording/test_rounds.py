@@ -134,9 +134,9 @@ def test_rounds_that_were_cut_off_go_on_as_if_they_had_not(
             pieces: list[int] = []
             add = Demonstrations.add
 
-            def die_at_the_fourth(self: Demonstrations, frames: Any, success: bool) -> None:
+            def die_at_the_fourth(self: Demonstrations, frames: Any, *rest: Any) -> None:
                 pieces.append(len(frames))
-                add(self, frames, success) if len(pieces) < 4 else kill()
+                add(self, frames, *rest) if len(pieces) < 4 else kill()
 
             patched.setattr(Demonstrations, "add", die_at_the_fourth)
         else:
