@@ -1,4 +1,8 @@
-"""Videos of camera pictures: encoded as the frames come, read back as arrays."""
+"""Videos of camera pictures: encoded as the frames come, read back as arrays.
+
+PyAV itself is used, not imageio's plugin for it: one frame per control step with its time stamp, a size that is known
+while a video grows, and frames that are found by their time stamps need the encoder's and the decoder's own settings.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

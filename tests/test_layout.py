@@ -11,6 +11,7 @@ ROOMS = (
     "config",
     "cache",
     "files",
+    "images",
     "memory",
     "plots",
     "video",

@@ -37,6 +37,7 @@ def decode_picture(data: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures, which are refused here before unpacking
+            # Pillow itself: its header says the size before anything is unpacked, and other formats are refused.
             with Image.open(io.BytesIO(data.rstrip(b"\0")), formats=("JPEG", "PNG")) as image:
                 size, mode = image.size, image.mode
                 large, colour = max(size) > LARGEST_SIDE, not mode.startswith(("I", "F"))

@@ -1,6 +1,5 @@
 """Playback of the pictures of an episode, as a contact sheet or a video."""
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from imf_jax.data.episodes import IMAGES, READ_ERRORS, list_episodes, read_episo
 from imf_jax.data.inspection import holds_lerobot
 from imf_jax.errors import ArgumentError, UserError, one_line
 from imf_jax.files import atomic_write, read_failure
+from imf_jax.images import encode_image
 
 CELL_HEIGHT = 160
 """Height of a picture on a contact sheet [pixels]."""
@@ -83,9 +83,7 @@ def contact_sheet(episode: PlayableEpisode, columns: int) -> bytes:
             draw.text((left, top), label, INK, font)
             sheet.paste(picture, (left, top + LINE))
         top += CELL_HEIGHT + LINE + MARGIN
-    content = io.BytesIO()
-    sheet.save(content, "PNG")
-    return content.getvalue()
+    return encode_image(np.asarray(sheet))
 
 
 def write_video(path: Path, episode: PlayableEpisode) -> None:

@@ -7,11 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from imf_jax.config import TrackerMode, TrackerName
 from imf_jax.errors import UserError
+from imf_jax.images import read_image
 from imf_jax.training.trackers import IMAGES, TrackedRun, Tracker
 
 PROJECT = "imf_jax"
@@ -118,9 +116,7 @@ class TensorBoardTracker:
     def images(self, step: int, paths: Sequence[Path]) -> None:
         """See `Tracker`."""
         for path in paths:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-            self._writer.add_image(f"{IMAGES}/{path.parent.name}", pixels, step, dataformats="HWC")
+            self._writer.add_image(f"{IMAGES}/{path.parent.name}", read_image(path), step, dataformats="HWC")
         self._writer.flush()
 
     def summary(self, values: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """What a report takes from the files beside the records. A missing or damaged file costs its part, never the page."""
 
 import base64
-import io
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from imf_jax.evaluation.manifest import folder_hash
 from imf_jax.evaluation.report.charts import Series, line_chart, path_bounds, path_plot, range_bar, stage_strip
 from imf_jax.evaluation.report.load import Evaluation
 from imf_jax.files import TRAINING_METRICS, read_metrics
+from imf_jax.images import encode_image, read_image
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.timing import TIMES, TIMING
 
@@ -197,16 +197,14 @@ def _trajectory(path: Path) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
 
 def _embed(path: Path, row: EpisodeRow, problems: list[str]) -> None:
     try:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB")
+        small = Image.fromarray(read_image(path))
         small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
     except UNREADABLE as error:
         problems.append(f"episode {row.record.episode}: {path.name} cannot be read ({type(error).__name__})")
         row.picture = None
         return
-    content = io.BytesIO()
-    small.save(content, format="JPEG", quality=82)
-    row.thumbnail = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    content = encode_image(np.asarray(small), ".jpeg", quality=82)
+    row.thumbnail = f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
 def _checkpoint(evaluation: Evaluation) -> dict[str, Any]:

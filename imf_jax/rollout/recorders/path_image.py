@@ -1,14 +1,13 @@
 """`trajectory.png`: the executed path of both end effectors in red over a camera's picture, per episode."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from imf_jax.files import write_bytes
+from imf_jax.images import encode_image
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, StepBatch, episode_folder
 from imf_jax.rollout.recorders.path_drawing import draw_path
@@ -113,17 +112,10 @@ class PathImageRecorder(Recorder):
         image, depth, view = self._photograph(self._last_qpos.pop(record.episode))
         picture = draw_path(image, depth, view, position[:, 0], position[:, 1])
         path = f"{episode_folder(record.episode)}/trajectory.png"
-        write_bytes(self._folder / path, encode_png(picture))
+        write_bytes(self._folder / path, encode_image(picture))
         return {"path_image": path}
 
     def discard(self, episode: int) -> None:
         """See `Recorder`."""
         self._buffer.pop(episode)
         self._last_qpos.pop(episode, None)
-
-
-def encode_png(picture: np.ndarray) -> bytes:
-    """`picture` uint8 (H, W, 3) as the content of a PNG file."""
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, format="PNG")
-    return content.getvalue()
