@@ -61,7 +61,8 @@ class ProgressBar:
         counted = progress.episodes if self._total is None else f"{progress.episodes}/{self._total}"
         text = f"{counted} episodes, success {rate}, {speed:,.0f} control steps/s"
         if self._limit is not None:
-            text += f", {clock_time(self._limit.elapsed_s())} of {clock_time(self._limit.limit_s)}"
+            elapsed = min(self._limit.elapsed_s(), self._limit.limit_s)  # what goes on behind it is no rollout any more
+            text += f", {clock_time(elapsed)} of {clock_time(self._limit.limit_s)}"
         return text
 
 
