@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.evaluation.setup import Candidate, Setup
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.scene import GRASP_Z, MAX_OPENING
@@ -47,9 +48,9 @@ class FunctionProgram(PlanProgram):
 
 
 def main(out: Path, episodes: int = 10) -> Summary:
-    settings = EvaluationSettings(episodes=episodes, num_envs=episodes)
     planner = ProgramPlanner(FunctionProgram(reach), weights=(), rows=episodes)
-    summary = evaluate(planner, NativeBackend("transfer"), settings, out, policy="reach")
+    setup = Setup(Candidate(planner, "transfer", "reach"), NativeBackend("transfer"))
+    summary = evaluate(setup, EvaluationSettings(episodes, num_envs=episodes), out)
     reached = {stage["name"]: f"{stage['n_reached']}/{episodes}" for stage in summary.metrics["stages"]}
     print(f"{summary.headline}\nstages reached: {reached}\nreport: {summary.folder / 'report.html'}")
     return summary

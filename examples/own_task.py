@@ -8,6 +8,7 @@ import jax
 import mujoco
 
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.evaluation.setup import Candidate, Setup
 from imf_jax.rollout.expert_planner import ExpertPlanner
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.experts.transfer import EXPERTS, TransferExpert
@@ -49,8 +50,8 @@ class LiftStick(Task):
 
 def main(out: Path, episodes: int = 10) -> Summary:
     TASKS["lift_stick"], EXPERTS["lift_stick"] = LiftStick, TransferExpert  # that one begins by lifting what it finds
-    settings = EvaluationSettings(episodes=episodes, num_envs=episodes)
-    summary = evaluate(ExpertPlanner("lift_stick"), NativeBackend("lift_stick"), settings, out, policy="expert")
+    expert = Candidate(ExpertPlanner("lift_stick"), "lift_stick", "expert")
+    summary = evaluate(Setup(expert, NativeBackend("lift_stick")), EvaluationSettings(episodes, episodes), out)
     print(f"{summary.headline}\nreport: {summary.folder / 'report.html'}")
     return summary
 

@@ -53,8 +53,7 @@ def load_preset(name: str, directory: Path = DIRECTORY) -> TrainConfig:
     """Configuration of a preset.
 
     Raises:
-        ArgumentError: there is no such preset, or its configuration contradicts itself or holds a value of another
-            type.
+        ArgumentError: there is no such preset, or its configuration contradicts itself or has a value of another type.
         UserError: its file fails or defines no `config`.
     """
     path = preset_path(name, directory)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_jax.evaluation.evaluate import make_rollout
+from imf_jax.evaluation.setup import make_rollout
 from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.expert_planner import ExpertPlanner

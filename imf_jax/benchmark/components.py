@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imf_jax.config import require
-from imf_jax.evaluation.evaluate import make_rollout
+from imf_jax.evaluation.setup import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import PolicyPlanner, plan_rows
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch

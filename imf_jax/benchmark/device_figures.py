@@ -12,7 +12,7 @@ import numpy as np
 from imf_jax.benchmark.components import SEED
 from imf_jax.benchmark.rollouts import Candidate, ScalingFigures
 from imf_jax.config import STATE_DIM, RendererName
-from imf_jax.evaluation.evaluate import make_rollout
+from imf_jax.evaluation.setup import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import Observations
 from imf_jax.sim.backends.choice import make_backend

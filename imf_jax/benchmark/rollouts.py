@@ -23,7 +23,7 @@ from imf_jax.benchmark.components import (
 from imf_jax.benchmark.sequential import SequentialSystem
 from imf_jax.config import RendererName, require
 from imf_jax.errors import ArgumentError
-from imf_jax.evaluation.evaluate import make_rollout
+from imf_jax.evaluation.setup import make_rollout
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord

@@ -8,7 +8,6 @@ import tyro
 
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import EvalConfig, require, to_dict
-from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
 from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT, require_empty
 from imf_jax.files import read_json, timestamp
 from imf_jax.terminal import make_console, make_table
@@ -32,53 +31,24 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
     reference = read_reference(config.reference)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.cluster import join_cluster
-    from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+    from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
     from imf_jax.evaluation.resume import require_resumable
-    from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
+    from imf_jax.evaluation.setup import assemble
 
     cluster = join_cluster(config.cluster)
-    backend_name = resolve_backend(config.backend)
-    devices = resolve_devices(backend_name, config.devices, config.num_envs)
-    candidate = load_candidate(config)
-    if out is None:
-        require(cluster.count == 1, "several processes need one --out folder that all of them can write")
-        out = Path("evals") / f"{timestamp()}_{candidate.folder}_seed{config.seed}"
-    if config.resume and cluster.count == 1:
+    require(out is not None or cluster.count == 1, "several processes need one --out folder that all of them can write")
+    if out is not None and config.resume and cluster.count == 1:
         require_resumable(out)
-    settings = EvaluationSettings(
-        episodes=config.episodes,
-        num_envs=config.num_envs,
-        seed=config.seed,
-        save_trajectory=config.save_trajectory,
-        num_images=config.episodes if config.save_images else 0,
-        camera=config.camera,
-        save_timing=config.save_timing,
-        record_video=config.record_video,
-        video_cameras=config.video_cameras,
-        video_size=config.video_size,
-    )
-    backend = make_backend(
-        backend_name,
-        candidate.task,
-        image_size=candidate.image_size,
-        renderer=config.renderer,
-        interpolation=config.execution.action_interpolation,
-        devices=devices,
-    )
-    say_setup(backend_name, devices, cluster)
+    setup = assemble(config)
+    say_setup(setup, config.checkpoint, cluster)
     summary = evaluate(
-        candidate.planner,
-        backend,
-        settings,
-        out,
-        policy=candidate.label,
-        provenance={**candidate.provenance, "config": to_dict(config), "reference": reference},
-        resume=config.resume,
-        show_progress=cluster.index == 0,
-        should_stop=should_stop,
-        on_note=lambda line: console.print(line, style="dim"),
-        devices=devices if backend.compiled else (),
+        setup,
+        EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture),
+        out or Path("evals") / f"{timestamp()}_{setup.candidate.folder}_seed{config.seed}",
+        about={"config": to_dict(config), "reference": reference},
+        existing="resume" if config.resume else "refuse",
         cluster=cluster,
+        hooks=Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=cluster.index == 0),
     )
     if cluster.index == 0:
         say_result(summary, reference)
@@ -117,28 +87,14 @@ def in_cluster(config: EvalConfig) -> bool:
     return read_cluster(config.cluster) is not None
 
 
-def say_setup(backend: str, devices: Sequence[Any], cluster: Any) -> None:
-    """What simulates, and where."""
-    kind = f"{len(devices)} x {devices[0].device_kind}" if len(devices) > 1 else devices[0].device_kind
+def say_setup(setup: Any, checkpoint: Path | None, cluster: Any) -> None:
+    """What is evaluated, what simulates, and where; `checkpoint` as it was given."""
+    found = setup.candidate.checkpoint
+    if found is not None and checkpoint is not None:
+        newest = "" if found.resolve() == checkpoint.resolve() else " (newest complete one)"
+        console.print(f"checkpoint {found}{newest}")
     processes = f", process {cluster.index} of {cluster.count}" if cluster.count > 1 else ""
-    console.print(f"backend {backend} on {kind}{processes}", style="dim")
-
-
-def load_candidate(config: EvalConfig) -> Candidate:
-    """What the flags ask to evaluate."""
-    if config.expert:
-        return load_expert(config.task, config.execution)
-    assert config.checkpoint is not None
-    candidate, path = load_checkpoint(
-        config.checkpoint,
-        task=config.task,
-        sampling_steps=config.sampling_steps,
-        plan_batch=config.plan_batch,
-        execution=config.execution,
-    )
-    newest = "" if path.resolve() == config.checkpoint.resolve() else " (newest complete one)"
-    console.print(f"checkpoint {path}{newest}")
-    return candidate
+    console.print(f"backend {setup.backend.name} on {setup.place}{processes}", style="dim")
 
 
 def read_reference(folder: Path | None) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Success against the delay of plans. Example: python scripts/latency.py --checkpoint runs/transfer --delays 0 2 4 8"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -8,7 +9,6 @@ import tyro
 from imf_jax.cli import run_main, stop_on_interrupt
 from imf_jax.config import LatencyConfig, to_dict
 from imf_jax.errors import EXIT_INTERRUPTED
-from imf_jax.evaluation.candidates import Candidate, load_checkpoint
 from imf_jax.evaluation.folder import require_empty
 from imf_jax.files import timestamp, write_bytes, write_json
 from imf_jax.terminal import make_console
@@ -23,7 +23,8 @@ def main() -> int:
         require_empty(config.out)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.checkpoints import read_config, resolve_checkpoint
-    from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+    from imf_jax.evaluation.candidates import load_candidate
+    from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
     from imf_jax.evaluation.latency import (
         JSON,
         PLOT,
@@ -35,62 +36,40 @@ def main() -> int:
         sweep_rows,
         sweep_table,
     )
+    from imf_jax.evaluation.setup import assemble
     from imf_jax.plots import require_matplotlib
-    from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
-    delays = sweep_delays(config, read_config(resolve_checkpoint(config.checkpoint)).policy)
+    path = resolve_checkpoint(config.checkpoint)
+    delays = sweep_delays(config, read_config(path).policy)
     if config.plot:
         require_matplotlib("leave the plot out with --no-plot")
     if config.resume and config.out is not None:
         require_sweep(config.out, delays)
-    backend_name = resolve_backend(config.backend)
-    devices = resolve_devices(backend_name, config.devices, config.num_envs)
-
-    def load(delay: int) -> tuple[Candidate, Path]:
-        return load_checkpoint(
-            config.checkpoint,
-            task=None,
-            sampling_steps=config.sampling_steps,
-            plan_batch=config.plan_batch,
-            execution=config.execution(delay),
-        )
-
-    first, path = load(delays[0])
+    first = assemble(config.evaluation(delays[0]))
     out = config.out or default_out(path.resolve().parent.parent.name, config.seed)
-    console.print(f"checkpoint {path}, backend {backend_name}", style="dim")
-    backend = make_backend(
-        backend_name,
-        first.task,
-        image_size=first.image_size,
-        renderer="warp",
-        interpolation=config.action_interpolation,
-        devices=devices,
-    )
-    settings = EvaluationSettings(episodes=config.episodes, num_envs=config.num_envs, seed=config.seed)
+    console.print(f"checkpoint {path}, backend {first.backend.name}", style="dim")
+    settings = EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture)
     results: dict[int, Any] = {}
     codes = set()
     with stop_on_interrupt() as should_stop:
+        hooks = Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=True)
         for delay in delays:
-            candidate, _ = load(delay)
             summary = evaluate(
-                candidate.planner,
-                backend,
+                replace(first, candidate=load_candidate(config.evaluation(delay))),
                 settings,
                 delay_folder(out, delay),
-                policy=candidate.label,
-                provenance={**candidate.provenance, "config": to_dict(config), "delay_steps": delay},
-                resume=config.resume,
-                show_progress=True,
-                should_stop=should_stop,
-                on_note=lambda line: console.print(line, style="dim"),
-                devices=devices if backend.compiled else (),
+                about={"config": to_dict(config), "delay_steps": delay},
+                existing="resume" if config.resume else "refuse",
+                hooks=hooks,
             )
             codes.add(summary.exit_code)
             if summary.records:
                 results[delay] = summary.records
                 console.print(f"delay {delay}: {summary.headline}")
-                rows = sweep_rows(results, 1 / backend.control_dt)
-                swept = {**first.provenance, "task": first.task, "config": to_dict(config)}
+                rows = sweep_rows(results, 1 / first.backend.control_dt)
+                swept = {
+                    **first.candidate.provenance, "task": first.candidate.task, "config": to_dict(config),
+                }  # fmt: skip
                 write_json(out / JSON, {"schema": SCHEMA_VERSION, **swept, "delays": rows})
             if should_stop():
                 codes.add(EXIT_INTERRUPTED)
@@ -98,7 +77,7 @@ def main() -> int:
     if results:
         console.print(sweep_table(rows))
         if config.plot:
-            write_bytes(out / PLOT, sweep_plot(rows, f"{path}, {first.task}"))
+            write_bytes(out / PLOT, sweep_plot(rows, f"{path}, {first.candidate.task}"))
         console.print(f"results in {out}: {JSON}{f', {PLOT}' if config.plot else ''}, delay_*/")
     return max(codes)  # in order of severity: some episodes errored, interrupted
 

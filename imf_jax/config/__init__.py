@@ -19,8 +19,8 @@ from imf_jax.config.base import (
     flag,
     require,
     require_counts,
-    require_video_settings,
 )
+from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
 from imf_jax.config.policy import (
     SMALLEST_CROP,
@@ -44,6 +44,7 @@ __all__ = [
     "TYPE_KEY",
     "VIEWS",
     "BackendName",
+    "CaptureConfig",
     "ClusterConfig",
     "CollectConfig",
     "DeviceCount",
@@ -68,6 +69,5 @@ __all__ = [
     "from_dict",
     "require",
     "require_counts",
-    "require_video_settings",
     "to_dict",
 ]

@@ -54,19 +54,3 @@ def require_counts(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
-
-
-def require_video_settings(record: VideoChoice, cameras: tuple[str, ...], size: int) -> None:
-    """Refuse videos that cannot be made, whatever the scene."""
-    words = ("all", "failures", "none")
-    known = isinstance(record, int) and not isinstance(record, bool) and record >= 0
-    require(
-        known or record in words,
-        f"--record-video is {record}; it must be {', '.join(words)}, or the number of first episodes to record",
-    )
-    require(len(cameras) > 0, "--video-cameras is empty; name at least one camera")
-    require(len(set(cameras)) == len(cameras), f"--video-cameras {' '.join(cameras)} names a camera twice")
-    require(
-        size >= 16 and size % 2 == 0,
-        f"--video-size is {size}; it must be even and at least 16 (colours are stored for 2 x 2 pixels)",
-    )

@@ -7,17 +7,15 @@ from typing import Annotated, Literal
 import tyro
 
 from imf_jax.config.base import (
-    IMAGE_SIZE,
     SUBSTEPS,
     BackendName,
     DeviceCount,
     RendererName,
-    VideoChoice,
     flag,
     require,
     require_counts,
-    require_video_settings,
 )
+from imf_jax.config.capture import CaptureConfig
 
 
 @dataclass(frozen=True)
@@ -133,30 +131,15 @@ class EvalConfig:
     jobs: Path | None = None
     # With --jobs: go on with the next job after one that failed (the exit code still says so).
     continue_on_error: bool = False
-    # Write trajectory.npz per episode: commanded actions and executed end-effector poses.
-    save_trajectory: bool = False
-    # Write trajectory.png per episode: a camera's picture with the executed path of both end effectors in red.
-    save_images: bool = False
-    # Write timing.json: the time of each stage of the loop, per call and per control step; with --save-trajectory also
-    # the raw times per step. Compiled loops have one stage.
-    save_timing: bool = False
-    # Write an MP4 per episode and camera: of all episodes, of those that did not succeed (failures), of none, or of the
-    # first N.
-    record_video: VideoChoice = "none"
-    # Cameras of the videos (r_vis, top, front).
-    video_cameras: tuple[str, ...] = ("front",)
-    # Height and width of the videos, even [pixels].
-    video_size: int = IMAGE_SIZE
+    # What is kept of each episode.
+    capture: Annotated[CaptureConfig, tyro.conf.arg(name="")] = field(default_factory=CaptureConfig)
     # What makes the pictures that a policy sees: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
     renderer: RendererName = "warp"
-    # Camera of the pictures of --save-images.
-    camera: str = "front"
     # Folder of another evaluation (for example of the scripted expert) to show beside this one.
     reference: Path | None = None
 
     def __post_init__(self) -> None:
         require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps")
-        require_video_settings(self.record_video, self.video_cameras, self.video_size)
         if self.jobs is not None:
             require(
                 not self.expert and self.checkpoint is None,
@@ -209,6 +192,8 @@ class LatencyConfig:
     prefix: bool = False
     # Servo commands per control step; a divisor of 5.
     action_interpolation: int = 1
+    # What is kept of each episode.
+    capture: Annotated[CaptureConfig, tyro.conf.arg(name="")] = field(default_factory=CaptureConfig)
     # Folder for latency.json, latency.png and an evaluation per delay; by default evals/<timestamp>_latency_<run>...
     out: Path | None = None
     # Continue the sweep in --out, also by other --delays: only episodes that are missing run.
@@ -226,6 +211,21 @@ class LatencyConfig:
             blend_steps=self.blend_steps,
             prefix=self.prefix and delay > 0,
             action_interpolation=self.action_interpolation,
+        )
+
+    def evaluation(self, delay: int) -> EvalConfig:
+        """The evaluation at a delay."""
+        return EvalConfig(
+            checkpoint=self.checkpoint,
+            episodes=self.episodes,
+            num_envs=self.num_envs,
+            backend=self.backend,
+            devices=self.devices,
+            execution=self.execution(delay),
+            seed=self.seed,
+            plan_batch=self.plan_batch,
+            sampling_steps=self.sampling_steps,
+            capture=self.capture,
         )
 
     def __post_init__(self) -> None:

@@ -1,10 +1,13 @@
 """What is rolled out: a checkpoint or a scripted expert becomes a planner with a name and a provenance."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from imf_jax.config import IMAGE_SIZE, ExecutionConfig, to_dict
+from imf_jax.config import IMAGE_SIZE, EvalConfig, to_dict
+from imf_jax.config.recording import RolloutConfig
 
 
 class Candidate(NamedTuple):
@@ -14,78 +17,58 @@ class Candidate(NamedTuple):
         planner: what acts.
         task: the task that it is rolled out on.
         label: how messages and reports call it.
-        folder: how a folder with its results is called.
         provenance: what the manifest says about it, plain JSON types.
+        folder: how a folder with its results is called if nobody names one.
         image_size: height and width of the pictures that it reads [pixels].
+        checkpoint: the checkpoint folder that it was loaded from, if it was.
     """
 
     planner: Any
     task: str
     label: str
-    folder: str
-    provenance: dict[str, Any]
+    provenance: Mapping[str, Any] = MappingProxyType({})
+    folder: str = ""
     image_size: int = IMAGE_SIZE
+    checkpoint: Path | None = None
 
 
-def load_checkpoint(
-    checkpoint: Path,
-    *,
-    task: str | None,
-    sampling_steps: int | None,
-    plan_batch: int,
-    execution: ExecutionConfig | None = None,
-) -> tuple[Candidate, Path]:
-    """The policy of a checkpoint folder, or of the newest complete checkpoint of a run folder.
-
-    Args:
-        checkpoint: the folder.
-        task: the task to roll out on; None for the one that the policy was trained for.
-        sampling_steps: function evaluations per plan; None for as many as in training.
-        plan_batch: rows of a planning batch on the host.
-        execution: how its plans reach the robot; at once by default.
-
-    Returns:
-        the candidate, and the checkpoint folder that was taken.
+def load_candidate(config: EvalConfig | RolloutConfig) -> Candidate:
+    """The policy or the scripted expert that the flags name.
 
     Raises:
         UserError: there is no complete checkpoint, or it cannot be read.
-        ArgumentError: the policy cannot be executed so.
+        ArgumentError: the task has no expert, or what is named cannot be executed as the flags say.
     """
+    return _load_expert(config) if config.checkpoint is None else _load_policy(config, config.checkpoint)
+
+
+def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Candidate:
+    """The policy of a checkpoint folder, or of the newest complete checkpoint of a run folder."""
     from imf_jax.checkpoints import load_policy
     from imf_jax.evaluation.manifest import folder_hash
     from imf_jax.rollout.delay import policy_planner
 
-    loaded = load_policy(checkpoint)
+    loaded, execution = load_policy(checkpoint), config.execution
     policy, run = loaded.policy, loaded.path.resolve().parent.parent.name
-    if sampling_steps is not None:
-        policy.config = dataclasses.replace(policy.config, sampling_steps=sampling_steps)
+    if config.sampling_steps is not None:
+        policy.config = dataclasses.replace(policy.config, sampling_steps=config.sampling_steps)
     provenance = {
         "checkpoint": {"path": str(loaded.path.resolve()), "sha256": folder_hash(loaded.path), "step": loaded.step},
         "sampling_steps": policy.config.sampling_steps,
         "training": to_dict(loaded.config),
     }
-    execution = execution or ExecutionConfig()
-    planner = policy_planner(policy, plan_batch, execution)
+    planner = policy_planner(policy, config.plan_batch, execution)
     label, folder = f"{run}, step {loaded.step}", f"{run}_step{loaded.step}"
     if execution.delay_steps:
         label, folder = f"{label}, delay {execution.delay_steps}", f"{folder}_delay{execution.delay_steps}"
-    candidate = Candidate(planner, task or loaded.meta.task, label, folder, provenance, planner.image_size)
-    return candidate, loaded.path
+    task = config.task or loaded.meta.task
+    return Candidate(planner, task, label, provenance, folder, planner.image_size, loaded.path)
 
 
-def load_expert(task: str | None, execution: ExecutionConfig | None = None) -> Candidate:
-    """The scripted expert of a task, "transfer" by default.
-
-    Args:
-        task: the task.
-        execution: how its actions reach the robot; at once by default.
-
-    Raises:
-        ArgumentError: the task has no expert, or the execution needs a policy.
-    """
-    if execution is not None:
-        execution.require_no_plan_ahead()
+def _load_expert(config: EvalConfig | RolloutConfig) -> Candidate:
+    """The scripted expert of a task, "transfer" by default."""
+    config.execution.require_no_plan_ahead()
     from imf_jax.rollout.expert_planner import ExpertPlanner
 
-    name = task or "transfer"
-    return Candidate(ExpertPlanner(name), name, "scripted expert", f"expert_{name}", {"checkpoint": None})
+    name = config.task or "transfer"
+    return Candidate(ExpertPlanner(name), name, "scripted expert", {"checkpoint": None}, f"expert_{name}")

@@ -1,35 +1,33 @@
 """One evaluation from start to report: roll out, record, summarise, write. Testing and validation both end here."""
 
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import jax
-
-from imf_jax.config import IMAGE_SIZE, VideoChoice, require, require_video_settings
+from imf_jax.config import CaptureConfig, require
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
-from imf_jax.evaluation.cluster import PROCESSES, Cluster, move_artifacts, process_folder
-from imf_jax.evaluation.folder import METRICS, EvaluationFolder, read_records, require_empty, write_merged
+from imf_jax.evaluation.cluster import Cluster
+from imf_jax.evaluation.folder import METRICS, EvaluationFolder, require_empty
 from imf_jax.evaluation.manifest import build_manifest
+from imf_jax.evaluation.merge import merge_shares
 from imf_jax.evaluation.report.page import write_report
 from imf_jax.evaluation.resume import require_resumable, started, take_up
-from imf_jax.evaluation.statistics import episode_statistics, success_line
+from imf_jax.evaluation.setup import Setup, make_rollout, require_camera
+from imf_jax.evaluation.statistics import evaluation_metrics, success_line
 from imf_jax.files import read_json
 from imf_jax.rollout.capacity import capture_bytes, require_fit
 from imf_jax.rollout.capture import QUEUE_BYTES
-from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.ledger import RolloutResult
-from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.progress import progress_bar
-from imf_jax.rollout.recorders.base import EPISODES, OnlyEpisodes, Recorder
-from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photographer
-from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
-from imf_jax.rollout.timing import StageClock, merge_timing, write_timing
+from imf_jax.rollout.recorders import make_recorders
+from imf_jax.rollout.recorders.base import Recorder, RecorderContext
+from imf_jax.rollout.timing import StageClock, write_timing
 from imf_jax.seeds import Split, split_seed
-from imf_jax.sim.backends.base import Backend
+
+Existing = Literal["refuse", "replace", "resume"]
+"""What to do with an evaluation that is in the folder already."""
 
 
 @dataclass(frozen=True)
@@ -41,41 +39,35 @@ class EvaluationSettings:
         num_envs: scenes simulated at once, on all devices of a process together.
         split: what the scenes serve; splits never share one.
         seed: the user's seed.
-        save_trajectory: write `trajectory.npz` of every episode.
-        num_images: write `trajectory.png` of the first so many episodes.
-        camera: camera of those pictures.
-        save_timing: write `timing.json`, and with `save_trajectory` the raw times of every step.
-        record_video: episodes whose videos are kept.
-        video_cameras, video_size: cameras of the videos, and their height and width [pixels].
+        capture: what is kept of each episode besides its record.
+        captured_episodes: captures are made of the first so many episodes; of all by default.
     """
 
     episodes: int
     num_envs: int
     split: Split = "test"
     seed: int = 0
-    save_trajectory: bool = False
-    num_images: int = 0
-    camera: str = "front"
-    save_timing: bool = False
-    record_video: VideoChoice = "none"
-    video_cameras: tuple[str, ...] = ("front",)
-    video_size: int = IMAGE_SIZE
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
+    captured_episodes: int | None = None
 
     def __post_init__(self) -> None:
         require(self.episodes >= 1, f"{self.episodes} episodes leave nothing to evaluate; ask for at least 1")
         require(self.num_envs >= 1, f"{self.num_envs} scenes at once cannot be simulated; ask for at least 1")
-        require_video_settings(self.record_video, self.video_cameras, self.video_size)
 
-    @property
-    def num_videos(self) -> int:
-        """Episodes that are filmed; of failures it is known only at the end which they are."""
-        choice = self.record_video
-        return min(choice, self.episodes) if isinstance(choice, int) else 0 if choice == "none" else self.episodes
 
-    @property
-    def pictured(self) -> tuple[str, ...]:
-        """Cameras of pictures and videos."""
-        return (*([self.camera] if self.num_images else []), *(self.video_cameras if self.num_videos else ()))
+@dataclass(frozen=True)
+class Hooks:
+    """How an evaluation talks with whoever started it.
+
+    Attributes:
+        should_stop: asked before every plan; True ends the evaluation early.
+        on_note: receives lines for the user before the start: what was resumed, and the memory bound of the captures.
+        show_progress: show a progress bar.
+    """
+
+    should_stop: Callable[[], bool] = lambda: False
+    on_note: Callable[[str], None] = lambda line: None
+    show_progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,20 +105,14 @@ class Summary:
 
 
 def evaluate(
-    planner: ProgramPlanner,
-    backend: Backend,
+    setup: Setup,
     settings: EvaluationSettings,
     out: Path,
     *,
-    policy: str,
-    provenance: dict[str, Any] | None = None,
-    replace: bool = False,
-    resume: bool = False,
-    show_progress: bool = False,
-    should_stop: Callable[[], bool] = lambda: False,
-    on_note: Callable[[str], None] = lambda line: None,
-    devices: Sequence[Any] = (),
+    about: dict[str, Any] | None = None,
+    existing: Existing = "refuse",
     cluster: Cluster | None = None,
+    hooks: Hooks | None = None,
 ) -> Summary:
     """Roll out all episodes and write manifest, records, captures, metrics and report to `out`.
 
@@ -134,27 +120,103 @@ def evaluate(
     episode ends. Interrupted or failed evaluations keep what they have.
 
     Args:
-        planner: what chooses actions.
-        backend: the simulator.
+        setup: what is rolled out, on what and where.
         settings: what to evaluate and to keep.
         out: the evaluation folder.
-        policy: how to call what is evaluated.
-        provenance: more for the manifest, plain JSON types: `checkpoint`, `config`, `reference`, ...
-        replace: an evaluation already in `out` is the caller's, and overwritten.
-        resume: continue the evaluation in `out`: only episodes without a record run. Does nothing special if there is
-            none yet.
-        show_progress: show a progress bar.
-        should_stop: asked before every plan; True ends the evaluation early.
-        on_note: receives lines for the user before the start: the memory bound of the captures.
-        devices: devices that share the scenes of a compiled backend; the first one if none are given.
+        about: more for the manifest than the provenance of the candidate, plain JSON types: `config`, `reference`, ...
+        existing: what to do with an evaluation that is in `out` already: refuse to write there, replace it, or resume
+            it, which runs only episodes without a record, and all if there is none yet.
         cluster: the processes that share the episodes; all of them call this function with the same arguments.
+        hooks: how the evaluation talks with whoever started it.
 
     Raises:
         ArgumentError: a seed outside its range, an unknown camera, a renderer that would render nothing, or more
             scenes at once than fit in memory.
         UserError: `out` holds something already, or cannot be written; another process of the cluster failed.
     """
-    cluster = cluster or Cluster()
+    cluster, hooks = cluster or Cluster(), hooks or Hooks()
+    prepared = prepare(setup, settings, out, about or {}, existing, cluster)
+    for line in prepared.notes:
+        hooks.on_note(line)
+    return finish(prepared, run(prepared, hooks))
+
+
+@dataclass
+class Prepared:
+    """An evaluation that may begin: everything is checked, and nothing is compiled.
+
+    Attributes:
+        setup, settings, out, existing, cluster: see `evaluate`.
+        folder: where this process writes.
+        manifest: content of `manifest.json`.
+        episodes: those of this process.
+        seed: seed of its keys.
+        num_envs: scenes that this process simulates at once.
+        recorders: the captures.
+        records: episodes that have ended; at first those that are there already.
+        measured: metrics of the evaluation that is resumed, if it was complete.
+        notes: lines for the user.
+    """
+
+    setup: Setup
+    settings: EvaluationSettings
+    out: Path
+    existing: Existing
+    cluster: Cluster
+    folder: Path
+    manifest: dict[str, Any]
+    episodes: Sequence[int]
+    seed: int
+    num_envs: int
+    recorders: list[Recorder]
+    records: list[EpisodeRecord] = field(default_factory=list)
+    measured: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare(
+    setup: Setup, settings: EvaluationSettings, out: Path, about: dict[str, Any], existing: Existing, cluster: Cluster
+) -> Prepared:
+    """Check settings and folder, and take up what is there of an evaluation that is resumed; see `evaluate`."""
+    backend, planner = setup.backend, setup.candidate.planner
+    require_possible(setup, settings, cluster)
+    seed = split_seed(settings.split, settings.seed)
+    episodes = cluster.share(range(settings.episodes))
+    num_envs = setup.num_envs(settings.num_envs, len(episodes))
+    require_fit(backend, planner, num_envs, setup.devices)
+    folder = cluster.folder(out)
+    context = RecorderContext(folder, backend, num_envs, settings.captured_episodes)
+    recorders = make_recorders(settings.capture, context)
+    manifest = describe(setup, settings, cluster, about)
+    if cluster.count > 1 and cluster.index == 0:
+        if existing == "resume":
+            require(not started(out), f"{out} holds merged results of several processes; choose another --out")
+            require_resumable(out)
+        else:
+            require_empty(out, replace=existing == "replace")
+    cluster.wait("start")  # process 0 has looked at the folder before anybody writes to it
+    if existing == "resume" and not started(folder):
+        existing = "refuse"
+    prepared = Prepared(setup, settings, out, existing, cluster, folder, manifest, episodes, seed, num_envs, recorders)
+    if existing == "resume":
+        prepared.measured = read_json(folder / METRICS) if (folder / METRICS).is_file() else None
+        prepared.records, prepared.notes = take_up(folder, manifest)
+        prepared.notes.append(f"{len(prepared.records)} of {len(episodes)} episodes are there already")
+    if recorders:
+        bound = capture_bytes(recorders, num_envs, backend.task.max_steps, QUEUE_BYTES) / 2**20
+        prepared.notes.append(
+            f"captures take at most {bound:,.0f} MiB of memory: a full queue and {num_envs} running episodes"
+        )
+    return prepared
+
+
+def require_possible(setup: Setup, settings: EvaluationSettings, cluster: Cluster) -> None:
+    """Refuse what cannot be evaluated, or would do nothing.
+
+    Raises:
+        ArgumentError: names the flag.
+    """
+    backend, planner, capture = setup.backend, setup.candidate.planner, settings.capture
     require(
         backend.renderer == "warp" or bool(planner.cameras),
         f"--renderer {backend.renderer} would do nothing: this policy sees no pictures",
@@ -163,181 +225,88 @@ def evaluate(
         cluster.count <= settings.episodes,
         f"{settings.episodes} episodes cannot be shared by {cluster.count} processes; start fewer processes",
     )
-    for camera in settings.pictured:
+    for camera in (*capture.cameras, *planner.cameras):
         require_camera(camera, backend)
-    for camera in planner.cameras:
-        require_camera(camera, backend)
-    cameras = dict.fromkeys([*planner.cameras, *settings.pictured])
-    seed = split_seed(settings.split, settings.seed)
-    devices = tuple(devices) or ((jax.local_devices()[0],) if backend.compiled else ())
-    episodes = cluster.share(range(settings.episodes))
-    num_envs = min(settings.num_envs, -(-len(episodes) // max(1, len(devices))) * max(1, len(devices)))
-    require_fit(backend, planner, num_envs, devices)
-    if settings.num_videos:
-        from imf_jax.rollout.recorders.video import require_encoder  # needs an extra
 
-        require_encoder(min(num_envs, settings.num_videos) * len(settings.video_cameras))
-    manifest = build_manifest(
-        policy=policy,
+
+def describe(setup: Setup, settings: EvaluationSettings, cluster: Cluster, about: dict[str, Any]) -> dict[str, Any]:
+    """Content of `manifest.json`."""
+    backend, planner = setup.backend, setup.candidate.planner
+    return build_manifest(
+        policy=setup.candidate.label,
         task=backend.task.name,
         backend=backend.name,
         seeds={"split": settings.split, "seed": settings.seed, "episodes": [0, settings.episodes - 1]},
         max_steps=backend.task.max_steps,
         control_hz=1 / backend.control_dt,
-        cameras=list(cameras),
+        cameras=list(dict.fromkeys([*planner.cameras, *settings.capture.cameras])),
         renderer=backend.renderer if planner.cameras else None,
-        devices=max(1, len(devices)),
+        devices=max(1, len(setup.devices)),
         processes=cluster.count,
-        **(provenance or {}),
+        **setup.candidate.provenance,
+        **about,
     )
-    if cluster.count > 1 and cluster.index == 0:
-        if resume:
-            require(not started(out), f"{out} holds merged results of several processes; choose another --out")
-            require_resumable(out)
-        else:
-            require_empty(out, replace=replace)
-    cluster.wait("start")  # process 0 has looked at the folder before anybody writes to it
-    folder = cluster.folder(out)
-    records: list[EpisodeRecord] = []
-    resumed = resume and started(folder)
-    known: dict[str, Any] | None = None
-    if resumed:
-        known = read_json(folder / METRICS) if (folder / METRICS).is_file() else None
-        records, problems = take_up(folder, manifest)
-        for problem in problems:
-            on_note(problem)
-        on_note(f"{len(records)} of {len(episodes)} episodes are there already")
+
+
+def run(prepared: Prepared, hooks: Hooks) -> dict[str, Any]:
+    """Roll out the episodes that are missing, and write what comes of them; returns the metrics of this process."""
+    setup, settings, folder, records = prepared.setup, prepared.settings, prepared.folder, prepared.records
+    backend, alone = setup.backend, prepared.cluster.count == 1
     there = {record.episode for record in records}
-    missing = [episode for episode in episodes if episode not in there]
-    recorders = make_recorders(backend, settings, folder)
-    clock = StageClock(staged=not backend.compiled) if settings.save_timing else None
-    if recorders:
-        bound = capture_bytes(recorders, num_envs, backend.task.max_steps, QUEUE_BYTES)
-        on_note(
-            f"captures take at most {bound / 2**20:,.0f} MiB of memory: a full queue and {num_envs} running episodes"
-        )
+    missing = [episode for episode in prepared.episodes if episode not in there]
+    clock = StageClock(staged=not backend.compiled) if settings.capture.save_timing else None
+    result = RolloutResult()
     with (
-        EvaluationFolder(folder, manifest, replace=replace, resumed=resumed) as files,
-        progress_bar(len(missing), shown=show_progress) as progress,
+        EvaluationFolder(
+            folder,
+            prepared.manifest,
+            replace=prepared.existing == "replace",
+            resumed=prepared.existing == "resume",
+        ) as files,
+        progress_bar(len(missing), shown=hooks.show_progress) as progress,
     ):
 
         def keep(record: EpisodeRecord) -> None:
             records.append(record)
             files.add(record)
 
-        result = RolloutResult()
         if missing:
             result = make_rollout(
                 backend,
-                planner,
+                setup.candidate.planner,
                 missing,
-                devices=devices,
-                seed=seed,
+                devices=setup.devices,
+                seed=prepared.seed,
                 max_steps=backend.task.max_steps,
-                num_envs=num_envs if backend.compiled else min(num_envs, len(missing)),
+                num_envs=prepared.num_envs if backend.compiled else min(prepared.num_envs, len(missing)),
                 on_record=keep,
-                recorders=recorders,
+                recorders=prepared.recorders,
                 on_progress=progress,
-                should_stop=should_stop,
+                should_stop=hooks.should_stop,
                 clock=clock,
             ).run()
         if clock and missing:
-            write_timing(folder, clock.raw(result.warmup_s, resumed=bool(there)), whole=cluster.count == 1)
-        if missing or known is None:
-            metrics = figures(records, result, len(episodes), backend.task.stages) | {"resumed_episodes": len(there)}
+            write_timing(folder, clock.raw(result.warmup_s, resumed=bool(there)), whole=alone)
+        if missing or prepared.measured is None:
+            metrics = evaluation_metrics(records, result, len(prepared.episodes), backend.task.stages)
+            metrics["resumed_episodes"] = len(there)
         else:  # it was complete: what was measured, and what could not be captured, stays
-            metrics = known
+            metrics = prepared.measured
         files.finish(metrics, records)
-    if cluster.count > 1:
-        return _merge(out, cluster, manifest, settings.episodes, backend.task.stages)
-    write_report(out)
-    return Summary(out, metrics, tuple(sorted(records, key=lambda record: record.episode)))
+    return metrics
 
 
-def make_rollout(
-    backend: Backend, planner: ProgramPlanner, episodes: Sequence[int], *, devices: Sequence[Any], **options: Any
-) -> Any:
-    """The loop that suits the backend; see `Rollout` for the options."""
-    if not backend.compiled:
-        return Rollout(backend, planner, episodes, **options)
-    from imf_jax.rollout.compiled import CompiledRollout  # it imports MJX, which the host loop does without
-
-    return CompiledRollout(backend, planner, episodes, devices=devices, **options)  # type: ignore[arg-type]
-
-
-def figures(
-    records: Sequence[EpisodeRecord], result: RolloutResult, requested: int, stages: Sequence[str]
-) -> dict[str, Any]:
-    """Content of `metrics.json`; `stages`: names of the stages of the task."""
-    return {
-        **episode_statistics(records, stages),
-        "n_requested": requested,
-        "interrupted": result.interrupted,
-        "warmup_s": result.warmup_s,
-        "wall_s": result.wall_s,
-        "capture_s": result.capture_s,
-        "control_steps": sum(record.steps for record in records),
-        "control_steps_per_s": result.control_steps / result.wall_s if result.wall_s else 0.0,
-        "frames_rendered": result.frames_rendered,
-        "overflow_steps": sum(record.overflow_steps for record in records),
-        "capture_errors": result.capture_errors,
-    }
-
-
-def _merge(out: Path, cluster: Cluster, manifest: dict[str, Any], requested: int, stages: Sequence[str]) -> Summary:
-    """Wait for all processes; process 0 makes one evaluation of their shares, the others read it."""
-    cluster.wait("shares are written")
-    if cluster.index == 0:
-        folders = [process_folder(out, index) for index in range(cluster.count)]
-        records = sorted((r for folder in folders for r in read_records(folder)[0]), key=lambda r: r.episode)
-        shares = [read_json(folder / METRICS) for folder in folders]
-        total = RolloutResult(
-            **{name: max(share[name] for share in shares) for name in ("warmup_s", "wall_s", "capture_s")},
-            **{
-                name: sum(share[name] for share in shares)
-                for name in ("control_steps", "frames_rendered", "overflow_steps")
-            },
-            interrupted=any(share["interrupted"] for share in shares),
-            capture_errors=[line for share in shares for line in share["capture_errors"]],
-        )
-        for folder in folders:
-            move_artifacts(folder / EPISODES, out / EPISODES)
-        merge_timing(folders, out)
-        write_merged(out, manifest, records, figures(records, total, requested, stages))
-        shutil.rmtree(out / PROCESSES)
-        write_report(out)
-    cluster.wait("shares are merged")
-    return Summary(out, read_json(out / METRICS), tuple(read_records(out)[0]))
-
-
-def require_camera(name: str, backend: Backend) -> None:
-    """Refuse a camera that the scene does not have.
-
-    Raises:
-        ArgumentError: lists those that it has.
-    """
-    require(name in backend.cameras, f"camera {name!r} is not in the scene; choose from: {', '.join(backend.cameras)}")
-
-
-def make_recorders(backend: Backend, settings: EvaluationSettings, out: Path) -> list[Recorder]:
-    """The captures that `settings` ask for."""
-    recorders: list[Recorder] = []
-    if settings.save_trajectory:
-        recorders.append(TrajectoryRecorder(out))
-    if settings.num_images:
-        photograph = Photographer(backend.model, settings.camera)
-        recorders.append(OnlyEpisodes(PathImageRecorder(out, photograph), range(settings.num_images)))
-    if settings.num_videos:
-        from imf_jax.rollout.recorders.video import Camerawork, VideoRecorder
-
-        cameras, size = settings.video_cameras, settings.video_size
-        film = VideoRecorder(
+def finish(prepared: Prepared, metrics: dict[str, Any]) -> Summary:
+    """Make one evaluation of the shares of several processes, and the report; `metrics`: of this process."""
+    out, records = prepared.out, prepared.records
+    if prepared.cluster.count > 1:
+        metrics, records = merge_shares(
             out,
-            Camerawork(backend.model, cameras, size),
-            cameras,
-            size,
-            round(1 / backend.control_dt),
-            failures_only=settings.record_video == "failures",
+            prepared.cluster,
+            prepared.manifest,
+            requested=prepared.settings.episodes,
+            stages=prepared.setup.backend.task.stages,
         )
-        recorders.append(OnlyEpisodes(film, range(settings.num_videos)))
-    return recorders
+    else:
+        write_report(out)
+    return Summary(out, metrics, tuple(sorted(records, key=lambda record: record.episode)))

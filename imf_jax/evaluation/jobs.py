@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import yaml
 
-from imf_jax.config import EvalConfig, ExecutionConfig, from_dict, require, to_dict
+from imf_jax.config import CaptureConfig, EvalConfig, from_dict, require, to_dict
 from imf_jax.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -45,11 +45,13 @@ SCHEMA_VERSION = 1
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 KEYS = ("name", "checkpoint", "expert", "task", "overrides", "episodes", "seeds", "captures")
-CAPTURES = ("save_trajectory", "save_images", "save_timing", "record_video", "video_cameras", "video_size", "camera")
+CAPTURES = tuple(field.name for field in dataclasses.fields(CaptureConfig))
+GROUPS = ("execution", "capture")
+"""Fields of a configuration whose own fields are flags of the command line."""
 NOT_OVERRIDABLE = (
-    "jobs", "out", "resume", "continue_on_error", "cluster", "checkpoint", "expert", "task", "episodes", "execution",
+    "jobs", "out", "resume", "continue_on_error", "cluster", "checkpoint", "expert", "task", "episodes", *GROUPS,
 )  # fmt: skip
-"""Flags of the whole night, or with a key of their own; those of the execution are overridden one by one."""
+"""Flags of the whole night, or with a key of their own; those of a group are overridden one by one."""
 
 JobStatus = Literal["done", "failed", "interrupted"]
 
@@ -136,22 +138,18 @@ def _read_entry(entry: Any, number: int, path: Path, defaults: EvalConfig) -> li
     _require_known(entry, KEYS, where)
     captures = _mapping(entry, "captures", where)
     overrides = _mapping(entry, "overrides", where)
-    execution = {field.name for field in dataclasses.fields(ExecutionConfig)} & overrides.keys()
-    executed = to_dict(defaults.execution) | {name: overrides.pop(name) for name in execution}
-    flags = [field.name for field in dataclasses.fields(EvalConfig)]
-    _require_known(captures, [flag for flag in CAPTURES if flag in flags], f"{where}, captures")
-    known = [flag for flag in flags if flag not in NOT_OVERRIDABLE] + [
-        f.name for f in dataclasses.fields(ExecutionConfig)
-    ]
-    _require_known(overrides, known, f"{where}, overrides")
+    values = to_dict(defaults) | {"jobs": None, "resume": False, "continue_on_error": False}
+    values |= {key: entry[key] for key in ("checkpoint", "expert", "task", "episodes") if key in entry}
+    flags = {flag: group for group in (values, *(values[name] for name in GROUPS)) for flag in group}
+    _require_known(captures, CAPTURES, f"{where}, captures")
+    _require_known(overrides, [flag for flag in flags if flag not in NOT_OVERRIDABLE], f"{where}, overrides")
+    for flag, value in (overrides | captures).items():
+        flags[flag][flag] = value
     seeds = entry.get("seeds", [defaults.seed])
     require(
         isinstance(seeds, list) and bool(seeds),
         f"{where}: seeds must be a list of whole numbers, such as [0, 1]",
     )
-    values = to_dict(defaults) | {"jobs": None, "resume": False, "continue_on_error": False} | overrides | captures
-    values["execution"] = executed
-    values |= {key: entry[key] for key in ("checkpoint", "expert", "task", "episodes") if key in entry}
     jobs = []
     for seed in seeds:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from imf_jax.config import flag
+from imf_jax.config import CaptureConfig, flag, to_dict
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, REPORT
 from imf_jax.files import PARTIAL, read_json, remove_partials, said, write_bytes
@@ -39,18 +39,27 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Names of the settings in which two manifests differ so that their episodes do not belong together."""
 
     def essence(manifest: dict[str, Any]) -> dict[str, Any]:
-        flags = manifest.get("config") or {}
         # On C MuJoCo results do not depend on how many scenes run at once; elsewhere rounding does.
         free = _FREE_FLAGS | ({"num_envs"} if manifest.get("backend") == "native" else set())
+        flags = {name: value for name, value in (manifest.get("config") or {}).items() if name not in free}
         checkpoint = manifest.get("checkpoint") or {}
         return {
             **{name: value for name, value in manifest.items() if name not in _CIRCUMSTANCES},
             "checkpoint": checkpoint.get("sha256"),
-            **{flag(name): value for name, value in flags.items() if name not in free},
+            # A capture that was not known yet was not made.
+            **{flag(name): value for name, value in (to_dict(CaptureConfig()) | flat(flags)).items()},
         }
 
     first, second = essence(json.loads(json.dumps(before))), essence(json.loads(json.dumps(now)))
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration as flags: those of its groups beside the others."""
+    flags: dict[str, Any] = {}
+    for name, value in config.items():
+        flags |= value if isinstance(value, dict) else {name: value}
+    return flags
 
 
 def started(path: Path) -> bool:

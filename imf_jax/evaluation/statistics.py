@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from imf_jax.rollout.episode import STATUSES, EpisodeRecord
+from imf_jax.rollout.ledger import RolloutResult
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -143,6 +144,32 @@ def episode_statistics(records: Sequence[EpisodeRecord], stages: Sequence[str] =
         "steps_to_success": summarize([record.steps for record in records if record.status == "success"]),
         "max_ik_error": max((record.max_ik_error for record in records), default=0.0),
         "stages": stage_statistics(records, stages),
+    }
+
+
+def evaluation_metrics(
+    records: Sequence[EpisodeRecord], result: RolloutResult, requested: int, stages: Sequence[str]
+) -> dict[str, Any]:
+    """Content of `metrics.json`.
+
+    Args:
+        records: the episodes.
+        result: what the loop measured.
+        requested: episodes that were asked for.
+        stages: names of the task's stages, if it has any.
+    """
+    return {
+        **episode_statistics(records, stages),
+        "n_requested": requested,
+        "interrupted": result.interrupted,
+        "warmup_s": result.warmup_s,
+        "wall_s": result.wall_s,
+        "capture_s": result.capture_s,
+        "control_steps": sum(record.steps for record in records),
+        "control_steps_per_s": result.control_steps / result.wall_s if result.wall_s else 0.0,
+        "frames_rendered": result.frames_rendered,
+        "overflow_steps": sum(record.overflow_steps for record in records),
+        "capture_errors": result.capture_errors,
     }
 
 

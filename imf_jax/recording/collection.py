@@ -14,7 +14,7 @@ from imf_jax.config import CollectConfig, to_dict
 from imf_jax.data.episodes import Episode, collected_episodes, write_episode
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import UserError, one_line
-from imf_jax.evaluation.evaluate import make_rollout, require_camera
+from imf_jax.evaluation.setup import make_rollout, require_camera
 from imf_jax.files import read_failure, write_json
 from imf_jax.memory import free_main_memory
 from imf_jax.recording.demonstrator import CLEAN_ACTION, Demonstrator

@@ -23,9 +23,9 @@ from imf_jax.config.recording import SCENES, RolloutConfig
 from imf_jax.data.episodes import list_episodes
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import EXIT_OK
-from imf_jax.evaluation.candidates import Candidate
-from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
-from imf_jax.evaluation.resume import differences
+from imf_jax.evaluation.candidates import Candidate, load_candidate
+from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
+from imf_jax.evaluation.resume import differences, flat
 from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.files import read_json, write_json
 from imf_jax.recording.assembly import corrected, make_strategy, open_recording
@@ -97,7 +97,7 @@ def run_rounds(
                 if train_round(dataclasses.replace(training, data=demonstrations.folder, out=run)) != EXIT_OK:
                     summary.interrupted = True
                     return summary
-                candidate = session.load(run)
+                candidate = load_candidate(dataclasses.replace(config, checkpoint=run))
             if "n_episodes" not in rows[number]:
                 figures = evaluated(session, candidate, number, should_stop, show_progress)
                 if figures is None:
@@ -110,10 +110,7 @@ def run_rounds(
 
 def circumstances(session: Session) -> dict[str, Any]:
     """What all rounds in a folder have in common, as a manifest; the number of rounds may grow."""
-    config = to_dict(session.config)
-    flags = {name: value for name, value in config.items() if not isinstance(value, dict)}
-    for group in config.values():
-        flags |= group if isinstance(group, dict) else {}
+    flags = flat(to_dict(session.config))
     del flags["rounds"]
     return {
         "backend": session.backend.name,
@@ -241,23 +238,12 @@ def evaluated(
     episodes = config.dagger.validation_episodes
     folder = config.dagger.out / f"round_{number}" / "evaluation"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    shares = len(session.devices) if session.backend.compiled else 1
     summary = evaluate(
-        candidate.planner,
-        session.backend,
-        EvaluationSettings(
-            episodes=episodes,
-            num_envs=min(config.num_envs, -(-episodes // shares) * shares),
-            split="validation",
-            seed=config.seed,
-        ),
+        dataclasses.replace(session.setup, candidate=candidate),
+        EvaluationSettings(episodes, config.num_envs, split="validation", seed=config.seed),
         folder,
-        policy=candidate.label,
-        provenance=candidate.provenance,
-        resume=True,
-        show_progress=show_progress,
-        should_stop=should_stop,
-        devices=session.devices if session.backend.compiled else (),
+        existing="resume",
+        hooks=Hooks(should_stop, show_progress=show_progress),
     )
     successes, count = summary.metrics["n_success"], summary.metrics["n_episodes"]
     if count < episodes:

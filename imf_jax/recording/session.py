@@ -7,16 +7,13 @@ from pathlib import Path
 from imf_jax.config import require
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
-from imf_jax.evaluation.candidates import Candidate, load_checkpoint, load_expert
-from imf_jax.evaluation.evaluate import make_rollout, require_camera
+from imf_jax.evaluation.setup import assemble, make_rollout, require_camera
 from imf_jax.recording.base import Strategy, StrategyRecorder
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.progress import TimeLimit, progress_bar
 from imf_jax.seeds import split_seed
-from imf_jax.sim.backends.base import Backend
-from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
 
 @dataclass
@@ -66,37 +63,15 @@ class Session:
         self.config = config
         if config.recording.dataset is not None:
             check_dataset_folder(config.recording.dataset, resume=config.recording.resume)
-        name = resolve_backend(config.backend)
-        self.devices = resolve_devices(name, config.devices, config.num_envs)
-        self.candidate = self.load(config.checkpoint)
+        self.setup = assemble(config)
+        self.candidate, self.backend = self.setup.candidate, self.setup.backend
         require(
             config.renderer == "warp" or bool(self.candidate.planner.cameras),
             f"--renderer {config.renderer} would do nothing: what acts sees no pictures, and recorded ones are Warp's",
         )
-        self.backend: Backend = make_backend(
-            name,
-            self.candidate.task,
-            image_size=self.candidate.image_size,
-            renderer=config.renderer,
-            interpolation=config.execution.action_interpolation,
-            devices=self.devices,
-        )
         for camera in config.recording.cameras:
             require_camera(camera, self.backend)
         self.seed = split_seed("recording", config.seed)
-
-    def load(self, checkpoint: Path | None) -> Candidate:
-        """What is rolled out: the policy of a checkpoint, or the expert."""
-        config = self.config
-        if checkpoint is None:
-            return load_expert(config.task, config.execution)
-        return load_checkpoint(
-            checkpoint,
-            task=config.task,
-            sampling_steps=config.sampling_steps,
-            plan_batch=config.plan_batch,
-            execution=config.execution,
-        )[0]
 
     def fps(self) -> int:
         """Frames per second of a dataset: the control rate."""
@@ -132,13 +107,13 @@ class Session:
         recorders = [] if type(strategy) is Strategy else [StrategyRecorder(strategy)]
         with progress_bar(total, shown=show_progress, label=strategy.name, limit=limit) as bar:
             for row in scenes:
-                num_envs = self._num_envs(len(row))
-                require_fit(self.backend, planner, num_envs, self.devices if self.backend.compiled else ())
+                num_envs = self.setup.num_envs(config.num_envs, len(row))
+                require_fit(self.backend, planner, num_envs, self.setup.devices)
                 result = make_rollout(
                     self.backend,
                     planner,
                     row,
-                    devices=self.devices if self.backend.compiled else (),
+                    devices=self.setup.devices,
                     seed=self.seed,
                     max_steps=self.backend.task.max_steps,
                     num_envs=num_envs,
@@ -156,10 +131,6 @@ class Session:
         # A sentry is meant to be ended.
         summary.interrupted = should_stop() and strategy.name != "sentry"
         return summary
-
-    def _num_envs(self, scenes: int) -> int:
-        shares = len(self.devices) if self.backend.compiled else 1
-        return min(self.config.num_envs, -(-scenes // shares) * shares)
 
 
 def check_dataset_folder(folder: Path, *, resume: bool) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from imf_jax.config import TrainConfig, to_dict
-from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+from imf_jax.config import CaptureConfig, TrainConfig, to_dict
+from imf_jax.evaluation.candidates import Candidate
+from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
+from imf_jax.evaluation.setup import Setup
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.backends.native import NativeBackend
@@ -54,21 +56,22 @@ class RolloutValidation:
     def __call__(self, policy: Policy, step: int) -> Validation | None:
         """Roll out all validation episodes; None if it was asked to stop before the last one ended."""
         wanted = self._config.validation
+        planner = PolicyPlanner(policy, min(wanted.num_episodes, MAX_PLAN_BATCH))
+        label = f"{self._config.out.name}, step {step}"
+        provenance = {"checkpoint": {"step": step}, "training": to_dict(self._config)}
         summary = evaluate(
-            PolicyPlanner(policy, min(wanted.num_episodes, MAX_PLAN_BATCH)),
-            self._backend,
+            Setup(Candidate(planner, self._config.task, label, provenance), self._backend),
             EvaluationSettings(
                 episodes=wanted.num_episodes,
                 num_envs=wanted.num_episodes,
                 split="validation",
                 seed=self._config.seed,
-                num_images=min(wanted.num_images, wanted.num_episodes),
+                capture=CaptureConfig(save_images=wanted.num_images > 0),
+                captured_episodes=wanted.num_images,
             ),
             self._config.out / FOLDER / f"step_{step}",
-            policy=f"{self._config.out.name}, step {step}",
-            provenance={"checkpoint": {"step": step}, "training": to_dict(self._config)},
-            replace=True,
-            should_stop=self._should_stop,
+            existing="replace",
+            hooks=Hooks(self._should_stop),
         )
         metrics = summary.metrics
         for line in metrics["capture_errors"]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from imf_jax.config import (
+    CaptureConfig,
     EvalConfig,
     LewmEncoderConfig,
     OptimizerConfig,
@@ -29,7 +30,7 @@ from imf_jax.errors import ArgumentError, UserError
             tracker=("wandb",),
         ),
         TrainConfig(policy=PolicyConfig(encoder=LewmEncoderConfig(Path("encoders/other")))),
-        EvalConfig(expert=True, devices="all", record_video=3, out=Path("evals/x")),
+        EvalConfig(expert=True, devices="all", capture=CaptureConfig(record_video=3), out=Path("evals/x")),
     ],
 )
 def test_what_is_written_is_read_again(config: Any) -> None:
@@ -102,7 +103,7 @@ def test_what_does_not_fit_is_one_line_with_the_path_of_the_field(values: Any, m
 def test_a_choice_of_types_is_named() -> None:
     for value in ("some", True, 1.5):
         with pytest.raises(UserError, match=r"record_video is .*; it must be a whole number or 'all' or 'failures'"):
-            from_dict(EvalConfig, {"expert": True, "record_video": value})
+            from_dict(EvalConfig, {"expert": True, "capture": {"record_video": value}})
 
 
 def test_what_contradicts_itself_is_refused_as_ever() -> None:

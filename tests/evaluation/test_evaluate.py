@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from imf_jax.config import CaptureConfig
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.evaluation.candidates import Candidate
+from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, Summary, evaluate
 from imf_jax.evaluation.folder import read_records
+from imf_jax.evaluation.setup import Setup
 from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.files import read_json, write_bytes
 from imf_jax.rollout.recorders.base import EpisodeBuffer, episode_folder
@@ -48,15 +51,14 @@ class PixelRecorder:
 def run(tmp_path: Path, chunk_backend: Any, straight_planner: Any) -> Callable[..., Summary]:
     def run(name: str = "run", faults: dict[int, float] | None = None, **options: Any) -> Summary:
         settings = EvaluationSettings(**({"episodes": 10, "num_envs": 4} | options.pop("settings", {})))
-        return evaluate(
-            straight_planner(faults), chunk_backend, settings, tmp_path / name, policy="straight <planner>", **options
-        )
+        candidate = Candidate(straight_planner(faults), "point", "straight <planner>", {"checkpoint": {"step": 7}})
+        return evaluate(Setup(candidate, chunk_backend), settings, tmp_path / name, **options)
 
     return run
 
 
 def test_files_and_figures(run: Callable[..., Summary]) -> None:
-    summary = run(provenance={"checkpoint": {"step": 7}})
+    summary = run(about={"reference": None})
     names = sorted(path.name for path in summary.folder.iterdir())
     assert names == ["episodes.jsonl", "manifest.json", "metrics.json", "report.html"], "captures are off by default"
     manifest, metrics = (read_json(summary.folder / name) for name in ("manifest.json", "metrics.json"))
@@ -68,7 +70,7 @@ def test_files_and_figures(run: Callable[..., Summary]) -> None:
     assert metrics["wall_s"] > 0
     assert read_records(summary.folder) == (list(summary.records), [])
     assert manifest["policy"] == "straight <planner>"
-    assert manifest["checkpoint"] == {"step": 7}
+    assert (manifest["checkpoint"], manifest["reference"]) == ({"step": 7}, None)
     assert manifest["seeds"] == {"split": "test", "seed": 0, "episodes": [0, 9]}
     assert {"jax", "mujoco", "imf_jax", "python"} <= manifest["versions"].keys()
     assert summary.exit_code == 0
@@ -92,12 +94,12 @@ def test_some_errors_exit_3_and_keep_the_rest(run: Callable[..., Summary]) -> No
 
 def test_interrupted_keeps_partial_results(run: Callable[..., Summary]) -> None:
     asked = iter([False] * 6 + [True] * 99)
-    summary = run(should_stop=lambda: next(asked))
+    summary = run(hooks=Hooks(should_stop=lambda: next(asked)))
     assert summary.exit_code == 130
     assert 0 < summary.metrics["n_episodes"] < 10
     assert read_records(summary.folder)[0] == list(summary.records)
     assert "interrupted" in (summary.folder / "report.html").read_text()
-    assert run("nothing", should_stop=lambda: True).exit_code == 130
+    assert run("nothing", hooks=Hooks(should_stop=lambda: True)).exit_code == 130
 
 
 def test_a_crash_keeps_the_records_written_so_far(
@@ -127,7 +129,7 @@ def test_bad_settings_leave_nothing_behind(run: Callable[..., Summary], tmp_path
     run()
     with pytest.raises(UserError, match="already holds a run"):
         run()
-    assert run(replace=True).metrics["n_episodes"] == 10
+    assert run(existing="replace").metrics["n_episodes"] == 10
 
 
 def test_a_scene_without_the_usual_camera_is_evaluated_where_nothing_is_captured(
@@ -135,13 +137,19 @@ def test_a_scene_without_the_usual_camera_is_evaluated_where_nothing_is_captured
 ) -> None:
     monkeypatch.setattr(chunk_backend, "cameras", ("wrist",), raising=False)
     assert run().exit_code == 0
-    for captures in ({"num_images": 1}, {"record_video": "all"}):
+    for captures in ({"save_images": True}, {"record_video": "all"}):
         with pytest.raises(ArgumentError, match="camera 'front' is not in the scene; choose from: wrist"):
-            run("captured", settings=captures)
+            run("captured", settings={"capture": CaptureConfig(**captures)})
 
 
-def test_unknown_camera_is_refused_before_anything_is_written(transfer_backend: Any, tmp_path: Path) -> None:
-    settings = EvaluationSettings(episodes=1, num_envs=1, num_images=1, camera="back")
+def test_unknown_camera_is_refused_before_anything_is_written(
+    transfer_backend: Any, straight_planner: Any, tmp_path: Path
+) -> None:
+    settings = EvaluationSettings(episodes=1, num_envs=1, capture=CaptureConfig(save_images=True, camera="back"))
     with pytest.raises(ArgumentError, match=r"camera 'back' is not in the scene; choose from: .*front"):
-        evaluate(None, transfer_backend, settings, tmp_path / "run", policy="none")
+        evaluate(
+            Setup(Candidate(straight_planner(), "transfer", "straight", {}), transfer_backend),
+            settings,
+            tmp_path / "run",
+        )
     assert not (tmp_path / "run").exists()

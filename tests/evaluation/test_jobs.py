@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from imf_jax.config import EvalConfig, ExecutionConfig
+from imf_jax.config import CaptureConfig, EvalConfig, ExecutionConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.jobs import Job, read_jobs, resolve_folders, run_job, run_jobs
 
-DEFAULTS = EvalConfig(jobs=Path("jobs.yaml"), num_envs=12, save_images=True)
+DEFAULTS = EvalConfig(jobs=Path("jobs.yaml"), num_envs=12, capture=CaptureConfig(save_images=True))
 
 
 def jobs(tmp_path: Path, text: str, name: str = "jobs.yaml") -> list[Job]:
@@ -29,10 +29,11 @@ jobs:
     assert [job.name for job in found] == ["a_seed3", "a_seed4", "b.2"]
     first, _, last = (job.config for job in found)
     assert (first.seed, first.episodes, first.plan_batch, first.num_envs) == (3, 7, 5, 12)
-    assert (first.save_trajectory, first.save_images, first.jobs) == (True, True, None)
-    assert (last.seed, last.episodes, last.save_trajectory) == (0, 50, False)
-    (late,) = jobs(tmp_path, "jobs: [{name: a, expert: true, overrides: {action-interpolation: 5}}]")
+    assert (first.capture.save_trajectory, first.capture.save_images, first.jobs) == (True, True, None)
+    assert (last.seed, last.episodes, last.capture.save_trajectory) == (0, 50, False)
+    (late,) = jobs(tmp_path, "jobs: [{name: a, expert: true, overrides: {action-interpolation: 5, video-size: 64}}]")
     assert late.config.execution == ExecutionConfig(action_interpolation=5)
+    assert late.config.capture == CaptureConfig(save_images=True, video_size=64)
     content = {"jobs": [{"name": "b.2", "expert": True}]}
     assert jobs(tmp_path, json.dumps(content), "jobs.json") == [found[-1]]
 
@@ -60,7 +61,10 @@ jobs:
             "inference is 'asink'; it must be 'sync' or",
         ),
         ("jobs: [{name: a, expert: true, overrides: {execution: {}}}]", "overrides: 'execution' is not known"),
+        ("jobs: [{name: a, expert: true, overrides: {capture: {}}}]", "overrides: 'capture' is not known"),
+        ("jobs: [{name: a, expert: true, overrides: {process_id: 1}}]", "overrides: 'process_id' is not known"),
         ("jobs: [{name: a, expert: true, captures: {pictures: true}}]", "captures: 'pictures' is not known"),
+        ("jobs: [{name: a, expert: true, captures: {video_size: 7}}]", "job a: --video-size is 7; it must be even"),
         ("jobs: [{name: a, expert: true, episodes: 0}]", "job a: --episodes is 0"),
         ("jobs: [{name: a, expert: true, episodes: ten}]", "job a: "),
         ("jobs: [{name: a, expert: true, episodes: 2.5}]", "episodes is 2.5; it must be a whole number"),

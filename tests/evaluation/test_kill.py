@@ -8,14 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.config import CaptureConfig
+from imf_jax.evaluation.candidates import Candidate
+from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, Summary, evaluate
 from imf_jax.evaluation.folder import RECORDS
+from imf_jax.evaluation.setup import Setup
 
 DIE = """
 import importlib.util, os, signal, sys
 from pathlib import Path
+from imf_jax.config import CaptureConfig
+from imf_jax.evaluation.candidates import Candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
 from imf_jax.evaluation.folder import EvaluationFolder
+from imf_jax.evaluation.setup import Setup
 
 spec = importlib.util.spec_from_file_location("fakes", sys.argv[1])
 fakes = importlib.util.module_from_spec(spec)
@@ -29,24 +35,26 @@ def die(folder, record):
     add(folder, record)
 
 EvaluationFolder.add = die
-settings = EvaluationSettings(episodes=10, num_envs=4, save_trajectory=True)
-evaluate(fakes.StraightPlanner(), fakes.ChunkBackend(), settings, Path(sys.argv[2]), policy="straight")
+settings = EvaluationSettings(episodes=10, num_envs=4, capture=CaptureConfig(save_trajectory=True))
+setup = Setup(Candidate(fakes.StraightPlanner(), "point", "straight", {}), fakes.ChunkBackend())
+evaluate(setup, settings, Path(sys.argv[2]))
 """
 
 
 def test_kill_and_resume(tmp_path: Path, chunk_backend: Any, straight_planner: Callable[..., Any]) -> None:
     def run(name: str, **options: Any) -> Summary:
-        settings = EvaluationSettings(episodes=10, num_envs=4, save_trajectory=True)
-        return evaluate(straight_planner(), chunk_backend, settings, tmp_path / name, policy="straight", **options)
+        settings = EvaluationSettings(episodes=10, num_envs=4, capture=CaptureConfig(save_trajectory=True))
+        setup = Setup(Candidate(straight_planner(), "point", "straight", {}), chunk_backend)
+        return evaluate(setup, settings, tmp_path / name, **options)
 
-    fakes = Path(__file__).with_name("conftest.py")
+    fakes = Path(__file__).parents[1] / "rollout_fixtures.py"
     died = subprocess.run([sys.executable, "-c", DIE, fakes, tmp_path / "killed"], capture_output=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     left = (tmp_path / "killed" / RECORDS).read_bytes()
     assert left.count(b"\n") >= 1
     assert not left.endswith(b"\n")
     said: list[str] = []
-    resumed, whole = run("killed", resume=True, on_note=said.append), run("whole")
+    resumed, whole = run("killed", existing="resume", hooks=Hooks(on_note=said.append)), run("whole")
     assert any("the line was cut off" in line for line in said)
 
     def essence(summary: Summary) -> list:

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imf_jax.config import CaptureConfig
+from imf_jax.evaluation.candidates import Candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
 from imf_jax.evaluation.report.parts import timing_rows
+from imf_jax.evaluation.setup import Setup
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.timing import (
     NO_CLOCK,
@@ -42,8 +45,10 @@ class Watch:
 @pytest.fixture
 def run(tmp_path: Path, chunk_backend: Any, straight_planner: Any) -> Callable[..., Summary]:
     def run(name: str, **settings: Any) -> Summary:
-        chosen = EvaluationSettings(episodes=10, num_envs=4, **settings)
-        return evaluate(straight_planner(), chunk_backend, chosen, tmp_path / name, policy="straight")
+        chosen = EvaluationSettings(episodes=10, num_envs=4, capture=CaptureConfig(**settings))
+        return evaluate(
+            Setup(Candidate(straight_planner(), "point", "straight", {}), chunk_backend), chosen, tmp_path / name
+        )
 
     return run
 

@@ -13,9 +13,11 @@ import av
 import numpy as np
 import pytest
 
-from imf_jax.config import EvalConfig
+from imf_jax.config import CaptureConfig
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.evaluation.candidates import Candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.evaluation.setup import Setup
 from imf_jax.files import partial_path
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
@@ -194,8 +196,10 @@ def run(
     chunk_backend.model = None
 
     def run(name: str, **settings: Any) -> Summary:
-        chosen = EvaluationSettings(episodes=8, num_envs=3, **settings)
-        return evaluate(straight_planner(FAULTS), chunk_backend, chosen, tmp_path / name, policy="straight")
+        chosen = EvaluationSettings(episodes=8, num_envs=3, capture=CaptureConfig(**settings))
+        return evaluate(
+            Setup(Candidate(straight_planner(FAULTS), "point", "straight", {}), chunk_backend), chosen, tmp_path / name
+        )
 
     return run
 
@@ -222,9 +226,8 @@ def test_which_episodes_are_filmed(run: Callable[..., Summary], choice: Any, fil
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
-    for make in (lambda: EvaluationSettings(1, 1, **settings), lambda: EvalConfig(expert=True, **settings)):
-        with pytest.raises(ArgumentError, match=message):
-            make()
+    with pytest.raises(ArgumentError, match=message):
+        CaptureConfig(**settings)
 
 
 def test_unknown_camera_and_missing_library_are_said_before_anything_is_written(

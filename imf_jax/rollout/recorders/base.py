@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.sim.backends.base import StepOutput
+from imf_jax.sim.backends.base import Backend, StepOutput
 
 
 @jax.tree_util.register_dataclass
@@ -44,6 +45,23 @@ class StepBatch:
     count: np.ndarray
     timing: dict[str, np.ndarray] = field(default_factory=dict)
     notes: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RecorderContext:
+    """What recorders are made for, besides what `imf_jax.config.CaptureConfig` asks of them.
+
+    Attributes:
+        folder: the evaluation folder.
+        backend: the simulator.
+        num_envs: scenes simulated at once.
+        num_episodes: only the first so many episodes are captured; all by default.
+    """
+
+    folder: Path
+    backend: Backend
+    num_envs: int
+    num_episodes: int | None = None
 
 
 class Recorder:

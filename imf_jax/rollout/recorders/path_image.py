@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from imf_jax.config import CaptureConfig
 from imf_jax.files import write_bytes
 from imf_jax.images import encode_image
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, StepBatch, episode_folder
+from imf_jax.rollout.recorders.base import (
+    EpisodeBuffer,
+    Recorder,
+    RecorderContext,
+    ResetBatch,
+    StepBatch,
+    episode_folder,
+)
 from imf_jax.rollout.recorders.path_drawing import draw_path
 from imf_jax.sim.rendering.camera import CameraView, camera_ids, camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
@@ -19,6 +27,11 @@ if TYPE_CHECKING:
 
 PICTURE_SIZE = 512
 """Height and width of the picture [pixels]."""
+
+
+def make_recorder(capture: CaptureConfig, context: RecorderContext) -> "PathImageRecorder":
+    """The recorder of --save-images."""
+    return PathImageRecorder(context.folder, Photographer(context.backend.model, capture.camera))
 
 
 class Photograph(NamedTuple):

@@ -5,9 +5,22 @@ from pathlib import Path
 
 import numpy as np
 
+from imf_jax.config import CaptureConfig
 from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, StepBatch, episode_folder
+from imf_jax.rollout.recorders.base import (
+    EpisodeBuffer,
+    Recorder,
+    RecorderContext,
+    ResetBatch,
+    StepBatch,
+    episode_folder,
+)
+
+
+def make_recorder(capture: CaptureConfig, context: RecorderContext) -> "TrajectoryRecorder":
+    """The recorder of --save-trajectory."""
+    return TrajectoryRecorder(context.folder)
 
 
 class TrajectoryRecorder(Recorder):

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imf_jax.config import require
+from imf_jax.config import CaptureConfig, require
 from imf_jax.errors import UserError
 from imf_jax.files import partial_path, put_in_place
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch, episode_folder
+from imf_jax.rollout.recorders.base import (
+    OnlyEpisodes,
+    Recorder,
+    RecorderContext,
+    ResetBatch,
+    StepBatch,
+    episode_folder,
+)
 from imf_jax.sim.rendering.camera import camera_ids
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 from imf_jax.video import VIEWING, VideoEncoder, require_codec
@@ -39,6 +46,28 @@ SPARE_FILES = 64
 
 Render = Callable[[np.ndarray], np.ndarray]
 """Pictures uint8 (B, C, H, W, 3) of B scenes at generalised positions (B, nq)."""
+
+
+def make_recorder(capture: CaptureConfig, context: RecorderContext) -> Recorder:
+    """The recorder of --record-video.
+
+    Raises:
+        UserError, ArgumentError: see `require_encoder`.
+    """
+    choice, cameras, size = capture.record_video, capture.video_cameras, capture.video_size
+    backend, num_videos = context.backend, context.num_envs
+    if isinstance(choice, int):
+        num_videos = min(num_videos, choice)
+    require_encoder(num_videos * len(cameras))
+    film = VideoRecorder(
+        context.folder,
+        Camerawork(backend.model, cameras, size),
+        cameras,
+        size,
+        round(1 / backend.control_dt),
+        failures_only=choice == "failures",  # which episodes these are is known only at their end
+    )
+    return OnlyEpisodes(film, range(choice)) if isinstance(choice, int) else film
 
 
 class Camerawork:

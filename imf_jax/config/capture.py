@@ -1,0 +1,59 @@
+"""What is kept of each episode besides its record.
+
+A new capture is a flag here with its module in `RECORDERS`, and that module in `imf_jax/rollout/recorders/`.
+"""
+
+from dataclasses import dataclass
+
+from imf_jax.config.base import IMAGE_SIZE, VideoChoice, require
+
+RECORDERS = {"save_trajectory": "trajectory", "save_images": "path_image", "record_video": "video"}
+"""Flag -> module in `imf_jax.rollout.recorders`, which has a `make_recorder`; records name artifacts in this order."""
+
+
+@dataclass(frozen=True)
+class CaptureConfig:
+    """What is kept of each episode besides its record; none of it changes a result."""
+
+    # Write trajectory.npz per episode: commanded actions and executed end-effector poses.
+    save_trajectory: bool = False
+    # Write trajectory.png per episode: a camera's picture with the executed path of both end effectors in red.
+    save_images: bool = False
+    # Camera of the pictures of --save-images (r_vis, top, front).
+    camera: str = "front"
+    # Write timing.json: the time of each stage of the loop, per call and per control step; with --save-trajectory also
+    # the raw times per step. Compiled loops have one stage.
+    save_timing: bool = False
+    # Write an MP4 per episode and camera: of all episodes, of those that did not succeed (failures), of none, or of the
+    # first N.
+    record_video: VideoChoice = "none"
+    # Cameras of the videos (r_vis, top, front).
+    video_cameras: tuple[str, ...] = ("front",)
+    # Height and width of the videos, even [pixels].
+    video_size: int = IMAGE_SIZE
+
+    def __post_init__(self) -> None:
+        record, cameras, size = self.record_video, self.video_cameras, self.video_size
+        words = ("all", "failures", "none")
+        known = isinstance(record, int) and not isinstance(record, bool) and record >= 0
+        require(
+            known or record in words,
+            f"--record-video is {record}; it must be {', '.join(words)}, or the number of first episodes to record",
+        )
+        require(len(cameras) > 0, "--video-cameras is empty; name at least one camera")
+        require(len(set(cameras)) == len(cameras), f"--video-cameras {' '.join(cameras)} names a camera twice")
+        require(
+            size >= 16 and size % 2 == 0,
+            f"--video-size is {size}; it must be even and at least 16 (colours are stored for 2 x 2 pixels)",
+        )
+
+    @property
+    def recorders(self) -> tuple[str, ...]:
+        """Modules of the recorders that are asked for, see `RECORDERS`."""
+        return tuple(module for flag, module in RECORDERS.items() if getattr(self, flag) not in (False, 0, "none"))
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras of the pictures and videos that are asked for."""
+        pictures = (self.camera,) if self.save_images else ()
+        return pictures + (self.video_cameras if self.record_video not in (0, "none") else ())

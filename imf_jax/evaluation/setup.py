@@ -1,0 +1,79 @@
+"""What is rolled out, on what and where: the assembly that evaluations, sweeps of the delay and recordings share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from imf_jax.config import EvalConfig, require
+from imf_jax.config.recording import RolloutConfig
+from imf_jax.evaluation.candidates import Candidate, load_candidate
+from imf_jax.rollout.engine import Rollout
+from imf_jax.rollout.planner import ProgramPlanner
+from imf_jax.sim.backends.base import Backend
+from imf_jax.sim.backends.choice import local_devices, make_backend, resolve_backend, resolve_devices
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is rolled out, on what and where. Nothing is compiled by making one.
+
+    Attributes:
+        candidate: what acts.
+        backend: the simulator of its task.
+        devices: those that share the scenes of a compiled backend; none for a backend of the host.
+    """
+
+    candidate: Candidate
+    backend: Backend
+    devices: tuple[Any, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Where it runs, for messages: "cpu", "4 x NVIDIA H100"."""
+        kind = (self.devices or local_devices())[0].device_kind
+        return f"{len(self.devices)} x {kind}" if len(self.devices) > 1 else str(kind)
+
+    def num_envs(self, wanted: int, episodes: int) -> int:
+        """Scenes simulated at once: not more than there are episodes, in equal parts for the devices."""
+        shares = max(1, len(self.devices))
+        return min(wanted, -(-episodes // shares) * shares)
+
+
+def assemble(config: EvalConfig | RolloutConfig) -> Setup:
+    """Assemble the candidate, backend and devices that the flags name.
+
+    Raises:
+        UserError, ArgumentError: one of them cannot be used.
+    """
+    name = resolve_backend(config.backend)
+    devices = resolve_devices(name, config.devices, config.num_envs)
+    candidate = load_candidate(config)
+    backend = make_backend(
+        name,
+        candidate.task,
+        image_size=candidate.image_size,
+        renderer=config.renderer,
+        interpolation=config.execution.action_interpolation,
+        devices=devices,
+    )
+    return Setup(candidate, backend, tuple(devices) if backend.compiled else ())
+
+
+def make_rollout(
+    backend: Backend, planner: ProgramPlanner, episodes: Sequence[int], *, devices: Sequence[Any], **options: Any
+) -> Any:
+    """The loop that suits the backend; see `Rollout` for the options."""
+    if not backend.compiled:
+        return Rollout(backend, planner, episodes, **options)
+    from imf_jax.rollout.compiled import CompiledRollout  # it imports MJX, which the host loop does without
+
+    return CompiledRollout(backend, planner, episodes, devices=devices, **options)  # type: ignore[arg-type]
+
+
+def require_camera(name: str, backend: Backend) -> None:
+    """Refuse a camera that the scene does not have.
+
+    Raises:
+        ArgumentError: lists those that it has.
+    """
+    require(name in backend.cameras, f"camera {name!r} is not in the scene; choose from: {', '.join(backend.cameras)}")

@@ -1,0 +1,40 @@
+"""Which manifests belong to one evaluation."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from imf_jax.config import CaptureConfig, EvalConfig, ExecutionConfig, to_dict
+from imf_jax.evaluation.resume import differences
+
+CONFIG = EvalConfig(expert=True, num_envs=4)
+
+
+def manifest(config: EvalConfig) -> dict[str, Any]:
+    return {"task": "transfer", "backend": "native", "checkpoint": None, "config": to_dict(config)}
+
+
+def test_a_manifest_from_before_captures_had_a_group_goes_on() -> None:
+    before = manifest(CONFIG)
+    capture = before["config"].pop("capture")
+    before["config"] |= capture
+    assert differences(before, manifest(CONFIG)) == []
+    del before["config"]["save_timing"]  # nor when it knew fewer captures
+    assert differences(before, manifest(CONFIG)) == []
+    timed = replace(CONFIG, capture=CaptureConfig(save_timing=True))
+    assert differences(before, manifest(timed)) == ["--save-timing"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"capture": CaptureConfig(save_images=True, camera="top")}, ["--camera", "--save-images"]),
+        ({"execution": ExecutionConfig(action_interpolation=5)}, ["--action-interpolation"]),
+        ({"seed": 3}, ["--seed"]),
+        ({"num_envs": 9, "resume": True, "reference": None, "devices": "all"}, []),
+    ],
+)
+def test_differences_are_named_as_flags(changed: dict[str, Any], named: list[str]) -> None:
+    changed = changed | ({"out": "x"} if changed.get("resume") else {})
+    assert differences(manifest(CONFIG), manifest(replace(CONFIG, **changed))) == named
