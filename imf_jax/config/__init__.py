@@ -32,7 +32,7 @@ from imf_jax.config.policy import (
     ResNetEncoderConfig,
     StateEncoderConfig,
 )
-from imf_jax.config.stored import TYPE_KEY, from_dict, to_dict
+from imf_jax.config.stored import TYPE_KEY, flat_flags, from_dict, to_dict
 from imf_jax.config.training import CollectConfig, OptimizerConfig, TrainConfig, ValidationConfig
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "ValidationConfig",
     "VideoChoice",
     "flag",
+    "flat_flags",
     "from_dict",
     "require",
     "require_counts",

@@ -29,6 +29,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return values
 
 
+def flat_flags(values: dict[str, Any]) -> dict[str, Any]:
+    """What `to_dict` made of a configuration, with the fields of its groups beside the others, as flags are."""
+    flags: dict[str, Any] = {}
+    for name, value in values.items():
+        flags |= value if isinstance(value, dict) else {name: value}
+    return flags
+
+
 def from_dict(kind: type[T], values: Any) -> T:
     """The dataclass that `to_dict` wrote. Absent fields take their defaults, so older files stay readable.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from imf_jax.config import CaptureConfig, flag, to_dict
+from imf_jax.config import CaptureConfig, flag, flat_flags, to_dict
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, REPORT
 from imf_jax.files import PARTIAL, read_json, remove_partials, said, write_bytes
@@ -47,19 +47,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             **{name: value for name, value in manifest.items() if name not in _CIRCUMSTANCES},
             "checkpoint": checkpoint.get("sha256"),
             # A capture that was not known yet was not made.
-            **{flag(name): value for name, value in (to_dict(CaptureConfig()) | flat(flags)).items()},
+            **{flag(name): value for name, value in (to_dict(CaptureConfig()) | flat_flags(flags)).items()},
         }
 
     first, second = essence(json.loads(json.dumps(before))), essence(json.loads(json.dumps(now)))
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-
-
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration as flags: those of its groups beside the others."""
-    flags: dict[str, Any] = {}
-    for name, value in config.items():
-        flags |= value if isinstance(value, dict) else {name: value}
-    return flags
 
 
 def started(path: Path) -> bool:

@@ -18,14 +18,14 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from imf_jax.config import TrainConfig, ValidationConfig, from_dict, require, to_dict
+from imf_jax.config import TrainConfig, ValidationConfig, flat_flags, from_dict, require, to_dict
 from imf_jax.config.recording import SCENES, RolloutConfig
 from imf_jax.data.episodes import list_episodes
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import EXIT_OK
 from imf_jax.evaluation.candidates import Candidate, load_candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
-from imf_jax.evaluation.resume import differences, flat
+from imf_jax.evaluation.resume import differences
 from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.files import read_json, write_json
 from imf_jax.recording.assembly import corrected, make_strategy, open_recording
@@ -110,7 +110,7 @@ def run_rounds(
 
 def circumstances(session: Session) -> dict[str, Any]:
     """What all rounds in a folder have in common, as a manifest; the number of rounds may grow."""
-    flags = flat(to_dict(session.config))
+    flags = flat_flags(to_dict(session.config))
     del flags["rounds"]
     return {
         "backend": session.backend.name,

@@ -60,7 +60,7 @@ def make_evaluation(folder: Path, episodes: int = 12, **manifest) -> Path:
         )  # fmt: skip
         records.append(record)
     seeds = {"split": "test", "seed": 0, "episodes": [0, episodes - 1]}
-    content = {"policy": "run <1>", "task": "transfer", "seeds": seeds, "config": {"note": "</script><b>"}}
+    content = {"policy": "run <1>", "task": "transfer", "seeds": seeds, "config": {"note": "</script><b>", "size": 3}}
     (folder / "manifest.json").write_text(json.dumps(content | manifest))
     (folder / "episodes.jsonl").write_text("".join(record.to_json() + "\n" for record in records))
     metrics = episode_statistics(records) | {"interrupted": False, "wall_s": 12.3, "capture_errors": []}
@@ -408,7 +408,7 @@ def script(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 def test_comparison_from_the_command_line(evaluation: Path, tmp_path: Path, script: Callable) -> None:
-    other = make_evaluation(tmp_path / "other", policy="run <2>", config={"note": "n"})
+    other = make_evaluation(tmp_path / "other", policy="run <2>", config={"note": "n", "group": {"size": 3}})
     replace_in_records(other, '"timeout"', '"success"')
     out = tmp_path / "pages" / "comparison.html"
     code, said, _ = script(evaluation, other, "--out", out)
@@ -423,6 +423,7 @@ def test_comparison_from_the_command_line(evaluation: Path, tmp_path: Path, scri
     assert "+8.3" in text
     assert re.search(r"5\s*timeout, 70 steps\s*success, 70 steps", text)
     assert "config.note" in text
+    assert "size" not in text, "the group that a flag is stored in makes no difference"
     assert not re.search(r"https?://|url\(|@import|<script", page.source)
 
 

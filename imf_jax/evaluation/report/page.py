@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from imf_jax.config import flat_flags
 from imf_jax.errors import UserError
 from imf_jax.evaluation.folder import REPORT
 from imf_jax.evaluation.report.charts import shade
@@ -194,7 +195,11 @@ def _discordant(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _settings_that_differ(comparison: Comparison) -> list[tuple[str, list[str]]]:
     """Entries of the manifests that are not the same in all, without what differs anyway."""
-    flat = [dict(_flatten(evaluation.manifest)) for evaluation in comparison.evaluations]
+    manifests = [evaluation.manifest for evaluation in comparison.evaluations]
+    # By flag: which group holds a flag has changed between versions.
+    flat = [
+        dict(_flatten(manifest | {"config": flat_flags(_object(manifest.get("config")))})) for manifest in manifests
+    ]
     names = sorted(set().union(*flat))
     skipped = ("created", "config.out", "reference")
     return [
