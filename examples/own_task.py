@@ -12,8 +12,7 @@ from imf_jax.evaluation.setup import Candidate, Setup
 from imf_jax.rollout.expert_planner import ExpertPlanner
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.experts.transfer import EXPERTS, TransferExpert
-from imf_jax.sim.tasks import TASKS
-from imf_jax.sim.tasks.base import Array, Reading, Task, Verdict
+from imf_jax.sim.tasks import TASKS, Array, Reading, Task, Verdict
 
 HALF_SIZE = (0.02, 0.11, 0.02)  # [m]
 
@@ -36,7 +35,7 @@ class LiftStick(Task):
         return jax.numpy.array([[x, y, HALF_SIZE[2], 1, 0, 0, 0]])  # position [m], quaternion wxyz
 
     def start(self, batch: int, xp: ModuleType) -> tuple[()]:
-        return ()  # nothing to remember from one control step to the next
+        return ()
 
     def evaluate(self, progress: tuple[()], reading: Reading) -> tuple[tuple[()], Verdict]:
         touched = reading.touch[:, 0, 1].any(-1)
@@ -50,8 +49,8 @@ class LiftStick(Task):
 
 def main(out: Path, episodes: int = 10) -> Summary:
     TASKS["lift_stick"], EXPERTS["lift_stick"] = LiftStick, TransferExpert  # that one begins by lifting what it finds
-    expert = Candidate(ExpertPlanner("lift_stick"), "lift_stick", "expert")
-    summary = evaluate(Setup(expert, NativeBackend("lift_stick")), EvaluationSettings(episodes, episodes), out)
+    setup = Setup(Candidate(ExpertPlanner("lift_stick"), "lift_stick", "expert"), NativeBackend("lift_stick"))
+    summary = evaluate(setup, EvaluationSettings(episodes, num_envs=episodes), out)
     print(f"{summary.headline}\nreport: {summary.folder / 'report.html'}")
     return summary
 

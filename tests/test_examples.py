@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from imf_jax.config import CaptureConfig
 from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+from imf_jax.evaluation.setup import Candidate, Setup
 from imf_jax.sim.experts.transfer import EXPERTS
 from imf_jax.sim.tasks import TASKS
 from imf_jax.sim.tasks.transfer import Transfer
@@ -52,10 +54,10 @@ def test_own_task(registries: None, tmp_path: Path) -> None:
 def test_read_results(
     point_backend: Any, straight_planner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    settings = EvaluationSettings(episodes=6, num_envs=3, save_trajectory=True)
+    settings = EvaluationSettings(episodes=6, num_envs=3, capture=CaptureConfig(save_trajectory=True))
     folders = [tmp_path / name for name in ("first", "second")]
     summaries = [
-        evaluate(straight_planner(faults), point_backend, settings, folder, policy=folder.name)
+        evaluate(Setup(Candidate(straight_planner(faults), "point", folder.name), point_backend), settings, folder)
         for folder, faults in zip(folders, (None, {1: 6.0}), strict=True)
     ]
     script = example("read_results")
