@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from typing_extensions import override
 
 from imf_jax.benchmark.lewm import random_encoder
 from imf_jax.config import IMAGE_SIZE, HeadConfig, LewmEncoderConfig, PolicyConfig
@@ -27,6 +28,7 @@ HEAD_WIDTH = 32
 class WanderingProgram(PolicyProgram):
     """A policy's program whose actions are squeezed into the neighbourhood of `CENTRE`."""
 
+    @override
     def plan(
         self,
         weights: nnx.State,
@@ -37,7 +39,6 @@ class WanderingProgram(PolicyProgram):
         episodes: jax.Array,
         replans: jax.Array,
     ) -> tuple[jax.Array, tuple[()]]:
-        """See `PlanProgram`."""
         actions, memory = super().plan(weights, memory, observations, output, seed, episodes, replans)
         return jnp.asarray(CENTRE) + SPREAD * jnp.tanh(actions), memory
 

@@ -135,7 +135,7 @@ class WaveClock:
         self._since = 0.0
 
     def __call__(self, progress: RolloutProgress) -> None:
-        """See `imf_jax.rollout.engine.Rollout`, `on_progress`."""
+        """Receive the progress of the rollout."""
         if progress.episodes < self._batch * (len(self.seconds) + 1):
             return
         start = time.perf_counter()

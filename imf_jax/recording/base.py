@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
@@ -95,22 +96,24 @@ class StrategyRecorder(Recorder):
         self._newest: dict[int, StepOutput] = {}
         self._steps: dict[int, int] = {}
 
+    @override
     def setup(self, qpos: np.ndarray) -> None:
-        """See `Recorder`."""
         self._strategy.setup(qpos)
 
+    @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """See `Recorder`."""
         return self._strategy.bytes_per_scene(max_steps)
 
+    @override
     def on_reset(self, reset: ResetBatch) -> None:
-        """See `Recorder`: the first observation of each scene."""
+        """The first observation of each scene."""
         for row, scene in enumerate(reset.episodes.tolist()):
             self._newest[scene] = jax.tree.map(lambda leaf, row=row: np.array(leaf[row]), reset.output)
             self._steps[scene] = 0
 
+    @override
     def on_steps(self, steps: StepBatch) -> None:
-        """See `Recorder`: an observation belongs to the step after it, so all are shifted by one."""
+        """An observation belongs to the step after it, so all are shifted by one."""
         frames: list[Frame] = []
         intervened = steps.notes.get(INTERVENTION)
         for row, (scene, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
@@ -131,23 +134,24 @@ class StrategyRecorder(Recorder):
         if frames and self._strategy.failed is None:
             self._strategy.on_step(frames)
 
+    @override
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        """See `Recorder`."""
         self._forget(record.episode)
         if self._strategy.failed is None:
             self._strategy.on_end(record)
         return {}
 
+    @override
     def discard(self, episode: int) -> None:
-        """See `Recorder`."""
         self._forget(episode)
         self._strategy.on_lost(episode)
 
+    @override
     def close(self) -> None:
-        """See `Recorder`: a strategy outlives a rollout, its `finish` comes later."""
+        """A strategy outlives a rollout, its `finish` comes later."""
 
+    @override
     def abandon(self) -> None:
-        """See `Recorder`."""
         self._strategy.abandon()
 
     def _forget(self, scene: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.config import ACTION_DIM
 from imf_jax.recording.base import INTERVENTION
@@ -122,17 +123,17 @@ class CorrectedProgram(PlanProgram):
     num_action_steps: int = 1
 
     @property
+    @override
     def obs_horizon(self) -> int:
-        """See `PlanProgram`."""
         return self.policy.obs_horizon
 
     @property
+    @override
     def cameras(self) -> tuple[str, ...]:
-        """See `PlanProgram`."""
         return self.policy.cameras
 
+    @override
     def start(self, output: StepOutput) -> Supervision:
-        """See `PlanProgram`."""
         count, length = output.state.shape[0], self.policy.num_action_steps
         zero = jnp.zeros(count, jnp.int32)
         return Supervision(
@@ -149,6 +150,7 @@ class CorrectedProgram(PlanProgram):
             command=hold(output).astype(jnp.float32),
         )
 
+    @override
     def plan(
         self,
         weights: Any,
@@ -159,7 +161,6 @@ class CorrectedProgram(PlanProgram):
         episodes: Array,
         replans: Array,
     ) -> tuple[Array, Supervision]:
-        """See `PlanProgram`."""
         due = memory.cursor >= self.policy.num_action_steps
 
         def replan(memory: Supervision) -> Supervision:
@@ -181,8 +182,8 @@ class CorrectedProgram(PlanProgram):
         """What there is to say about the last plan, leaves (B, 1): did the expert act?"""
         return {INTERVENTION: (memory.mode == Mode.CORRECTING)[:, None]}
 
+    @override
     def bytes_per_scene(self) -> int:
-        """See `PlanProgram`."""
         return self.policy.bytes_per_scene() + 4096
 
     def _supervise(

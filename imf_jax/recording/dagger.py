@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.data.lerobot.features import IMAGES
 from imf_jax.data.lerobot.open_episode import OpenEpisode
@@ -63,8 +64,8 @@ class DaggerStrategy(RecordingStrategy):
         self.corrections = 0
         self.frames = 0
 
+    @override
     def on_step(self, frames: Sequence[Frame]) -> None:
-        """See `Strategy`."""
         wanted = frames if self._save_episodes else [frame for frame in frames if frame.intervention]
         filled = self._recording.filled(wanted)
         for frame in frames:
@@ -83,29 +84,31 @@ class DaggerStrategy(RecordingStrategy):
                     for camera in self._cameras:
                         piece.pictures.add(camera, values[IMAGES + camera])
 
+    @override
     def on_end(self, record: EpisodeRecord) -> None:
-        """See `Strategy`."""
         self._close(record.episode, success=record.status == "success")
         self._correcting.discard(record.episode)
 
+    @override
     def on_lost(self, scene: int) -> None:
-        """See `Strategy`."""
         if scene in self._open:
             piece = self._open.pop(scene)
             piece.episode.discard()
             piece.pictures.close()
         self._correcting.discard(scene)
 
+    @override
     def finish(self) -> None:
-        """See `Strategy`: corrections that were going on are kept, marked as cut; unfinished episodes are not."""
+        """Corrections that were going on are kept, marked as cut; unfinished episodes are not."""
         for scene in list(self._open):
             if self.failed is None and not self._save_episodes:
                 self._close(scene, success=False, cut=True)
             else:
                 self.on_lost(scene)
 
+    @override
     def bytes_per_scene(self, max_steps: int) -> int:
-        """See `Strategy`: frames are held only for training, about 1 KiB each; their pictures are on disk."""
+        """Frames are held only for training, about 1 KiB each; their pictures are on disk."""
         return 1024 * max_steps if self._on_piece is not None else 0
 
     def _count(self, frame: Frame) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from typing_extensions import override
 
 from imf_jax.config import ACTION_DIM
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
@@ -77,6 +78,7 @@ class DemonstratorProgram(PlanProgram):
         disturbance = Disturbance(jnp.zeros((count, 2), jnp.uint32), zero, zero)
         return Demonstration(get_expert(self.task).start(output), disturbance, jnp.zeros((count, ACTION_DIM)))
 
+    @override
     def plan(
         self,
         weights: tuple[()],
@@ -87,7 +89,6 @@ class DemonstratorProgram(PlanProgram):
         episodes: jax.Array,
         replans: jax.Array,
     ) -> tuple[jax.Array, Demonstration]:
-        """See `PlanProgram`."""
         fresh = replans == 0
 
         def draw(disturbance: Disturbance) -> Disturbance:

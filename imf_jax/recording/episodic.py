@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from imf_jax.data.lerobot.open_episode import OpenEpisode
 from imf_jax.recording.base import Frame
 from imf_jax.recording.recording import Recording, RecordingStrategy
@@ -17,26 +19,27 @@ class EpisodicStrategy(RecordingStrategy):
         super().__init__(recording)
         self._open: dict[int, OpenEpisode] = {}
 
+    @override
     def on_step(self, frames: Sequence[Frame]) -> None:
-        """See `Strategy`."""
         for frame, values in self._recording.filled(frames):
             if frame.scene not in self._open:
                 self._open[frame.scene] = self._recording.open()
             self._recording.add(self._open[frame.scene], values)
 
+    @override
     def on_end(self, record: EpisodeRecord) -> None:
-        """See `Strategy`; a scene that ended before its first step leaves nothing."""
+        """A scene that ended before its first step leaves nothing."""
         episode = self._open.pop(record.episode, None)
         if episode is not None:
             self._recording.save(episode, record.episode, success=record.status == "success")
 
+    @override
     def on_lost(self, scene: int) -> None:
-        """See `Strategy`."""
         episode = self._open.pop(scene, None)
         if episode is not None:
             episode.discard()
 
+    @override
     def finish(self) -> None:
-        """See `Strategy`."""
         for scene in list(self._open):
             self.on_lost(scene)

@@ -7,6 +7,8 @@ everything was and not how it looked: pictures are made of what is kept, and of 
 import json
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from imf_jax.config.recording import EventName
 from imf_jax.data.lerobot.open_episode import OpenEpisode
 from imf_jax.errors import UserError
@@ -54,8 +56,8 @@ class HighlightStrategy(RecordingStrategy):
         self._clips: dict[int, _Clip] = {}
         self._last_steps: dict[int, int] = {}
 
+    @override
     def on_step(self, frames: Sequence[Frame]) -> None:
-        """See `Strategy`."""
         for frame in frames:
             scene = frame.scene
             detector = self._detectors.setdefault(scene, EventDetector(self._rules))
@@ -78,8 +80,9 @@ class HighlightStrategy(RecordingStrategy):
             if clip.left <= 0:
                 self._save(scene)
 
+    @override
     def on_end(self, record: EpisodeRecord) -> None:
-        """See `Strategy`: some events show only now, and there is no post-roll any more."""
+        """Some events show only now, and there is no post-roll any more."""
         scene, event = record.episode, AT_END.get(record.status)
         if event in self._rules.events and scene in self._last_steps:
             frames = self._rings[scene].drain()
@@ -91,23 +94,24 @@ class HighlightStrategy(RecordingStrategy):
             self._save(scene)
         self._forget(scene)
 
+    @override
     def on_lost(self, scene: int) -> None:
-        """See `Strategy`."""
         clip = self._clips.pop(scene, None)
         if clip is not None:
             clip.episode.discard()
         self._forget(scene)
 
+    @override
     def finish(self) -> None:
-        """See `Strategy`: clips that were being recorded end here, marked as cut."""
+        """Clips that were being recorded end here, marked as cut."""
         for scene in list(self._clips):
             if self.failed is None:
                 self._save(scene, cut=True)
             else:
                 self.on_lost(scene)
 
+    @override
     def bytes_per_scene(self, max_steps: int) -> int:
-        """See `Strategy`."""
         return self._ring_bytes
 
     def _begin(self, scene: int, frames: list[Frame]) -> None:

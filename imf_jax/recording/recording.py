@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.data.lerobot import features as names
 from imf_jax.data.lerobot.features import Feature
@@ -136,16 +137,17 @@ class RecordingStrategy(Strategy):
         self._recording = recording
 
     @property
+    @override
     def failed(self) -> str | None:
-        """See `Strategy`."""
         return self._recording.failed
 
+    @override
     def setup(self, qpos: np.ndarray) -> None:
-        """See `Strategy`: the ray tracer compiles at its first picture."""
+        """The ray tracer compiles at its first picture."""
         self._recording.setup(qpos)
 
+    @override
     def abandon(self) -> None:
-        """See `Strategy`."""
         self._recording.abandon()
 
 

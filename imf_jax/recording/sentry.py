@@ -7,6 +7,8 @@ is kept across the cut.
 
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from imf_jax.data.lerobot.open_episode import OpenEpisode
 from imf_jax.recording.base import Frame
 from imf_jax.recording.recording import Recording, RecordingStrategy, piece_bytes
@@ -33,8 +35,8 @@ class SentryStrategy(RecordingStrategy):
         self._open: dict[int, OpenEpisode] = {}
         self._total = 0
 
+    @override
     def on_step(self, frames: Sequence[Frame]) -> None:
-        """See `Strategy`."""
         for frame, values in self._recording.filled(frames):
             # Only now: had the scene been over with the frame before, its piece would not be cut.
             if frame.scene in self._open and self._size(frame.scene) >= self._shard_bytes:
@@ -44,27 +46,28 @@ class SentryStrategy(RecordingStrategy):
             self._recording.add(self._open[frame.scene], values)
         self._total = self._recording.num_bytes + sum(self._size(scene) for scene in self._open)
 
+    @override
     def on_end(self, record: EpisodeRecord) -> None:
-        """See `Strategy`."""
         if record.episode in self._open:
             self._save(record.episode, success=record.status == "success", cut=False)
 
+    @override
     def on_lost(self, scene: int) -> None:
-        """See `Strategy`."""
         episode = self._open.pop(scene, None)
         if episode is not None:
             episode.discard()
 
+    @override
     def finish(self) -> None:
-        """See `Strategy`: what is recorded of the scenes that were running is kept too, marked as cut."""
+        """What is recorded of the scenes that were running is kept too, marked as cut."""
         for scene in list(self._open):
             if self.failed is None:
                 self._save(scene, success=False, cut=True)
             else:
                 self.on_lost(scene)
 
+    @override
     def wants_to_stop(self) -> bool:
-        """See `Strategy`."""
         return super().wants_to_stop() or (self._max_bytes is not None and self._total >= self._max_bytes)
 
     def _size(self, scene: int) -> int:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from typing_extensions import override
 
 from imf_jax.config import ExecutionConfig, HeadConfig, require
 from imf_jax.models.objectives.imf import prefix_mask
@@ -88,25 +89,28 @@ class DelayedProgram(PlanProgram):
     prefix: bool = False
 
     @property
+    @override
     def obs_horizon(self) -> int:
-        """See `PlanProgram`."""
         return self.policy.obs_horizon
 
     @property
+    @override
     def num_action_steps(self) -> int:
-        """See `PlanProgram`: those until the next plan is made."""
+        """Those until the next plan is made."""
         return self.replan_every
 
     @property
+    @override
     def cameras(self) -> tuple[str, ...]:
-        """See `PlanProgram`."""
         return self.policy.cameras
 
+    @override
     def start(self, output: StepOutput) -> Timeline:
-        """See `PlanProgram`: nothing is planned yet, the hands stay where they are."""
+        """Nothing is planned yet, the hands stay where they are."""
         actions = jnp.repeat(hold(output)[:, None], self.policy.head.pred_horizon, axis=1)
         return Timeline(actions, jnp.zeros(len(actions), bool))
 
+    @override
     def plan(
         self,
         weights: DelayedWeights,
@@ -117,7 +121,6 @@ class DelayedProgram(PlanProgram):
         episodes: Array,
         replans: Array,
     ) -> tuple[Array, Timeline]:
-        """See `PlanProgram`."""
         now = self.obs_horizon - 1
         start = now + weights.delay_steps
         prefix = None
@@ -132,8 +135,8 @@ class DelayedProgram(PlanProgram):
         after = advance(timeline, self.replan_every, self.extrapolate)
         return jnp.where(usable, actions, jnp.nan), Timeline(after, jnp.ones(len(after), bool))
 
+    @override
     def bytes_per_scene(self) -> int:
-        """See `PlanProgram`."""
         return self.policy.bytes_per_scene()
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax
+from typing_extensions import override
 
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.sim.backends.base import StepOutput
@@ -19,10 +20,11 @@ class ExpertProgram(PlanProgram):
     num_action_steps: int = 1
     cameras: tuple[str, ...] = ()
 
+    @override
     def start(self, output: StepOutput) -> ExpertState:
-        """See `PlanProgram`."""
         return get_expert(self.task).start(output)
 
+    @override
     def plan(
         self,
         weights: tuple[()],
@@ -33,7 +35,6 @@ class ExpertProgram(PlanProgram):
         episodes: jax.Array,
         replans: jax.Array,
     ) -> tuple[jax.Array, ExpertState]:
-        """See `PlanProgram`."""
         memory, action = get_expert(self.task).act(memory, output)
         return action[:, None], memory
 

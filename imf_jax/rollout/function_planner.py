@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.sim.backends.base import StepOutput
@@ -32,6 +33,7 @@ class FunctionProgram(PlanProgram):
     num_action_steps: int = 1
     cameras: tuple[str, ...] = ()
 
+    @override
     def plan(
         self,
         weights: tuple[()],
@@ -42,7 +44,6 @@ class FunctionProgram(PlanProgram):
         episodes: jax.Array,
         replans: jax.Array,
     ) -> tuple[jax.Array, tuple[()]]:
-        """See `PlanProgram`."""
         shape = (episodes.shape[0], self.num_action_steps, self.action_dim)
 
         def call(seen: dict[str, Any]) -> np.ndarray:

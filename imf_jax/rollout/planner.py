@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from flax import nnx
+from typing_extensions import override
 
 from imf_jax.config import HeadConfig
 from imf_jax.models.policy import Policy, Prefix
@@ -104,13 +105,13 @@ class PolicyProgram(PlanProgram):
     image_tokens: int
 
     @property
+    @override
     def obs_horizon(self) -> int:
-        """See `PlanProgram`."""
         return self.head.obs_horizon
 
     @property
+    @override
     def num_action_steps(self) -> int:
-        """See `PlanProgram`."""
         return self.head.num_action_steps
 
     def chunk(
@@ -129,6 +130,7 @@ class PolicyProgram(PlanProgram):
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         return policy.plan({name: observations[name] for name in policy.reads}, noise, prefix)
 
+    @override
     def plan(
         self,
         weights: nnx.State,
@@ -139,13 +141,13 @@ class PolicyProgram(PlanProgram):
         episodes: jax.Array,
         replans: jax.Array,
     ) -> tuple[jax.Array, tuple[()]]:
-        """See `PlanProgram`."""
         chunk = self.chunk(weights, observations, seed, episodes, replans)
         first = self.obs_horizon - 1
         return chunk[:, first : first + self.num_action_steps], memory
 
+    @override
     def bytes_per_scene(self) -> int:
-        """See `PlanProgram`: the sources of the residual attention, and the widest layer."""
+        """The sources of the residual attention, and the widest layer."""
         tokens = 2 + self.head.obs_horizon * 3 + self.head.pred_horizon
         return 4 * (tokens * self.head.n_emb * (2 * self.head.n_layer + 1 + 12) + self.image_tokens)
 

@@ -150,11 +150,11 @@ class NoClock:
     """Stands for a `StageClock` where nothing is measured: it does nothing."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """See `StageClock`."""
+        """Measure nothing."""
         return nullcontext()
 
     def measure_compilation(self) -> AbstractContextManager[None]:
-        """See `StageClock`."""
+        """Listen to nothing."""
         return nullcontext()
 
     def finished(self, values: T) -> T:

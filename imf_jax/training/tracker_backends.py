@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from typing_extensions import override
+
 from imf_jax.config import TrackerMode, TrackerName
 from imf_jax.errors import UserError
 from imf_jax.images import read_image
@@ -15,14 +17,14 @@ from imf_jax.training.trackers import IMAGES, TrackedRun, Tracker
 PROJECT = "imf_jax"
 
 
-class SwanLabTracker:
+class SwanLabTracker(Tracker):
     """SwanLab; offline runs lie in `<run>/swanlab` and are sent by `swanlab sync`."""
 
     def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
         self._swanlab, self._mode = library, mode
 
+    @override
     def start(self, run: TrackedRun) -> None:
-        """See `Tracker`."""
         folder = run.folder / "swanlab"
         folder.mkdir(exist_ok=True)
         identity = {"id": run.id, "resume": "allow"} if self._mode == "online" else {}
@@ -37,32 +39,33 @@ class SwanLabTracker:
             **identity,
         )
 
+    @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`."""
         self._swanlab.log(dict(values), step=step)
 
+    @override
     def images(self, step: int, paths: Sequence[Path]) -> None:
-        """See `Tracker`."""
         pictures = [self._swanlab.Image(str(path), caption=path.parent.name) for path in paths]
         self._swanlab.log({IMAGES: pictures}, step=step)
 
+    @override
     def summary(self, values: Mapping[str, Any]) -> None:
-        """See `Tracker`: becomes part of the run's configuration, the place for what is not a curve."""
+        """Becomes part of the run's configuration, the place for what is not a curve."""
         self._swanlab.config.update({"summary": dict(values)})
 
+    @override
     def finish(self) -> None:
-        """See `Tracker`."""
         self._swanlab.finish()
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """Weights & Biases; offline runs lie in `<run>/wandb` and are sent by `wandb sync`."""
 
     def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
         self._wandb, self._mode = library, mode
 
+    @override
     def start(self, run: TrackedRun) -> None:
-        """See `Tracker`."""
         identity = {"id": run.id, "resume": "allow"} if self._mode == "online" else {}
         self._run = self._wandb.init(
             project=PROJECT,
@@ -74,32 +77,33 @@ class WandbTracker:
             **identity,
         )
 
+    @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`."""
         self._run.log(dict(values), step=step)
 
+    @override
     def images(self, step: int, paths: Sequence[Path]) -> None:
-        """See `Tracker`."""
         pictures = [self._wandb.Image(str(path), caption=path.parent.name) for path in paths]
         self._run.log({IMAGES: pictures}, step=step)
 
+    @override
     def summary(self, values: Mapping[str, Any]) -> None:
-        """See `Tracker`."""
         self._run.summary.update(dict(values))
 
+    @override
     def finish(self) -> None:
-        """See `Tracker`."""
         self._run.finish()
 
 
-class TensorBoardTracker:
+class TensorBoardTracker(Tracker):
     """Event files in `<run>/tensorboard`; nothing is ever sent, so online and offline are the same."""
 
     def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
         self._library, self._mode = library, mode
 
+    @override
     def start(self, run: TrackedRun) -> None:
-        """See `Tracker`: of a resumed run, what came after its first step is marked as void."""
+        """Of a resumed run, what came after its first step is marked as void."""
         self._writer = self._library.SummaryWriter(
             logdir=str(run.folder / "tensorboard"),
             purge_step=run.first_step + 1 if run.resumed else None,
@@ -107,24 +111,24 @@ class TensorBoardTracker:
         )
         self._writer.add_text("config", _as_code(run.config), run.first_step)
 
+    @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
+    @override
     def images(self, step: int, paths: Sequence[Path]) -> None:
-        """See `Tracker`."""
         for path in paths:
             self._writer.add_image(f"{IMAGES}/{path.parent.name}", read_image(path), step, dataformats="HWC")
         self._writer.flush()
 
+    @override
     def summary(self, values: Mapping[str, Any]) -> None:
-        """See `Tracker`."""
         self._writer.add_text("summary", _as_code(values), int(values.get("step", 0)))
 
+    @override
     def finish(self) -> None:
-        """See `Tracker`."""
         self._writer.close()
 
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
+
+from typing_extensions import override
 
 from imf_jax.files import TRAINING_METRICS, read_metrics, write_bytes, write_json
 from imf_jax.training.tracker_guard import GuardedTracker
@@ -45,59 +47,56 @@ class TrackedRun:
     resumed: bool = False
 
 
-class Tracker(Protocol):
-    """Receives the figures of one training run; called in the order of the methods."""
+class Tracker:
+    """Receives the figures of one training run; called in the order of the methods. By default it does nothing."""
 
     def start(self, run: TrackedRun) -> None:
         """The run begins, or goes on after `run.first_step`."""
-        ...
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Take over the figures of a step. Names are grouped by a slash, as in `validation/success`."""
-        ...
 
     def images(self, step: int, paths: Sequence[Path]) -> None:
         """Take over the pictures of a validation."""
-        ...
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Take over what came out, plain JSON types."""
-        ...
 
     def finish(self) -> None:
         """The run is over, was interrupted or has failed."""
-        ...
 
 
-class JsonlTracker:
+class JsonlTracker(Tracker):
     """Appends to `metrics.jsonl` and hands every line to the operating system at once; writes `summary.json`.
 
     Lines after the first step of a resumed run are removed, and so is a line that was cut off; they belong to steps
     that it takes again.
     """
 
+    @override
     def start(self, run: TrackedRun) -> None:
-        """See `Tracker`."""
         self._folder = run.folder
         path = run.folder / TRAINING_METRICS
         _truncate(path, run.first_step)
         (run.folder / SUMMARY).unlink(missing_ok=True)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by finish()
 
+    @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`. Numbers that JSON does not know become null."""
+        """Numbers that JSON does not know become null."""
         self._write({"step": step, **{name: finite(value) for name, value in values.items()}})
 
+    @override
     def images(self, step: int, paths: Sequence[Path]) -> None:
-        """See `Tracker`: the paths are noted, relative to the run folder."""
+        """The paths are noted, relative to the run folder."""
         self._write({"step": step, IMAGES: [os.path.relpath(path, self._folder) for path in paths]})
 
+    @override
     def summary(self, values: Mapping[str, Any]) -> None:
-        """See `Tracker`."""
         write_json(self._folder / SUMMARY, values)
 
+    @override
     def finish(self) -> None:
-        """See `Tracker`."""
         self._file.close()
 
     def _write(self, values: Mapping[str, Any]) -> None:
@@ -132,21 +131,21 @@ class Trackers:
             guest.call("start", run)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`."""
+        """Hand on the figures of a step."""
         self._local.scalars(step, values)
         for guest in self._guests:
             # A figure that is not a number is null in the local file; services differ in what they make of it.
             guest.call("scalars", step, {name: value for name, value in values.items() if math.isfinite(value)})
 
     def images(self, step: int, paths: Sequence[Path]) -> None:
-        """See `Tracker`. Without pictures nothing is noted."""
+        """Hand on the pictures of a validation, if there are any."""
         if paths:
             self._local.images(step, paths)
             for guest in self._guests:
                 guest.call("images", step, tuple(paths))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """See `Tracker`; the local file is written by `finish`, when it is known how the trackers have done."""
+        """Take over what came out; `finish` writes it, when it is known how the trackers have done."""
         self._summary = dict(values)
 
     def finish(self, timeout: float | None = None) -> None:

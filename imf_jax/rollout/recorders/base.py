@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.sim.backends.base import Backend, StepOutput
@@ -127,41 +128,41 @@ class OnlyEpisodes(Recorder):
         self._recorder = recorder
         self._episodes = np.unique(np.asarray(episodes, np.int64))
 
+    @override
     def setup(self, qpos: np.ndarray) -> None:
-        """See `Recorder`."""
         self._recorder.setup(qpos)
 
+    @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """See `Recorder`."""
         return self._recorder.bytes_per_episode(max_steps)
 
+    @override
     def on_reset(self, reset: ResetBatch) -> None:
-        """See `Recorder`."""
         rows = np.isin(reset.episodes, self._episodes)
         if rows.any():
             self._recorder.on_reset(jax.tree.map(lambda leaf: leaf[rows], reset))
 
+    @override
     def on_steps(self, steps: StepBatch) -> None:
-        """See `Recorder`."""
         rows = np.isin(steps.episodes, self._episodes)
         if rows.any():
             self._recorder.on_steps(jax.tree.map(lambda leaf: leaf[rows], steps))
 
+    @override
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        """See `Recorder`."""
         return self._recorder.finish(record) if record.episode in self._episodes else {}
 
+    @override
     def discard(self, episode: int) -> None:
-        """See `Recorder`."""
         if episode in self._episodes:
             self._recorder.discard(episode)
 
+    @override
     def close(self) -> None:
-        """See `Recorder`."""
         self._recorder.close()
 
+    @override
     def abandon(self) -> None:
-        """See `Recorder`."""
         self._recorder.abandon()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.config import CaptureConfig
 from imf_jax.files import write_bytes
@@ -95,32 +96,34 @@ class PathImageRecorder(Recorder):
         self._buffer = EpisodeBuffer()
         self._last_qpos: dict[int, np.ndarray] = {}
 
+    @override
     def setup(self, qpos: np.ndarray) -> None:
-        """See `Recorder`: the ray tracer compiles at its first picture."""
+        """The ray tracer compiles at its first picture."""
         self._photograph(qpos)
 
+    @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """See `Recorder`: two positions per step, and two pictures with depth while one is drawn."""
+        """Two positions per step, and two pictures with depth while one is drawn."""
         return 24 * max_steps + 2 * 16 * PICTURE_SIZE**2
 
+    @override
     def on_reset(self, reset: ResetBatch) -> None:
-        """See `Recorder`."""
         position = np.asarray(reset.output.end_effector)[..., :3]
         for row, episode in enumerate(reset.episodes.tolist()):
             self._buffer.start(episode)
             self._buffer.append(episode, position=position[row][None])
             self._last_qpos[episode] = np.array(reset.output.qpos[row])
 
+    @override
     def on_steps(self, steps: StepBatch) -> None:
-        """See `Recorder`."""
         position = np.asarray(steps.output.end_effector)[..., :3]
         for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
             self._buffer.append(episode, position=position[row, :count])
             if count:
                 self._last_qpos[episode] = np.array(steps.output.qpos[row, count - 1])
 
+    @override
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        """See `Recorder`."""
         position = self._buffer.pop(record.episode)["position"]
         image, depth, view = self._photograph(self._last_qpos.pop(record.episode))
         picture = draw_path(image, depth, view, position[:, 0], position[:, 1])
@@ -128,7 +131,7 @@ class PathImageRecorder(Recorder):
         write_bytes(self._folder / path, encode_image(picture))
         return {"path_image": path}
 
+    @override
     def discard(self, episode: int) -> None:
-        """See `Recorder`."""
         self._buffer.pop(episode)
         self._last_qpos.pop(episode, None)

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.config import CaptureConfig
 from imf_jax.files import write_bytes
@@ -44,17 +45,18 @@ class TrajectoryRecorder(Recorder):
         self._folder = folder
         self._buffer = EpisodeBuffer()
 
+    @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """See `Recorder`: the arrays, those of timing included, and the archive that is made of them."""
+        """The arrays, those of timing included, and the archive that is made of them."""
         return 2 * (4 * (1 + 16 + 14) + 8 * 7) * max_steps
 
+    @override
     def on_reset(self, reset: ResetBatch) -> None:
-        """See `Recorder`."""
         for episode in reset.episodes.tolist():
             self._buffer.start(episode)
 
+    @override
     def on_steps(self, steps: StepBatch) -> None:
-        """See `Recorder`."""
         pose, reward = np.asarray(steps.output.end_effector), np.asarray(steps.output.reward)
         for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
             self._buffer.append(
@@ -68,8 +70,8 @@ class TrajectoryRecorder(Recorder):
                 **{name: np.repeat(value[row], count) for name, value in steps.timing.items()},
             )
 
+    @override
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        """See `Recorder`."""
         arrays = self._buffer.pop(record.episode)
         if not record.steps:
             return {}
@@ -79,6 +81,6 @@ class TrajectoryRecorder(Recorder):
         write_bytes(self._folder / path, content.getvalue())
         return {"trajectory": path}
 
+    @override
     def discard(self, episode: int) -> None:
-        """See `Recorder`."""
         self._buffer.pop(episode)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.config import CaptureConfig, require
 from imf_jax.errors import UserError
@@ -128,12 +129,14 @@ class VideoRecorder(Recorder):
         self._open: dict[int, list[VideoEncoder]] = {}
         self._failed: dict[int, str] = {}  # episodes whose video cannot be written, and why
 
+    @override
     def setup(self, qpos: np.ndarray) -> None:
-        """See `Recorder`: the ray tracer compiles at its first picture."""
+        """The ray tracer compiles at its first picture."""
         self._render(qpos[None])
 
+    @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """See `Recorder`: per camera an encoder with its index, and the pictures that are on their way to it.
+        """Per camera an encoder with its index, and the pictures that are on their way to it.
 
         Not counted is the ray tracer itself, whose size does not depend on the episodes.
         """
@@ -141,11 +144,12 @@ class VideoRecorder(Recorder):
         encoder = ENCODER_BYTES + ENCODER_BYTES_PER_PIXEL * pixels + INDEX_BYTES * max_steps
         return len(self._cameras) * (encoder + 2 * MOMENTS_PER_EPISODE * 3 * pixels)
 
+    @override
     def on_reset(self, reset: ResetBatch) -> None:
-        """See `Recorder`: a video begins with the first step."""
+        """A video begins with the first step."""
 
+    @override
     def on_steps(self, steps: StepBatch) -> None:
-        """See `Recorder`."""
         qpos = np.asarray(steps.output.qpos)
         step, row = np.nonzero(np.arange(qpos.shape[1])[:, None] < steps.count)  # by time: all videos grow together
         size = min(MOMENTS_PER_EPISODE * len(steps.episodes), MOMENTS_PER_CALL)
@@ -155,8 +159,8 @@ class VideoRecorder(Recorder):
             for episode, views in zip(steps.episodes[row[part]].tolist(), pictures, strict=True):
                 self._add(episode, views)
 
+    @override
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        """See `Recorder`."""
         reason = self._failed.pop(record.episode, None)
         if reason is not None:
             raise UserError(reason)
@@ -178,8 +182,8 @@ class VideoRecorder(Recorder):
         finally:
             self.discard(record.episode)
 
+    @override
     def discard(self, episode: int) -> None:
-        """See `Recorder`."""
         self._failed.pop(episode, None)
         if episode not in self._open:
             return
@@ -191,13 +195,15 @@ class VideoRecorder(Recorder):
         if not any(folder.iterdir()):  # no other capture has left anything there
             folder.rmdir()
 
+    @override
     def close(self) -> None:
-        """See `Recorder`: videos of episodes that did not end are removed."""
+        """Videos of episodes that did not end are removed."""
         for episode in list(self._open):
             self.discard(episode)
 
+    @override
     def abandon(self) -> None:
-        """See `Recorder`: a video gets its name when it is complete."""
+        """A video gets its name when it is complete."""
 
     def _add(self, episode: int, views: np.ndarray) -> None:
         """Encode a moment, uint8 (C, H, W, 3); what goes wrong costs the videos of this episode only."""

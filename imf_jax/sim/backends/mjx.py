@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from mujoco import mjx
+from typing_extensions import override
 
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 
@@ -27,8 +28,8 @@ class MjxBackend(DeviceBackend):
     def _overflow(self, data: mjx.Data) -> jax.Array:
         return jnp.zeros(data.qpos.shape[0], bool)
 
+    @override
     def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
-        """See `DeviceBackend`."""
         shape = (qpos.shape[0], len(cameras), self.image_size, self.image_size, 3)
 
         def on_host(qpos: np.ndarray) -> np.ndarray:
@@ -36,7 +37,8 @@ class MjxBackend(DeviceBackend):
 
         return jax.pure_callback(on_host, jax.ShapeDtypeStruct(shape, jnp.uint8), qpos)
 
+    @override
     def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
-        """See `DeviceBackend`: the data of a scene thrice (before, after and while it is stepped), and its pictures."""
+        """The data of a scene thrice (before, after and while it is stepped), and its pictures."""
         data = sum(leaf.nbytes for leaf in jax.tree.leaves(self._empty))
         return 3 * data + 2 * len(cameras) * 3 * self.image_size**2

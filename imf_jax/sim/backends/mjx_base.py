@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 from mujoco import mjx
+from typing_extensions import override
 
 from imf_jax.config import SUBSTEPS, RendererName
-from imf_jax.sim.backends.base import Array, SimState, StepOutput
+from imf_jax.sim.backends.base import Array, Backend, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene
 from imf_jax.sim.batching import in_blocks, keep_rows
 from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, Visual
@@ -36,7 +37,7 @@ class MjxPhysics(NamedTuple):
     overflow: jax.Array
 
 
-class DeviceBackend(ABC):
+class DeviceBackend(Backend, ABC):
     """Batched scenes of one task on MJX; see `imf_jax.sim.backends.base.Backend`.
 
     Inside `jax.jit`, `reset`, `step`, `run_chunk` and `pictures` take the batch as it is (scan `step` there). Called
@@ -101,15 +102,15 @@ class DeviceBackend(ABC):
     def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
         """Device memory [bytes] that one more scene needs for its physics and, given cameras, its pictures."""
 
+    @override
     def reset(self, keys: Array) -> tuple[SimState, StepOutput]:
-        """See `Backend`."""
         typed = jnp.asarray(keys)
         if not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
             typed = jax.random.wrap_key_data(typed)
         return self._reset(typed) if _traced(typed) else in_blocks(self._reset, typed)
 
+    @override
     def step(self, state: SimState, action: Array) -> tuple[SimState, StepOutput]:
-        """See `Backend`."""
         state, output = self.run_chunk(state, action[:, None])
         return state, jax.tree.map(lambda leaf: leaf[:, 0], output)
 
@@ -127,8 +128,8 @@ class DeviceBackend(ABC):
             return self._run_chunk(state, jnp.asarray(actions))
         return in_blocks(self._run_chunk, state, np.asarray(actions, np.float32))
 
+    @override
     def render(self, qpos: Array, cameras: tuple[str, ...]) -> np.ndarray:
-        """See `Backend`."""
         return self._parts.renderer(cameras).render(np.asarray(qpos))
 
     def _reset(self, keys: jax.Array) -> tuple[SimState, StepOutput]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 from mujoco import mjx
+from typing_extensions import override
 
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.rendering.warp_renderer import tracer_settings
@@ -53,8 +54,8 @@ class WarpBackend(DeviceBackend):
     def _overflow(self, data: mjx.Data) -> jax.Array:
         return (data._impl.overflow & _lost_bits()) != 0
 
+    @override
     def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
-        """See `DeviceBackend`."""
         context = self._context(qpos.shape[0], cameras).pytree()
         data = self._place(self._mjx_model, qpos)
         data = _place_cameras_and_lights(self.model, data)
@@ -63,8 +64,9 @@ class WarpBackend(DeviceBackend):
         size = self.image_size
         return unpack_pixels(packed).reshape(qpos.shape[0], len(cameras), size, size, 3)
 
+    @override
     def bytes_per_scene(self, cameras: tuple[str, ...]) -> int:
-        """See `DeviceBackend`: the data of a scene twice (in and out of a kernel), and its pictures thrice (packed)."""
+        """The data of a scene twice (in and out of a kernel), and its pictures thrice (packed)."""
         data = sum(leaf.nbytes for leaf in jax.tree.leaves(self._blank(1)))
         return 2 * data + 4 * len(cameras) * 3 * self.image_size**2
 
