@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
-from imf_jax.evaluation.setup import Candidate, Setup
+from imf_jax.evaluation.setup import EvaluatedPolicy, Setup
 from imf_jax.rollout.function_planner import FunctionPlanner
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.scene import GRASP_Z, MAX_OPENING
@@ -32,7 +32,7 @@ def reach(observations: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def main(out: Path, episodes: int = 10) -> Summary:
-    setup = Setup(Candidate(FunctionPlanner(reach), "transfer", "reach"), NativeBackend("transfer"))
+    setup = Setup(EvaluatedPolicy(FunctionPlanner(reach), "transfer", "reach"), NativeBackend("transfer"))
     summary = evaluate(setup, EvaluationSettings(episodes, num_envs=episodes), out)
     reached = {stage["name"]: f"{stage['n_reached']}/{episodes}" for stage in summary.metrics["stages"]}
     print(f"{summary.headline}\nstages reached: {reached}\nreport: {summary.folder / 'report.html'}")

@@ -8,11 +8,11 @@ import jax
 import mujoco
 
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
-from imf_jax.evaluation.setup import Candidate, Setup
+from imf_jax.evaluation.setup import EvaluatedPolicy, Setup
 from imf_jax.rollout.expert_planner import ExpertPlanner
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.experts.transfer import EXPERTS, TransferExpert
-from imf_jax.sim.tasks import TASKS, Array, Reading, Task, Verdict
+from imf_jax.sim.tasks import TASKS, Array, Task, TaskObservation, TaskResult
 
 HALF_SIZE = (0.02, 0.11, 0.02)  # [m]
 
@@ -37,19 +37,19 @@ class LiftStick(Task):
     def start(self, batch: int, xp: ModuleType) -> tuple[()]:
         return ()
 
-    def evaluate(self, progress: tuple[()], reading: Reading) -> tuple[tuple[()], Verdict]:
-        touched = reading.touch[:, 0, 1].any(-1)
-        lifted = touched & (reading.objects[:, 0, 2] > HALF_SIZE[2] + 0.1)
+    def evaluate(self, progress: tuple[()], observation: TaskObservation) -> tuple[tuple[()], TaskResult]:
+        touched = observation.touch[:, 0, 1].any(-1)
+        lifted = touched & (observation.objects[:, 0, 2] > HALF_SIZE[2] + 0.1)
         stage = touched.astype("int32") + lifted.astype("int32")
-        return (), Verdict(stage.astype("float32"), stage, success=lifted, failure=lifted & False)
+        return (), TaskResult(stage.astype("float32"), stage, success=lifted, failure=lifted & False)
 
-    def env_state(self, reading: Reading) -> Array:
-        return reading.objects[:, 0]
+    def env_state(self, observation: TaskObservation) -> Array:
+        return observation.objects[:, 0]
 
 
 def main(out: Path, episodes: int = 10) -> Summary:
     TASKS["lift_stick"], EXPERTS["lift_stick"] = LiftStick, TransferExpert  # that one begins by lifting what it finds
-    setup = Setup(Candidate(ExpertPlanner("lift_stick"), "lift_stick", "expert"), NativeBackend("lift_stick"))
+    setup = Setup(EvaluatedPolicy(ExpertPlanner("lift_stick"), "lift_stick", "expert"), NativeBackend("lift_stick"))
     summary = evaluate(setup, EvaluationSettings(episodes, num_envs=episodes), out)
     print(f"{summary.headline}\nreport: {summary.folder / 'report.html'}")
     return summary

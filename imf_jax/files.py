@@ -212,7 +212,7 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def said(path: Path, what: str = "evaluation") -> Iterator[None]:
+def reported_write_errors(path: Path, what: str = "evaluation") -> Iterator[None]:
     """Turn a failure of the file system into one line for the user: what could not be written, and where."""
     try:
         yield

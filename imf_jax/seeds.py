@@ -35,7 +35,7 @@ def split_seed(split: Split, seed: int) -> int:
     Raises:
         ArgumentError: the seed lies outside that range and would reach into another split.
     """
-    require(0 <= seed < SEEDS_PER_SPLIT, f"seed {seed} must lie in 0..{SEEDS_PER_SPLIT - 1}")
+    require(0 <= seed < SEEDS_PER_SPLIT, f"seed {seed} must be in [0, {SEEDS_PER_SPLIT - 1}]")
     return SPLITS.index(split) * SEEDS_PER_SPLIT + seed
 
 

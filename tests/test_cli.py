@@ -83,7 +83,7 @@ def test_flags_change_the_encoder_that_the_preset_chose():
         (["nope"], "transfer-state"),
         (["debug", "--max-steps", "0"], "max_steps is 0"),
         (["debug", "--policy.head.num-action-steps", "16"], "num_action_steps"),
-        (["resnet", "--policy.encoder.crop-size", "300"], "crop_size 300 must lie in 33..256"),
+        (["resnet", "--policy.encoder.crop-size", "300"], r"crop_size 300 must be in \[33, 256\]"),
     ],
 )
 def test_arguments_that_cannot_work(arguments, named):

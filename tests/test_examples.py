@@ -9,7 +9,7 @@ import pytest
 
 from imf_jax.config import CaptureConfig
 from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
-from imf_jax.evaluation.setup import Candidate, Setup
+from imf_jax.evaluation.setup import EvaluatedPolicy, Setup
 from imf_jax.sim.experts.transfer import EXPERTS
 from imf_jax.sim.tasks import TASKS
 from imf_jax.sim.tasks.transfer import Transfer
@@ -57,7 +57,9 @@ def test_read_results(
     settings = EvaluationSettings(episodes=6, num_envs=3, capture=CaptureConfig(save_trajectory=True))
     folders = [tmp_path / name for name in ("first", "second")]
     summaries = [
-        evaluate(Setup(Candidate(straight_planner(faults), "point", folder.name), point_backend), settings, folder)
+        evaluate(
+            Setup(EvaluatedPolicy(straight_planner(faults), "point", folder.name), point_backend), settings, folder
+        )
         for folder, faults in zip(folders, (None, {1: 6.0}), strict=True)
     ]
     script = example("read_results")

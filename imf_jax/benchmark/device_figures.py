@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from imf_jax.benchmark.components import SEED
-from imf_jax.benchmark.rollouts import Candidate, ScalingFigures
+from imf_jax.benchmark.rollouts import MeasuredPolicy, ScalingFigures
 from imf_jax.config import STATE_DIM, RendererName
 from imf_jax.evaluation.setup import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
@@ -58,7 +58,7 @@ def on_cuda() -> bool:
 
 
 def measure_device(
-    candidates: Sequence[Candidate],
+    policies: Sequence[MeasuredPolicy],
     scaling: Sequence[ScalingFigures],
     backend_name: str,
     *,
@@ -68,7 +68,7 @@ def measure_device(
     """The promised figures, measured where a CUDA GPU is.
 
     Args:
-        candidates: the policies.
+        policies: the policies.
         scaling: what `measure_scaling` found for them.
         backend_name: the simulator.
         max_seconds: an evaluation is not begun if it would take longer than this [s].
@@ -81,13 +81,13 @@ def measure_device(
             for what, unit, target in promises(label, cameras=cameras)
         ]
     figures = []
-    for candidate in candidates:
-        measured = [best_rate(scaling, candidate), plan_time(candidate)]
-        if candidate.cameras:
+    for measured_policy in policies:
+        measured = [best_rate(scaling, measured_policy), plan_time(measured_policy)]
+        if measured_policy.cameras:
             measured.append(
-                evaluation_time(scaling, candidate, backend_name, max_seconds=max_seconds, renderer=renderer)
+                evaluation_time(scaling, measured_policy, backend_name, max_seconds=max_seconds, renderer=renderer)
             )
-        rows = promises(candidate.label, cameras=bool(candidate.cameras))
+        rows = promises(measured_policy.label, cameras=bool(measured_policy.cameras))
         figures += [
             DeviceFigure(what, figure, unit, target, note)
             for (what, unit, target), (figure, note) in zip(rows, measured, strict=True)
@@ -106,22 +106,22 @@ def promises(label: str, *, cameras: bool) -> list[tuple[str, str, str]]:
     return rows
 
 
-def best_rate(scaling: Sequence[ScalingFigures], candidate: Candidate) -> Measured:
+def best_rate(scaling: Sequence[ScalingFigures], measured_policy: MeasuredPolicy) -> Measured:
     """Most control steps per second of a policy over all batch sizes, and the batch."""
-    rows = [row for row in scaling if row.policy == candidate.label and row.steps_per_s]
+    rows = [row for row in scaling if row.policy == measured_policy.label and row.steps_per_s]
     if not rows:
         return NOT_MEASURED, "no batch size was measured"
     best = max(rows, key=lambda row: row.steps_per_s or 0.0)
     return best.steps_per_s or NOT_MEASURED, f"batch {best.batch}"
 
 
-def plan_time(candidate: Candidate) -> Measured:
+def plan_time(measured_policy: MeasuredPolicy) -> Measured:
     """Median time of a plan for one scene, observations and actions in main memory [ms]."""
-    planner = candidate.plan_with(1)
+    planner = measured_policy.plan_with(1)
     horizon, random = planner.obs_horizon, np.random.default_rng(0)
     observations: Observations = {
         "state": random.normal(size=(1, horizon, STATE_DIM)).astype(np.float32),
-        "env_state": random.normal(size=(1, horizon, get_task(candidate.task).env_state_dim)).astype(np.float32),
+        "env_state": random.normal(size=(1, horizon, get_task(measured_policy.task).env_state_dim)).astype(np.float32),
     }
     if planner.cameras:
         shape = 1, horizon, len(planner.cameras), planner.image_size, planner.image_size, 3
@@ -136,25 +136,25 @@ def plan_time(candidate: Candidate) -> Measured:
 
 def evaluation_time(
     scaling: Sequence[ScalingFigures],
-    candidate: Candidate,
+    measured_policy: MeasuredPolicy,
     backend_name: str,
     *,
     max_seconds: float,
     renderer: RendererName,
 ) -> Measured:
     """Time [s] of an evaluation from pixels after compilation, at the best batch size."""
-    best, found = best_rate(scaling, candidate)
+    best, found = best_rate(scaling, measured_policy)
     if isinstance(best, str):
         return NOT_MEASURED, found
-    steps = get_task(candidate.task).max_steps
+    steps = get_task(measured_policy.task).max_steps
     expected = EVALUATED_EPISODES * steps / best
     if expected > max_seconds:
         return NOT_MEASURED, f"about {expected:.0f} s were needed; raise --max-seconds"
-    batch = max(row.batch for row in scaling if row.policy == candidate.label and row.steps_per_s == best)
+    batch = max(row.batch for row in scaling if row.policy == measured_policy.label and row.steps_per_s == best)
     waves = math.ceil(EVALUATED_EPISODES / batch)
     num_envs = math.ceil(EVALUATED_EPISODES / waves)
-    planner = candidate.plan_with(min(num_envs, batch))
-    backend = make_backend(backend_name, candidate.task, image_size=planner.image_size, renderer=renderer)
+    planner = measured_policy.plan_with(min(num_envs, batch))
+    backend = make_backend(backend_name, measured_policy.task, image_size=planner.image_size, renderer=renderer)
     records: list[EpisodeRecord] = []
     result = make_rollout(
         backend,

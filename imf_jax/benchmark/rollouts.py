@@ -27,7 +27,7 @@ from imf_jax.evaluation.setup import make_rollout
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.ledger import RolloutProgress, RolloutResult
+from imf_jax.rollout.episode_log import RolloutProgress, RolloutResult
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.backends.choice import COMPILED, make_backend
 
@@ -36,7 +36,7 @@ PLAN_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MeasuredPolicy:
     """A policy to roll out.
 
     Attributes:
@@ -118,7 +118,7 @@ class ScalingFigures:
     note: str = ""
 
 
-class WaveClock:
+class BatchClock:
     """Times the waves of a rollout by its progress, and gives something else a turn after each.
 
     Args:
@@ -164,7 +164,7 @@ def run_waves(
         records.append(record)
         require_full_length(records[-1:], steps)
 
-    clock = WaveClock(batch, between)
+    clock = BatchClock(batch, between)
     result = make_rollout(
         backend,
         planner,
@@ -180,7 +180,7 @@ def run_waves(
 
 
 def measure_loop(
-    candidate: Candidate,
+    measured_policy: MeasuredPolicy,
     backend_name: str,
     *,
     batch: int,
@@ -191,7 +191,7 @@ def measure_loop(
     """Time the parts, the closed loop and the baseline in turns.
 
     Args:
-        candidate: the policy.
+        measured_policy: the policy.
         backend_name: a name made by `imf_jax.sim.backends.choice.resolve_backend`.
         batch: scenes at once.
         steps: control steps of an episode, a multiple of the actions per plan.
@@ -201,15 +201,15 @@ def measure_loop(
     Raises:
         ArgumentError: `steps` does not suit, an episode ended early, or the batch does not fit in memory.
     """
-    planner = candidate.plan_with(min(batch, PLAN_ROWS))
+    planner = measured_policy.plan_with(min(batch, PLAN_ROWS))
     require_whole_plans(steps, planner, backend_name)
-    backend = make_backend(backend_name, candidate.task, image_size=planner.image_size, renderer=renderer)
+    backend = make_backend(backend_name, measured_policy.task, image_size=planner.image_size, renderer=renderer)
     require_fit(backend, planner, batch, jax.local_devices()[:1] if backend.compiled else ())
     work = record_work(backend, planner, batch=batch, steps=steps)
     parts = {"physics": bare_physics(backend, work), "planning": bare_planning(backend, planner, work)}
     if planner.cameras:
         parts["rendering"] = bare_rendering(backend, planner, work)
-    baseline = SequentialSystem(candidate.task, candidate.plan_with(1), renderer=renderer)
+    baseline = SequentialSystem(measured_policy.task, measured_policy.plan_with(1), renderer=renderer)
     for part in parts.values():
         part()
     baseline.run(0, planner.num_action_steps)
@@ -230,7 +230,7 @@ def measure_loop(
         return 1e6 * statistics.median(times) / total
 
     return LoopFigures(
-        policy=candidate.label,
+        policy=measured_policy.label,
         backend=backend_name,
         batch=batch,
         steps=steps,
@@ -276,7 +276,7 @@ def batch_sizes(largest: int) -> list[int]:
 
 
 def measure_scaling(
-    candidate: Candidate,
+    measured_policy: MeasuredPolicy,
     backend_name: str,
     *,
     max_batch: int,
@@ -291,7 +291,7 @@ def measure_scaling(
     more than what is left of `max_seconds`, judged by the size before, or had an episode that ended early.
 
     Args:
-        candidate: the policy that is measured.
+        measured_policy: the policy that is measured.
         backend_name: what simulates.
         max_batch: the largest batch.
         steps: control steps of an episode.
@@ -299,7 +299,7 @@ def measure_scaling(
         max_seconds: budget for all sizes [s].
         renderer: what makes the pictures.
     """
-    require_whole_plans(steps, candidate.plan_with(1), backend_name)
+    require_whole_plans(steps, measured_policy.plan_with(1), backend_name)
     start = time.perf_counter()
     rows: list[ScalingFigures] = []
     note, last = "", 0.0
@@ -313,24 +313,26 @@ def measure_scaling(
             if last + wave > left:
                 note = f"about {last + wave:.0f} s were needed and {max(left, 0):.0f} s left; raise --max-seconds"
         if not note:
-            planner = candidate.plan_with(min(batch, PLAN_ROWS))
+            planner = measured_policy.plan_with(min(batch, PLAN_ROWS))
             if backend is None or backend.compiled:
                 # What a compiled backend keeps for a batch size on the device goes with it.
-                backend = make_backend(backend_name, candidate.task, image_size=planner.image_size, renderer=renderer)
+                backend = make_backend(
+                    backend_name, measured_policy.task, image_size=planner.image_size, renderer=renderer
+                )
             try:
                 require_fit(backend, planner, batch, jax.local_devices()[:1] if backend.compiled else ())
             except ArgumentError as error:
                 note = str(error)
         if note:
-            rows.append(ScalingFigures(candidate.label, backend_name, batch, steps, 0, None, None, note))
+            rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, 0, None, None, note))
             break
         waves = max(1, min(repeats, int((left - last) / (4 * wave)))) if wave else repeats
         try:
             seconds, result = run_waves(backend, planner, batch=batch, steps=steps, waves=waves)
         except ArgumentError as error:  # the sizes before it stand
-            rows.append(ScalingFigures(candidate.label, backend_name, batch, steps, 0, None, None, str(error)))
+            rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, 0, None, None, str(error)))
             break
         last = result.warmup_s
         rate = batch * steps / statistics.median(seconds)
-        rows.append(ScalingFigures(candidate.label, backend_name, batch, steps, waves, rate, last))
+        rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, waves, rate, last))
     return rows

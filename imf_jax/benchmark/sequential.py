@@ -1,7 +1,7 @@
 """The baseline: one scene at a time on plain C MuJoCo, as systems without batched simulation work.
 
 Every control step: a picture of every camera if the policy sees, inverse kinematics of one action, `mj_step` for each
-physics step, reading and verdict. Every `num_action_steps` control steps: one call of the policy with one row. Scene,
+physics step, reading and result. Every `num_action_steps` control steps: one call of the policy with one row. Scene,
 inverse kinematics, servo commands, policy and renderer are those of the batched loop; only the order of the work and
 the batch size differ. Inverse kinematics stays on the CPU also where the policy runs on a GPU.
 """
@@ -58,9 +58,9 @@ class SequentialSystem:
         start = time.perf_counter()
         for step in range(steps):
             qpos = data.qpos.astype(np.float32)[None]
-            robot, reading = parts.read(qpos, data.sensordata[None])
-            progress, _ = parts.task.evaluate(progress, reading)
-            seen = {"state": np.asarray(robot), "env_state": np.asarray(parts.task.env_state(reading))}
+            robot, observation = parts.read(qpos, data.sensordata[None])
+            progress, _ = parts.task.evaluate(progress, observation)
+            seen = {"state": np.asarray(robot), "env_state": np.asarray(parts.task.env_state(observation))}
             if self._camera is not None:
                 seen["images"] = self._camera.render(qpos)
             for name, value in seen.items():

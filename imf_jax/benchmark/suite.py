@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from imf_jax.benchmark.device_figures import DeviceFigure, measure_device, on_cuda
 from imf_jax.benchmark.random_walk import Wanderer, untrained_policy
-from imf_jax.benchmark.rollouts import Candidate, LoopFigures, ScalingFigures, measure_loop, measure_scaling
+from imf_jax.benchmark.rollouts import LoopFigures, MeasuredPolicy, ScalingFigures, measure_loop, measure_scaling
 from imf_jax.benchmark.tables import Table
 from imf_jax.checkpoints import load_policy
 from imf_jax.config import IMAGE_SIZE, RendererName, require
@@ -59,9 +59,9 @@ class RolloutFigures(NamedTuple):
         ]
 
 
-def untrained_candidates(
+def untrained_policies(
     sizes: Sequence[tuple[int, int]], camera_size: tuple[int, int] | None, *, image_size: int = IMAGE_SIZE
-) -> list[Candidate]:
+) -> list[MeasuredPolicy]:
     """Untrained policies of the transfer task.
 
     Args:
@@ -73,11 +73,11 @@ def untrained_candidates(
     found = []
     for width, layers in sizes:
         policy = untrained_policy(width, layers, env_state_dim)
-        found.append(Candidate(f"state, {width}/{layers}", policy, Wanderer, TASK))
+        found.append(MeasuredPolicy(f"state, {width}/{layers}", policy, Wanderer, TASK))
     if camera_size is not None:
         width, layers = camera_size
         policy = untrained_policy(width, layers, env_state_dim, cameras=True, image_size=image_size)
-        found.append(Candidate(f"three cameras, LEWM grid, {width}/{layers}", policy, Wanderer, TASK))
+        found.append(MeasuredPolicy(f"three cameras, LEWM grid, {width}/{layers}", policy, Wanderer, TASK))
     return found
 
 
@@ -86,15 +86,15 @@ def usual_camera_size() -> tuple[int, int]:
     return (384, 12) if on_cuda() else (128, 4)
 
 
-def trained_candidate(checkpoint: Path) -> Candidate:
+def trained_policy(checkpoint: Path) -> MeasuredPolicy:
     """The policy of a checkpoint or run folder; see `load_policy` for what is refused."""
     loaded = load_policy(checkpoint)
     label = f"{loaded.path.resolve().parent.parent.name}, step {loaded.step}"
-    return Candidate(label, loaded.policy, PolicyPlanner, loaded.meta.task)
+    return MeasuredPolicy(label, loaded.policy, PolicyPlanner, loaded.meta.task)
 
 
 def measure_rollouts(
-    candidates: Sequence[Candidate],
+    policies: Sequence[MeasuredPolicy],
     backend: str,
     *,
     batch: int | None,
@@ -109,7 +109,7 @@ def measure_rollouts(
     """Measure all policies.
 
     Args:
-        candidates: the policies, at least one.
+        policies: the policies, at least one.
         backend: a name made by `imf_jax.sim.backends.choice.resolve_backend`.
         batch: scenes at once where the loop is compared with its parts and the baseline; by default `USUAL`.
         steps: control steps of an episode; by default `USUAL`.
@@ -124,17 +124,17 @@ def measure_rollouts(
         ArgumentError: see `measure_loop`; or a renderer that would render nothing.
     """
     require(
-        renderer == "warp" or any(candidate.cameras for candidate in candidates),
+        renderer == "warp" or any(measured_policy.cameras for measured_policy in policies),
         f"--renderer {renderer} would render nothing: no policy that is measured sees pictures",
     )
     figures = RolloutFigures([], [], [])
-    for candidate in candidates:
-        usual = USUAL[on_cuda(), bool(candidate.cameras)]
-        pictures: RendererName = renderer if candidate.cameras else "warp"
-        say(f"{candidate.label}: closed loop, its parts, and one scene at a time")
+    for measured_policy in policies:
+        usual = USUAL[on_cuda(), bool(measured_policy.cameras)]
+        pictures: RendererName = renderer if measured_policy.cameras else "warp"
+        say(f"{measured_policy.label}: closed loop, its parts, and one scene at a time")
         figures.loops.append(
             measure_loop(
-                candidate,
+                measured_policy,
                 backend,
                 batch=batch or usual.batch,
                 steps=steps or usual.steps,
@@ -143,21 +143,21 @@ def measure_rollouts(
             )
         )
         on_figures(figures)
-        say(f"{candidate.label}: batch sizes 1 to {max_batch}")
+        say(f"{measured_policy.label}: batch sizes 1 to {max_batch}")
         figures.scaling.extend(
             measure_scaling(
-                candidate,
+                measured_policy,
                 backend,
                 max_batch=max_batch,
                 steps=steps or usual.scaling_steps,
                 repeats=repeats,
-                max_seconds=max_seconds / len(candidates),
+                max_seconds=max_seconds / len(policies),
                 renderer=pictures,
             )
         )
         on_figures(figures)
     say("promised figures of a GPU")
     figures.device.extend(
-        measure_device(candidates, figures.scaling, backend, max_seconds=max_seconds, renderer=renderer)
+        measure_device(policies, figures.scaling, backend, max_seconds=max_seconds, renderer=renderer)
     )
     return figures

@@ -185,20 +185,20 @@ class RolloutsBenchmark:
         camera_size = parse_size(self.camera_size) if self.camera_size else None
         from imf_jax.benchmark import suite
         from imf_jax.benchmark.tables import json_content, scaling_plot
-        from imf_jax.files import said
+        from imf_jax.files import reported_write_errors
         from imf_jax.plots import require_matplotlib
         from imf_jax.sim.backends.choice import resolve_backend
 
         if self.out is not None:
             require_matplotlib("take --json instead of --out")
-            with said(self.out, "figures"):
+            with reported_write_errors(self.out, "figures"):
                 self.out.mkdir(parents=True, exist_ok=True)
         backend = resolve_backend(self.backend)
         if self.checkpoint is not None:
-            candidates = [suite.trained_candidate(self.checkpoint)]
+            policies = [suite.trained_policy(self.checkpoint)]
         else:
             seeing = (camera_size or suite.usual_camera_size()) if self.cameras else None
-            candidates = suite.untrained_candidates(sizes, seeing)
+            policies = suite.untrained_policies(sizes, seeing)
 
         def keep(figures: suite.RolloutFigures) -> None:
             for path in (self.json, self.out and self.out / JSON):
@@ -206,7 +206,7 @@ class RolloutsBenchmark:
                     write_json(path, json_content(figures.tables()))
 
         figures = suite.measure_rollouts(
-            candidates,
+            policies,
             backend,
             batch=self.batch,
             steps=self.steps,

@@ -188,7 +188,7 @@ class Play:
         """Do what this subcommand says; returns the exit code."""
         from imf_jax.data.playback import contact_sheet, open_episode, write_video
 
-        require(2 <= self.columns <= 50, f"--columns {self.columns} must lie in 2..50")
+        require(2 <= self.columns <= 50, f"--columns {self.columns} must be in [2, 50]")
         suffix = ".mp4" if self.video else ".png"
         out = self.out or Path(f"{self.data.resolve().name}_{self.episode}{suffix}")
         require(out.suffix == suffix, f"--out {out} must end in {suffix}" + ("" if self.video else "; or add --video"))

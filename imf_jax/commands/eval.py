@@ -44,7 +44,7 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
     summary = evaluate(
         setup,
         EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture),
-        out or Path("evals") / f"{timestamp()}_{setup.candidate.folder}_seed{config.seed}",
+        out or Path("evals") / f"{timestamp()}_{setup.policy.folder}_seed{config.seed}",
         about={"config": to_dict(config), "reference": reference},
         existing="resume" if config.resume else "refuse",
         cluster=cluster,
@@ -89,7 +89,7 @@ def in_cluster(config: EvalConfig) -> bool:
 
 def say_setup(setup: Any, checkpoint: Path | None, cluster: Any) -> None:
     """What is evaluated, what simulates, and where; `checkpoint` as it was given."""
-    found = setup.candidate.checkpoint
+    found = setup.policy.checkpoint
     if found is not None and checkpoint is not None:
         newest = "" if found.resolve() == checkpoint.resolve() else " (newest complete one)"
         console.print(f"checkpoint {found}{newest}")

@@ -23,8 +23,8 @@ def main() -> int:
         require_empty(config.out)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.checkpoints import read_config, resolve_checkpoint
-    from imf_jax.evaluation.candidates import load_candidate
     from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
+    from imf_jax.evaluation.evaluated_policy import load_evaluated_policy
     from imf_jax.evaluation.latency import (
         JSON,
         PLOT,
@@ -55,7 +55,7 @@ def main() -> int:
         hooks = Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=True)
         for delay in delays:
             summary = evaluate(
-                replace(first, candidate=load_candidate(config.evaluation(delay))),
+                replace(first, policy=load_evaluated_policy(config.evaluation(delay))),
                 settings,
                 delay_folder(out, delay),
                 about={"config": to_dict(config), "delay_steps": delay},
@@ -68,7 +68,7 @@ def main() -> int:
                 console.print(f"delay {delay}: {summary.headline}")
                 rows = sweep_rows(results, 1 / first.backend.control_dt)
                 swept = {
-                    **first.candidate.provenance, "task": first.candidate.task, "config": to_dict(config),
+                    **first.policy.provenance, "task": first.policy.task, "config": to_dict(config),
                 }  # fmt: skip
                 write_json(out / JSON, {"schema": SCHEMA_VERSION, **swept, "delays": rows})
             if should_stop():
@@ -77,7 +77,7 @@ def main() -> int:
     if results:
         console.print(sweep_table(rows))
         if config.plot:
-            write_bytes(out / PLOT, sweep_plot(rows, f"{path}, {first.candidate.task}"))
+            write_bytes(out / PLOT, sweep_plot(rows, f"{path}, {first.policy.task}"))
         console.print(f"results in {out}: {JSON}{f', {PLOT}' if config.plot else ''}, delay_*/")
     return max(codes)  # in order of severity: some episodes errored, interrupted
 

@@ -46,7 +46,7 @@ class HeadConfig:
         longest = self.pred_horizon - self.obs_horizon + 1
         require(
             1 <= self.num_action_steps <= longest,
-            f"head.num_action_steps {self.num_action_steps} must lie in 1..{longest} "
+            f"head.num_action_steps {self.num_action_steps} must be in [1, {longest}] "
             f"(pred_horizon {self.pred_horizon} - obs_horizon {self.obs_horizon} + 1)",
         )
 
@@ -81,7 +81,7 @@ class ObjectiveConfig:
         )
         require(
             0 <= self.equal_time_fraction <= 1,
-            f"objective.equal_time_fraction {self.equal_time_fraction} must lie in 0..1",
+            f"objective.equal_time_fraction {self.equal_time_fraction} must be in [0, 1]",
         )
         require(self.time_std > 0, f"objective.time_std {self.time_std} must be positive")
         require(self.huber_delta > 0, f"objective.huber_delta {self.huber_delta} must be positive")
@@ -156,7 +156,7 @@ class ResNetEncoderConfig:
         require(self.keypoints >= 1, f"encoder.keypoints {self.keypoints} must be at least 1")
         require(
             SMALLEST_CROP <= self.crop_size <= self.image_size,
-            f"encoder.crop_size {self.crop_size} must lie in {SMALLEST_CROP}..{self.image_size} (encoder.image_size)",
+            f"encoder.crop_size {self.crop_size} must be in [{SMALLEST_CROP}, {self.image_size}] (encoder.image_size)",
         )
 
 
@@ -188,5 +188,6 @@ class PolicyConfig:
         require(
             self.objective.prefix_training <= latest,
             f"--prefix-training {self.objective.prefix_training} leaves nothing of a chunk to learn; "
-            f"it must lie in 0..{latest} (pred_horizon {self.head.pred_horizon} - obs_horizon {self.head.obs_horizon})",
+            f"it must be in [0, {latest}] (pred_horizon {self.head.pred_horizon} - "
+            f"obs_horizon {self.head.obs_horizon})",
         )

@@ -148,7 +148,7 @@ class DaggerConfig:
         require(len(self.intervene) > 0, f"--intervene is empty; choose from: {', '.join(known)}")
         require(self.distance > 0, f"--distance is {self.distance}; it must be positive")
         require_counts(self, "no_progress_steps", "correction_steps", "validation_episodes", "train_steps", "rounds")
-        require(0 <= self.beta <= 1, f"--beta is {self.beta}; it must lie in 0..1")
+        require(0 <= self.beta <= 1, f"--beta is {self.beta}; it must be in [0, 1]")
         choices = typing.get_args(typing.get_type_hints(DaggerConfig)["save"])
         require(self.save in choices, f"--save {self.save} is not known; choose from: {', '.join(choices)}")
         for name, rule in (("distance", "distance"), ("no_progress_steps", "no_progress"), ("beta", "beta")):

@@ -42,7 +42,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"optimizer.learning_rate {self.learning_rate} must be positive")
-        require(0 <= self.ema_decay < 1, f"optimizer.ema_decay {self.ema_decay} must lie in [0, 1)")
+        require(0 <= self.ema_decay < 1, f"optimizer.ema_decay {self.ema_decay} must be in [0, 1)")
         require(self.clip_norm > 0, f"optimizer.clip_norm {self.clip_norm} must be positive")
         require(self.warmup_steps >= 0, f"optimizer.warmup_steps {self.warmup_steps} must not be negative")
         require(
@@ -50,9 +50,9 @@ class OptimizerConfig:
             f"optimizer.decay_steps {self.decay_steps} must be at least 1",
         )
         require(self.weight_decay >= 0, f"optimizer.weight_decay {self.weight_decay} must not be negative")
-        require(0 <= self.final_fraction <= 1, f"optimizer.final_fraction {self.final_fraction} must lie in 0..1")
+        require(0 <= self.final_fraction <= 1, f"optimizer.final_fraction {self.final_fraction} must be in [0, 1]")
         for name in ("beta1", "beta2"):
-            require(0 <= getattr(self, name) < 1, f"optimizer.{name} {getattr(self, name)} must lie in [0, 1)")
+            require(0 <= getattr(self, name) < 1, f"optimizer.{name} {getattr(self, name)} must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -159,4 +159,4 @@ class CollectConfig:
         )
         for name in ("position_noise", "yaw_noise"):
             value = getattr(self, name)
-            require(0 <= value <= 0.2, f"{flag(name)} is {value}; it must lie in 0..0.2")
+            require(0 <= value <= 0.2, f"{flag(name)} is {value}; it must be in [0, 0.2]")

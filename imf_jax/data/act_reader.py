@@ -62,7 +62,7 @@ class ImportSettings:
     def __post_init__(self) -> None:
         require(self.control_hz > 0, f"control_hz is {self.control_hz}; it must be positive")
         size = self.image_size
-        require(size is None or 1 <= size <= LARGEST_SIDE, f"image_size {size} must lie in 1..{LARGEST_SIDE}")
+        require(size is None or 1 <= size <= LARGEST_SIDE, f"image_size {size} must be in [1, {LARGEST_SIDE}]")
 
 
 def read_act_episode(path: Path, number: int, settings: ImportSettings, notes: list[str]) -> Episode:

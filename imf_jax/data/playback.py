@@ -167,4 +167,4 @@ def _open_lerobot(folder: Path, place: int) -> PlayableEpisode:
 def _require_place(folder: Path, place: int, count: int) -> None:
     if count == 0:
         raise ArgumentError(f"{folder} has no episode")
-    require(0 <= place < count, f"--episode {place} must lie in 0..{count - 1}, the episodes of {folder}")
+    require(0 <= place < count, f"--episode {place} must be in [0, {count - 1}], the episodes of {folder}")

@@ -1,4 +1,4 @@
-"""What a label of success says that somebody else wrote, in whatever form."""
+"""Read labels of success from other programs, in whatever form they are."""
 
 from typing import Any
 

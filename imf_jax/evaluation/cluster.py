@@ -88,7 +88,7 @@ def read_cluster(config: ClusterConfig) -> tuple[str, int, int] | None:
     host, _, port = address.rpartition(":")
     require(bool(host) and port.isdigit(), f"coordinator {address!r} must be HOST:PORT, for example 10.0.0.1:7000")
     require(count >= 1, f"num_processes {count} of the cluster must be at least 1")
-    require(index < count, f"process_id {index} of the cluster must lie in 0..{count - 1}")
+    require(index < count, f"process_id {index} of the cluster must be in [0, {count - 1}]")
     return address, count, index
 
 

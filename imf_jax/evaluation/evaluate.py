@@ -12,14 +12,14 @@ from imf_jax.evaluation.folder import METRICS, EvaluationFolder, require_empty
 from imf_jax.evaluation.manifest import build_manifest
 from imf_jax.evaluation.merge import merge_shares
 from imf_jax.evaluation.report.page import write_report
-from imf_jax.evaluation.resume import require_resumable, started, take_up
+from imf_jax.evaluation.resume import prepare_resume, require_resumable, started
 from imf_jax.evaluation.setup import Setup, make_rollout, require_camera
 from imf_jax.evaluation.statistics import evaluation_metrics, success_line
 from imf_jax.files import read_json
 from imf_jax.rollout.capacity import capture_bytes, require_fit
 from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.ledger import RolloutResult
+from imf_jax.rollout.episode_log import RolloutResult
 from imf_jax.rollout.progress import progress_bar
 from imf_jax.rollout.recorders import make_recorders
 from imf_jax.rollout.recorders.base import Recorder, RecorderContext
@@ -72,7 +72,7 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Summary:
-    """An evaluation that is over.
+    """A finished evaluation.
 
     Attributes:
         folder: where its files are.
@@ -123,7 +123,7 @@ def evaluate(
         setup: what is rolled out, on what and where.
         settings: what to evaluate and to keep.
         out: the evaluation folder.
-        about: more for the manifest than the provenance of the candidate, plain JSON types: `config`, `reference`, ...
+        about: more for the manifest than the provenance of the policy, plain JSON types: `config`, `reference`, ...
         existing: what to do with an evaluation that is in `out` already: refuse to write there, replace it, or resume
             it, which runs only episodes without a record, and all if there is none yet.
         cluster: the processes that share the episodes; all of them call this function with the same arguments.
@@ -178,7 +178,7 @@ def prepare(
     setup: Setup, settings: EvaluationSettings, out: Path, about: dict[str, Any], existing: Existing, cluster: Cluster
 ) -> Prepared:
     """Check settings and folder, and take up what is there of an evaluation that is resumed; see `evaluate`."""
-    backend, planner = setup.backend, setup.candidate.planner
+    backend, planner = setup.backend, setup.policy.planner
     require_possible(setup, settings, cluster)
     seed = split_seed(settings.split, settings.seed)
     episodes = cluster.share(range(settings.episodes))
@@ -200,7 +200,7 @@ def prepare(
     prepared = Prepared(setup, settings, out, existing, cluster, folder, manifest, episodes, seed, num_envs, recorders)
     if existing == "resume":
         prepared.measured = read_json(folder / METRICS) if (folder / METRICS).is_file() else None
-        prepared.records, prepared.notes = take_up(folder, manifest)
+        prepared.records, prepared.notes = prepare_resume(folder, manifest)
         prepared.notes.append(f"{len(prepared.records)} of {len(episodes)} episodes are there already")
     if recorders:
         bound = capture_bytes(recorders, num_envs, backend.task.max_steps, QUEUE_BYTES) / 2**20
@@ -216,7 +216,7 @@ def require_possible(setup: Setup, settings: EvaluationSettings, cluster: Cluste
     Raises:
         ArgumentError: names the flag.
     """
-    backend, planner, capture = setup.backend, setup.candidate.planner, settings.capture
+    backend, planner, capture = setup.backend, setup.policy.planner, settings.capture
     require(
         backend.renderer == "warp" or bool(planner.cameras),
         f"--renderer {backend.renderer} would do nothing: this policy sees no pictures",
@@ -231,9 +231,9 @@ def require_possible(setup: Setup, settings: EvaluationSettings, cluster: Cluste
 
 def describe(setup: Setup, settings: EvaluationSettings, cluster: Cluster, about: dict[str, Any]) -> dict[str, Any]:
     """Content of `manifest.json`."""
-    backend, planner = setup.backend, setup.candidate.planner
+    backend, planner = setup.backend, setup.policy.planner
     return build_manifest(
-        policy=setup.candidate.label,
+        policy=setup.policy.label,
         task=backend.task.name,
         backend=backend.name,
         seeds={"split": settings.split, "seed": settings.seed, "episodes": [0, settings.episodes - 1]},
@@ -243,7 +243,7 @@ def describe(setup: Setup, settings: EvaluationSettings, cluster: Cluster, about
         renderer=backend.renderer if planner.cameras else None,
         devices=max(1, len(setup.devices)),
         processes=cluster.count,
-        **setup.candidate.provenance,
+        **setup.policy.provenance,
         **about,
     )
 
@@ -273,7 +273,7 @@ def run(prepared: Prepared, hooks: Hooks) -> dict[str, Any]:
         if missing:
             result = make_rollout(
                 backend,
-                setup.candidate.planner,
+                setup.policy.planner,
                 missing,
                 devices=setup.devices,
                 seed=prepared.seed,

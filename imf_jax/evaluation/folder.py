@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.files import said, write_bytes, write_json
+from imf_jax.files import reported_write_errors, write_bytes, write_json
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import EPISODES
 
@@ -26,7 +26,7 @@ class EvaluationFolder:
         path: the folder; made if it is not there.
         manifest: content of `manifest.json`, written at once.
         replace: the folder belongs to the caller, and an evaluation already in it is overwritten.
-        resumed: the folder was prepared by `imf_jax.evaluation.resume.take_up`, and records are added to it.
+        resumed: the folder was prepared by `imf_jax.evaluation.resume.prepare_resume`, and records are added to it.
 
     Raises:
         UserError: the folder is not empty, or cannot be written.
@@ -36,7 +36,7 @@ class EvaluationFolder:
         if not resumed:
             require_empty(path, replace=replace)
         self.path = path
-        with said(path):
+        with reported_write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             if not resumed:
                 # The manifest comes first; nothing of an older run may survive beside it.
@@ -54,7 +54,7 @@ class EvaluationFolder:
             UserError: it cannot be written.
         """
         line = record.to_json().encode() + b"\n"
-        with said(self.path):
+        with reported_write_errors(self.path):
             end = self._records.seek(0, os.SEEK_END)
             try:
                 if self._records.write(line) != len(line):
@@ -69,7 +69,7 @@ class EvaluationFolder:
         Raises:
             UserError: it cannot be written.
         """
-        with said(self.path):
+        with reported_write_errors(self.path):
             if records:
                 write_bytes(self.path / RECORDS, lines_of(records))
             write_json(self.path / METRICS, metrics)
@@ -97,7 +97,7 @@ def write_merged(
     Raises:
         UserError: it cannot be written.
     """
-    with said(path):
+    with reported_write_errors(path):
         write_json(path / MANIFEST, manifest)
         write_bytes(path / RECORDS, lines_of(records))
         write_json(path / METRICS, metrics)
@@ -109,7 +109,7 @@ def require_empty(path: Path, *, replace: bool = False) -> None:
     Raises:
         ArgumentError: `path` is a file, or a folder that is not empty (unless `replace`).
     """
-    with said(path):
+    with reported_write_errors(path):
         if path.exists() and not path.is_dir():
             raise ArgumentError(f"{path} is a file; choose a folder for --out")
         taken = not replace and path.is_dir() and any(path.iterdir())

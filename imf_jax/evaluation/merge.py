@@ -11,7 +11,7 @@ from imf_jax.evaluation.report.page import write_report
 from imf_jax.evaluation.statistics import evaluation_metrics
 from imf_jax.files import read_json
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.ledger import RolloutResult
+from imf_jax.rollout.episode_log import RolloutResult
 from imf_jax.rollout.recorders.base import EPISODES
 from imf_jax.rollout.timing import merge_timing
 

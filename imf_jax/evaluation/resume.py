@@ -9,14 +9,14 @@ from typing import Any
 from imf_jax.config import CaptureConfig, flag, flat_flags, to_dict
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, REPORT
-from imf_jax.files import PARTIAL, read_json, remove_partials, said, write_bytes
+from imf_jax.files import PARTIAL, read_json, remove_partials, reported_write_errors, write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import EPISODES
 
 DAMAGED = "episodes.damaged.jsonl"
 """Where lines of a record file go that cannot be read."""
 
-_CIRCUMSTANCES = {"created", "versions", "device", "devices", "policy", "training", "reference", "config"}
+IGNORED_KEYS = {"created", "versions", "device", "devices", "policy", "training", "reference", "config"}
 """Entries of a manifest that may differ between the parts of one evaluation."""
 
 _FREE_FLAGS = {
@@ -38,19 +38,19 @@ _FREE_FLAGS = {
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Names of the settings in which two manifests differ so that their episodes do not belong together."""
 
-    def essence(manifest: dict[str, Any]) -> dict[str, Any]:
+    def identity_fields(manifest: dict[str, Any]) -> dict[str, Any]:
         # On C MuJoCo results do not depend on how many scenes run at once; elsewhere rounding does.
         free = _FREE_FLAGS | ({"num_envs"} if manifest.get("backend") == "native" else set())
         flags = {name: value for name, value in (manifest.get("config") or {}).items() if name not in free}
         checkpoint = manifest.get("checkpoint") or {}
         return {
-            **{name: value for name, value in manifest.items() if name not in _CIRCUMSTANCES},
+            **{name: value for name, value in manifest.items() if name not in IGNORED_KEYS},
             "checkpoint": checkpoint.get("sha256"),
             # A capture that was not known yet was not made.
             **{flag(name): value for name, value in (to_dict(CaptureConfig()) | flat_flags(flags)).items()},
         }
 
-    first, second = essence(json.loads(json.dumps(before))), essence(json.loads(json.dumps(now)))
+    first, second = identity_fields(json.loads(json.dumps(before))), identity_fields(json.loads(json.dumps(now)))
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
 
 
@@ -59,7 +59,7 @@ def started(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def take_up(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRecord], list[str]]:
+def prepare_resume(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRecord], list[str]]:
     """Prepare a folder for the episodes that are missing.
 
     Lines that cannot be read are moved to `episodes.damaged.jsonl`, and artifacts without a record are removed: those
@@ -83,7 +83,7 @@ def take_up(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRecord], 
             f"{path} holds an evaluation with another {', '.join(differing)}; repeat its command with --resume, or "
             "choose another --out"
         )
-    with said(path):
+    with reported_write_errors(path):
         records, damaged, problems = _read_lines(path / RECORDS)
         if damaged:
             with open(path / DAMAGED, "ab") as aside:

@@ -6,7 +6,7 @@ from typing import Any
 
 from imf_jax.config import EvalConfig, require
 from imf_jax.config.recording import RolloutConfig
-from imf_jax.evaluation.candidates import Candidate, load_candidate
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy, load_evaluated_policy
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import Backend
@@ -18,12 +18,12 @@ class Setup:
     """What is rolled out, on what and where. Nothing is compiled by making one.
 
     Attributes:
-        candidate: what acts.
+        policy: what acts.
         backend: the simulator of its task.
         devices: those that share the scenes of a compiled backend; none for a backend of the host.
     """
 
-    candidate: Candidate
+    policy: EvaluatedPolicy
     backend: Backend
     devices: tuple[Any, ...] = ()
 
@@ -40,23 +40,23 @@ class Setup:
 
 
 def assemble(config: EvalConfig | RolloutConfig) -> Setup:
-    """Assemble the candidate, backend and devices that the flags name.
+    """Assemble the policy, backend and devices that the flags name.
 
     Raises:
         UserError, ArgumentError: one of them cannot be used.
     """
     name = resolve_backend(config.backend)
     devices = resolve_devices(name, config.devices, config.num_envs)
-    candidate = load_candidate(config)
+    policy = load_evaluated_policy(config)
     backend = make_backend(
         name,
-        candidate.task,
-        image_size=candidate.image_size,
+        policy.task,
+        image_size=policy.image_size,
         renderer=config.renderer,
         interpolation=config.execution.action_interpolation,
         devices=devices,
     )
-    return Setup(candidate, backend, tuple(devices) if backend.compiled else ())
+    return Setup(policy, backend, tuple(devices) if backend.compiled else ())
 
 
 def make_rollout(

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from imf_jax.rollout.episode import STATUSES, EpisodeRecord
-from imf_jax.rollout.ledger import RolloutResult
+from imf_jax.rollout.episode_log import RolloutResult
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

@@ -11,7 +11,7 @@ from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import ArgumentError
 from imf_jax.recording.base import Strategy
 from imf_jax.recording.correction import CorrectedPlanner, InterventionRules, beta_of_round
-from imf_jax.recording.dagger import DaggerStrategy, OnPiece
+from imf_jax.recording.dagger import DaggerStrategy, OnSegment
 from imf_jax.recording.episodic import EpisodicStrategy
 from imf_jax.recording.events import EventRules
 from imf_jax.recording.highlight import HighlightStrategy
@@ -44,7 +44,7 @@ def open_recording(
     """
     flags = session.config.recording
     assert flags.dataset is not None
-    task = get_task(session.candidate.task)
+    task = get_task(session.policy.task)
     pictures = dict.fromkeys(flags.cameras, (flags.image_size, flags.image_size))
     features = robot_features(pictures, task.env_state_dim)
     event_rules(session)  # what it refuses must not leave an empty dataset behind
@@ -57,7 +57,7 @@ def open_recording(
     else:
         writer = LeRobotWriter.create(flags.dataset, features, session.fps())
     render = partial(make_render, session.backend, flags.cameras, flags.image_size) if flags.cameras else None
-    return Recording(writer, session.candidate.task, session.seed, render), known
+    return Recording(writer, session.policy.task, session.seed, render), known
 
 
 def make_render(backend: Backend, cameras: tuple[str, ...], size: int) -> Render:
@@ -66,9 +66,9 @@ def make_render(backend: Backend, cameras: tuple[str, ...], size: int) -> Render
 
 
 def make_strategy(
-    session: Session, recording: Recording, on_piece: OnPiece | None = None, cameras: tuple[str, ...] = ()
+    session: Session, recording: Recording, on_segment: OnSegment | None = None, cameras: tuple[str, ...] = ()
 ) -> Strategy:
-    """The strategy that the flags name; `on_piece` and its `cameras`: see `DaggerStrategy`."""
+    """The strategy that the flags name; `on_segment` and its `cameras`: see `DaggerStrategy`."""
     config, fps = session.config, session.fps()
     if config.strategy == "episodic":
         return EpisodicStrategy(recording)
@@ -84,7 +84,7 @@ def make_strategy(
             post_frames=round(highlight.post_s * fps),
             ring_bytes=highlight.ring_bytes,
         )
-    return DaggerStrategy(recording, save=config.dagger.save, on_piece=on_piece, cameras=cameras)
+    return DaggerStrategy(recording, save=config.dagger.save, on_segment=on_segment, cameras=cameras)
 
 
 def event_rules(session: Session) -> EventRules:
@@ -131,4 +131,4 @@ def intervention_rules(dagger: DaggerConfig, round_number: int) -> InterventionR
 def corrected(session: Session, planner: ProgramPlanner, *, round_number: int) -> ProgramPlanner:
     """The planner with the expert as its corrector."""
     rules = intervention_rules(session.config.dagger, round_number)
-    return CorrectedPlanner(planner, session.candidate.task, rules)
+    return CorrectedPlanner(planner, session.policy.task, rules)

@@ -67,7 +67,7 @@ class Strategy:
         """Control steps were executed; frames of one scene come in order."""
 
     def on_end(self, record: EpisodeRecord) -> None:
-        """A scene is over."""
+        """An episode has ended."""
 
     def on_lost(self, scene: int) -> None:
         """Something of a scene was missed; nothing of it that is still open may be kept."""
@@ -76,7 +76,7 @@ class Strategy:
         """It hangs and is given up: nothing that is open may be kept. Called as `Recorder.abandon`."""
 
     def finish(self) -> None:
-        """All is over, or was ended early."""
+        """The recording has finished, or was stopped early."""
 
     def wants_to_stop(self) -> bool:
         """Has it had enough? Asked from another thread."""

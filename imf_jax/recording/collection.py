@@ -19,7 +19,7 @@ from imf_jax.files import read_failure, write_json
 from imf_jax.memory import free_main_memory
 from imf_jax.recording.demonstrator import CLEAN_ACTION, Demonstrator
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.ledger import RolloutProgress
+from imf_jax.rollout.episode_log import RolloutProgress
 from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, StepBatch
 from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices

@@ -18,13 +18,13 @@ from imf_jax.recording.recording import Recording, RecordingStrategy
 from imf_jax.recording.spool import PictureSpool
 from imf_jax.rollout.episode import EpisodeRecord
 
-OnPiece = Callable[[list[Frame], dict[str, np.ndarray], bool], None]
-"""Receives the frames of each recorded piece, their recorded pictures (camera -> uint8 (T, H, W, 3), gone when it
+OnSegment = Callable[[list[Frame], dict[str, np.ndarray], bool], None]
+"""Receives the frames of each recorded segment, their recorded pictures (camera -> uint8 (T, H, W, 3), gone when it
 returns), and whether its scene succeeded within it."""
 
 
 class _Piece(NamedTuple):
-    """A piece that is being recorded; frames and pictures are kept only for training."""
+    """A segment that is being recorded; frames and pictures are kept only for training."""
 
     episode: OpenEpisode
     frames: list[Frame]
@@ -38,7 +38,7 @@ class DaggerStrategy(RecordingStrategy):
         recording: the dataset.
         save: corrections only, each an episode of the dataset; or whole episodes, in which the column `intervention`
             says who acted.
-        on_piece: also gets what is recorded, for training.
+        on_segment: also gets what is recorded, for training.
         cameras: of the recorded ones, those whose pictures it gets.
 
     Attributes:
@@ -53,12 +53,12 @@ class DaggerStrategy(RecordingStrategy):
         recording: Recording,
         *,
         save: Literal["corrections", "episodes"],
-        on_piece: OnPiece | None = None,
+        on_segment: OnSegment | None = None,
         cameras: tuple[str, ...] = (),
     ) -> None:
         super().__init__(recording)
         self._save_episodes = save == "episodes"
-        self._on_piece, self._cameras = on_piece, cameras
+        self._on_segment, self._cameras = on_segment, cameras
         self._open: dict[int, _Piece] = {}
         self._correcting: set[int] = set()
         self.corrections = 0
@@ -76,13 +76,13 @@ class DaggerStrategy(RecordingStrategy):
             _, values = next(filled)
             if frame.scene not in self._open:
                 self._begin(frame.scene)
-            piece = self._open[frame.scene]
-            self._recording.add(piece.episode, values)
-            if self._on_piece is not None:
-                piece.frames.append(frame)
+            segment = self._open[frame.scene]
+            self._recording.add(segment.episode, values)
+            if self._on_segment is not None:
+                segment.frames.append(frame)
                 with self._spooling():
                     for camera in self._cameras:
-                        piece.pictures.add(camera, values[IMAGES + camera])
+                        segment.pictures.add(camera, values[IMAGES + camera])
 
     @override
     def on_end(self, record: EpisodeRecord) -> None:
@@ -92,9 +92,9 @@ class DaggerStrategy(RecordingStrategy):
     @override
     def on_lost(self, scene: int) -> None:
         if scene in self._open:
-            piece = self._open.pop(scene)
-            piece.episode.discard()
-            piece.pictures.close()
+            segment = self._open.pop(scene)
+            segment.episode.discard()
+            segment.pictures.close()
         self._correcting.discard(scene)
 
     @override
@@ -109,7 +109,7 @@ class DaggerStrategy(RecordingStrategy):
     @override
     def bytes_per_scene(self, max_steps: int) -> int:
         """Frames are held only for training, about 1 KiB each; their pictures are on disk."""
-        return 1024 * max_steps if self._on_piece is not None else 0
+        return 1024 * max_steps if self._on_segment is not None else 0
 
     def _count(self, frame: Frame) -> None:
         if frame.intervention:
@@ -127,13 +127,13 @@ class DaggerStrategy(RecordingStrategy):
     def _close(self, scene: int, *, success: bool, cut: bool = False) -> None:
         if scene not in self._open:
             return
-        piece = self._open.pop(scene)
-        with piece.pictures:
-            self._recording.save(piece.episode, scene, success=success, cut=cut)
-            if self._on_piece is not None:
+        segment = self._open.pop(scene)
+        with segment.pictures:
+            self._recording.save(segment.episode, scene, success=success, cut=cut)
+            if self._on_segment is not None:
                 with self._spooling():
-                    pictures = piece.pictures.arrays()
-                self._on_piece(piece.frames, pictures, success)
+                    pictures = segment.pictures.arrays()
+                self._on_segment(segment.frames, pictures, success)
 
     @contextmanager
     def _spooling(self) -> Iterator[None]:

@@ -61,12 +61,12 @@ class Demonstrations:
         self._next = episode_number(paths[count - 1]) + 1
 
     def add(self, frames: list[Frame], pictures: dict[str, np.ndarray], success: bool) -> None:
-        """Write what is worth learning from of a recorded piece.
+        """Write what is worth learning from of a recorded segment.
 
         Args:
-            frames: of the piece.
+            frames: of the segment.
             pictures: of the cameras `recorded`, uint8 (T, H, W, 3) each.
-            success: the scene succeeded within the piece.
+            success: the scene succeeded within the segment.
 
         Raises:
             UserError: the disk is full.
@@ -91,7 +91,7 @@ class Demonstrations:
             noise=np.zeros((len(frames), frames[0].action.shape[0]), np.float32),
             seed=session.seed,
             episode=self._next,
-            task=session.candidate.task,
+            task=session.policy.task,
             control_hz=1.0 / session.backend.control_dt,
             success=success,
             images={camera: images[camera] for camera in self._cameras},
@@ -111,7 +111,7 @@ class Demonstrations:
 
 
 def teachable(frames: list[Frame], success: bool) -> Iterator[slice]:
-    """The parts of a piece to learn from: all of it if its scene succeeded, else only what the expert did."""
+    """The parts of a segment to learn from: all of it if its scene succeeded, else only what the expert did."""
     if success:
         yield slice(0, len(frames))
         return

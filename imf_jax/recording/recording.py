@@ -151,7 +151,7 @@ class RecordingStrategy(Strategy):
         self._recording.abandon()
 
 
-def piece_bytes(measured: int, num_frames: int, features: Mapping[str, Feature]) -> int:
+def segment_bytes(measured: int, num_frames: int, features: Mapping[str, Feature]) -> int:
     """Size of an episode that is being recorded [bytes].
 
     Args:

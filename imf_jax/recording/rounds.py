@@ -23,8 +23,8 @@ from imf_jax.config.recording import SCENES, RolloutConfig
 from imf_jax.data.episodes import list_episodes
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import EXIT_OK
-from imf_jax.evaluation.candidates import Candidate, load_candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy, load_evaluated_policy
 from imf_jax.evaluation.resume import differences
 from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.files import read_json, write_json
@@ -60,9 +60,9 @@ def run_rounds(
     resume = config.recording.resume
     require(resume or not flags.out.exists(), f"--out {flags.out} exists already; go on with it by --resume")
     session = Session(config)
-    training = training_config(session.candidate, config)
+    training = training_config(session.policy, config)
     list_episodes(training.data)  # none, or no folder: say so before anything is made
-    rows = take_up(session) if resume else []
+    rows = prepare_resume(session) if resume else []
     recording, _ = open_recording(session, on_note, keep=rows[-1]["dataset_episodes"] if rows else None)
     encoder = training.policy.encoder
     demonstrations = Demonstrations(flags.out / "demonstrations", session, encoder.cameras, encoder.image_size)
@@ -71,7 +71,7 @@ def run_rounds(
         rows[row["round"] :] = [row]
         write_json(flags.out / ROUNDS, {**circumstances(session), "rounds": rows})
 
-    summary, candidate = StrategySummary(complete=True), session.candidate
+    summary, policy = StrategySummary(complete=True), session.policy
     with recording.writer as writer:
         if not rows:
             shutil.rmtree(demonstrations.folder, ignore_errors=True)
@@ -81,7 +81,7 @@ def run_rounds(
         for number in range(flags.rounds + 1):
             if number == len(rows):
                 summary, told = record_round(
-                    session, candidate, recording, demonstrations, number, should_stop, show_progress
+                    session, policy, recording, demonstrations, number, should_stop, show_progress
                 )
                 if summary.failed is not None or summary.interrupted:
                     return summary
@@ -97,9 +97,9 @@ def run_rounds(
                 if train_round(dataclasses.replace(training, data=demonstrations.folder, out=run)) != EXIT_OK:
                     summary.interrupted = True
                     return summary
-                candidate = load_candidate(dataclasses.replace(config, checkpoint=run))
+                policy = load_evaluated_policy(dataclasses.replace(config, checkpoint=run))
             if "n_episodes" not in rows[number]:
-                figures = evaluated(session, candidate, number, should_stop, show_progress)
+                figures = evaluated(session, policy, number, should_stop, show_progress)
                 if figures is None:
                     summary.interrupted = True
                     return summary
@@ -114,12 +114,12 @@ def circumstances(session: Session) -> dict[str, Any]:
     del flags["rounds"]
     return {
         "backend": session.backend.name,
-        "checkpoint": session.candidate.provenance["checkpoint"],
+        "checkpoint": session.policy.provenance["checkpoint"],
         "config": flags,
     }
 
 
-def take_up(session: Session) -> list[dict[str, Any]]:
+def prepare_resume(session: Session) -> list[dict[str, Any]]:
     """The rows of the rounds to go on with; none if they were cut off before there was one.
 
     Raises:
@@ -157,7 +157,7 @@ def take_up(session: Session) -> list[dict[str, Any]]:
 
 def record_round(
     session: Session,
-    candidate: Candidate,
+    policy: EvaluatedPolicy,
     recording: Recording,
     demonstrations: Demonstrations,
     number: int,
@@ -175,7 +175,7 @@ def record_round(
     try:
         summary = session.run(
             strategy,
-            corrected(session, candidate.planner, round_number=number),
+            corrected(session, policy.planner, round_number=number),
             iter([range((number - 1) * scenes, number * scenes)]),
             total=scenes,
             should_stop=should_stop,
@@ -193,16 +193,16 @@ def record_round(
     }
 
 
-def training_config(candidate: Candidate, config: RolloutConfig) -> TrainConfig:
+def training_config(policy: EvaluatedPolicy, config: RolloutConfig) -> TrainConfig:
     """How each round trains: as the checkpoint was trained, from new weights, without validation on the way."""
-    flags, before = config.dagger, from_dict(TrainConfig, candidate.provenance["training"])
+    flags, before = config.dagger, from_dict(TrainConfig, policy.provenance["training"])
     steps = flags.train_steps or before.max_steps
     optimizer = before.optimizer
     if flags.train_steps is not None:
         optimizer = dataclasses.replace(optimizer, decay_steps=None, warmup_steps=min(optimizer.warmup_steps, steps))
     return dataclasses.replace(
         before,
-        task=candidate.task,
+        task=policy.task,
         data=flags.demonstrations or before.data,
         resume=False,
         max_steps=steps,
@@ -227,7 +227,7 @@ def train_round(config: TrainConfig) -> int:
 
 
 def evaluated(
-    session: Session, candidate: Candidate, number: int, should_stop: Callable[[], bool], show_progress: bool
+    session: Session, policy: EvaluatedPolicy, number: int, should_stop: Callable[[], bool], show_progress: bool
 ) -> dict[str, Any] | None:
     """Evaluate the policy of a round, without the expert, on the validation scenes: its part of a row.
 
@@ -239,7 +239,7 @@ def evaluated(
     folder = config.dagger.out / f"round_{number}" / "evaluation"
     folder.parent.mkdir(parents=True, exist_ok=True)
     summary = evaluate(
-        dataclasses.replace(session.setup, candidate=candidate),
+        dataclasses.replace(session.setup, policy=policy),
         EvaluationSettings(episodes, config.num_envs, split="validation", seed=config.seed),
         folder,
         existing="resume",

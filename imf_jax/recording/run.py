@@ -43,7 +43,7 @@ def run_strategy(
         total = config.episodes or SCENES
         return session.run(
             Strategy(),
-            session.candidate.planner,
+            session.policy.planner,
             iter([range(total)]),
             total=total,
             should_stop=should_stop,
@@ -54,7 +54,7 @@ def run_strategy(
     recording, known = open_recording(session, on_note)
     with recording.writer as writer:
         strategy = make_strategy(session, recording)
-        planner = session.candidate.planner
+        planner = session.policy.planner
         if config.strategy == "dagger":
             planner = corrected(session, planner, round_number=1)
         before = writer.num_frames
@@ -99,12 +99,12 @@ def log_run(session: Session, summary: StrategySummary, folder: Path) -> None:
     """Append to the log of a dataset what was rolled out and what came out."""
     records = summary.records
     line = build_manifest(
-        policy=session.candidate.label,
-        task=session.candidate.task,
+        policy=session.policy.label,
+        task=session.policy.task,
         backend=session.backend.name,
         seeds={"split": "recording", "seed": session.config.seed},
         config=to_dict(session.config),
-        **session.candidate.provenance,
+        **session.policy.provenance,
         n_episodes=len(records),
         n_success=sum(record.status == "success" for record in records),
         control_steps=summary.control_steps,

@@ -1,4 +1,4 @@
-"""Sentry: record everything, unattended, scene after scene, until a limit is reached or somebody says stop.
+"""Sentry: record everything, unattended, scene after scene, until a limit is reached or a stop is requested.
 
 A recording that goes on for hours must not hang on one file: an episode of the dataset that has grown too large is
 saved and the next one begins with the very next frame. The rollout does not notice, so whatever the policy remembers
@@ -11,14 +11,14 @@ from typing_extensions import override
 
 from imf_jax.data.lerobot.open_episode import OpenEpisode
 from imf_jax.recording.base import Frame
-from imf_jax.recording.recording import Recording, RecordingStrategy, piece_bytes
+from imf_jax.recording.recording import Recording, RecordingStrategy, segment_bytes
 from imf_jax.rollout.episode import EpisodeRecord
 
 
 class SentryStrategy(RecordingStrategy):
     """Records continuously. A scene is one episode of the dataset, or several where it was cut.
 
-    The column `success` says whether the scene succeeded within the piece; pieces that end before their scene are
+    The column `success` says whether the scene succeeded within the segment; segments that end before their scene are
     marked as cut.
 
     Args:
@@ -38,7 +38,7 @@ class SentryStrategy(RecordingStrategy):
     @override
     def on_step(self, frames: Sequence[Frame]) -> None:
         for frame, values in self._recording.filled(frames):
-            # Only now: had the scene been over with the frame before, its piece would not be cut.
+            # Only now: had the scene been over with the frame before, its segment would not be cut.
             if frame.scene in self._open and self._size(frame.scene) >= self._shard_bytes:
                 self._save(frame.scene, success=False, cut=True)
             if frame.scene not in self._open:
@@ -72,7 +72,7 @@ class SentryStrategy(RecordingStrategy):
 
     def _size(self, scene: int) -> int:
         episode = self._open[scene]
-        return piece_bytes(episode.num_bytes, len(episode), self._recording.writer.recorded)
+        return segment_bytes(episode.num_bytes, len(episode), self._recording.writer.recorded)
 
     def _save(self, scene: int, *, success: bool, cut: bool) -> None:
         self._recording.save(self._open.pop(scene), scene, success=success, cut=cut)

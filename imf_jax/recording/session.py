@@ -18,13 +18,13 @@ from imf_jax.seeds import split_seed
 
 @dataclass
 class StrategySummary:
-    """A run that is over.
+    """A finished run.
 
     Attributes:
         records: the scenes that ended.
         wall_s: time of the loops [s].
         control_steps: of the scenes that ended.
-        interrupted: somebody asked it to stop before it was done.
+        interrupted: a stop was requested before it was done.
         failed: why the strategy could not go on.
         errors: one line for each thing that was not recorded.
         frames: frames that were recorded.
@@ -53,7 +53,7 @@ class StrategySummary:
 
 
 class Session:
-    """What is rolled out and where: candidate, backend, devices. Nothing is compiled or recorded by making one.
+    """What is rolled out and where: policy, backend, devices. Nothing is compiled or recorded by making one.
 
     Raises:
         UserError, ArgumentError: something that the flags name cannot be used.
@@ -64,9 +64,9 @@ class Session:
         if config.recording.dataset is not None:
             check_dataset_folder(config.recording.dataset, resume=config.recording.resume)
         self.setup = assemble(config)
-        self.candidate, self.backend = self.setup.candidate, self.setup.backend
+        self.policy, self.backend = self.setup.policy, self.setup.backend
         require(
-            config.renderer == "warp" or bool(self.candidate.planner.cameras),
+            config.renderer == "warp" or bool(self.policy.planner.cameras),
             f"--renderer {config.renderer} would do nothing: what acts sees no pictures, and recorded ones are Warp's",
         )
         for camera in config.recording.cameras:
@@ -137,7 +137,7 @@ def check_dataset_folder(folder: Path, *, resume: bool) -> None:
     """Refuse a dataset that cannot be recorded into, before anything else is done.
 
     Raises:
-        ArgumentError: the name does not fit, or there is none to resume, or one that nobody asked to resume.
+        ArgumentError: the name does not fit, or there is none to resume, or one that was not to be resumed.
         UserError: the disk is nearly full, or a package is not installed.
     """
     from imf_jax.data.lerobot.checks import require_free_space, require_recording_name

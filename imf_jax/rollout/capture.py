@@ -101,7 +101,7 @@ class CaptureQueue:
         self._broadcast("on_steps", batch, batch.episodes)
 
     def end(self, record: EpisodeRecord) -> None:
-        """An episode is over: its record is handed on once its artifacts are made."""
+        """An episode has ended: its record is handed on once its artifacts are made."""
         if self._thread is None or self._given_up:
             self._on_record(record)
             return

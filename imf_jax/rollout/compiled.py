@@ -1,7 +1,7 @@
 """Run the compiled closed loop over many episodes.
 
-Scenes start together in waves of `num_envs`. A scene whose episode is over is frozen until the last one of its wave is:
-shapes never change, and nothing is compiled twice. Between two calls of the program the host only reads a few
+Episodes start together in batches of `num_envs`. One that has ended is frozen until the last of its batch has: shapes
+never change, and nothing is compiled twice. Between two calls of the program the host only reads a few
 counters per scene and, if something is captured, the outputs of the chunks.
 
 Rounding may depend on the number of scenes per device; the same number gives the same records every time, however many
@@ -18,8 +18,8 @@ import numpy as np
 from imf_jax.config import require
 from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.episode import EpisodeRecord, Status
-from imf_jax.rollout.ledger import Ledger, RolloutProgress, RolloutResult
-from imf_jax.rollout.loop_program import LoopProgram, Tally, Trace, Wave
+from imf_jax.rollout.episode_log import EpisodeLog, RolloutProgress, RolloutResult
+from imf_jax.rollout.loop_program import EpisodeBatch, EpisodeStats, LoopProgram, Trajectory
 from imf_jax.rollout.outcome import episode_status, unplannable_error
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
@@ -90,7 +90,7 @@ class CompiledRollout:
         )
         self._on_progress, self._should_stop = on_progress, should_stop
         self._clock = clock
-        self._ledger = Ledger(
+        self._log = EpisodeLog(
             len(self._episodes),
             seed=seed,
             max_steps=max_steps,
@@ -102,103 +102,103 @@ class CompiledRollout:
 
     def run(self) -> RolloutResult:
         """Run all episodes to their end, or until asked to stop."""
-        ledger = self._ledger
+        log = self._log
         try:
             with (self._clock or NO_CLOCK).measure_compilation():
                 self._warm_up()
-                ledger.start()
+                log.start()
                 if self._clock:
-                    self._clock.start(ledger.captures.waited_s)
-                for episodes in self._waves():
-                    if not self._run_wave(episodes):
+                    self._clock.start(log.captures.waited_s)
+                for episodes in self._batches():
+                    if not self._run_batch(episodes):
                         break
         except BaseException:
-            ledger.abandon()
+            log.abandon()
             raise
-        ledger.close(self._on_progress)
-        return ledger.result
+        log.close(self._on_progress)
+        return log.result
 
-    def _waves(self) -> Iterator[np.ndarray]:
-        """The episodes of each wave, uint32 (B,) and fewer in the last one."""
+    def _batches(self) -> Iterator[np.ndarray]:
+        """The episodes of each batch, uint32 (B,) and fewer in the last one."""
         for first in range(0, len(self._episodes), self._num_envs):
             yield np.array(self._episodes[first : first + self._num_envs], np.uint32)
 
-    def _begin(self, episodes: np.ndarray) -> tuple[np.ndarray, Wave]:
-        """Start a wave: all its rows, of which those past the episodes are padding that never runs."""
+    def _begin(self, episodes: np.ndarray) -> tuple[np.ndarray, EpisodeBatch]:
+        """Start a batch: all its rows, of which those past the episodes are padding that never runs."""
         rows = np.minimum(np.arange(self._num_envs), len(episodes) - 1)
         keys = np.asarray(jax.random.key_data(scene_keys(int(self._seed), episodes[rows])))
         return episodes[rows], self._loop.begin(keys, np.arange(self._num_envs) < len(episodes))
 
     def _warm_up(self) -> None:
-        """Compile by running the beginning of the first wave, for nothing."""
-        rows, wave = self._begin(next(self._waves()))
-        qpos = np.asarray(wave.output.qpos[0])
-        jax.block_until_ready(self._loop.advance(self._weights, self._seed, rows, wave))
-        self._ledger.captures.setup(qpos)
+        """Compile by running the beginning of the first batch, for nothing."""
+        rows, batch = self._begin(next(self._batches()))
+        qpos = np.asarray(batch.output.qpos[0])
+        jax.block_until_ready(self._loop.advance(self._weights, self._seed, rows, batch))
+        self._log.captures.setup(qpos)
 
-    def _run_wave(self, episodes: np.ndarray) -> bool:
+    def _run_batch(self, episodes: np.ndarray) -> bool:
         """Run episodes to their end; False if asked to stop before."""
         count = len(episodes)
-        rows, wave = self._begin(episodes)
-        self._ledger.captures.reset(
-            ResetBatch(episodes.astype(np.int64), jax.tree.map(lambda leaf: np.asarray(leaf)[:count], wave.output))
+        rows, batch = self._begin(episodes)
+        self._log.captures.reset(
+            ResetBatch(episodes.astype(np.int64), jax.tree.map(lambda leaf: np.asarray(leaf)[:count], batch.output))
         )
-        self._ledger.result.frames_rendered += self._num_envs * len(self._program.cameras)
+        self._log.result.frames_rendered += self._num_envs * len(self._program.cameras)
         running = np.ones(count, bool)
         steps = 0
         for _ in range(self._calls):
             if self._should_stop():
                 return False
-            wave, trace = self._loop.advance(self._weights, self._seed, rows, wave)
-            self._ledger.result.frames_rendered += self._frames_per_call
-            tally = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], wave.tally)
-            told: dict[str, float | int] = {}
-            if self._clock:  # what was read of the tally has been computed, and the rest of the program with it
-                told = self._clock.end_call(int(tally.steps.sum()) - steps, self._ledger.captures.waited_s)
-                steps = int(tally.steps.sum())
-            if trace:
-                self._hand_on(episodes, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trace), told)
-            for row in np.flatnonzero(running & ~tally.running).tolist():
-                self._end(row, int(episodes[row]), tally, finite=bool(np.asarray(wave.output.finite[row])))
-            running = tally.running
+            batch, trajectory = self._loop.advance(self._weights, self._seed, rows, batch)
+            self._log.result.frames_rendered += self._frames_per_call
+            stats = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], batch.stats)
+            timing: dict[str, float | int] = {}
+            if self._clock:  # what was read of the stats has been computed, and the rest of the program with it
+                timing = self._clock.end_call(int(stats.steps.sum()) - steps, self._log.captures.waited_s)
+                steps = int(stats.steps.sum())
+            if trajectory:
+                self._feed_recorders(episodes, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trajectory), timing)
+            for row in np.flatnonzero(running & ~stats.running).tolist():
+                self._end(row, int(episodes[row]), stats, finite=bool(np.asarray(batch.output.finite[row])))
+            running = stats.running
             if self._on_progress:
-                self._on_progress(self._ledger.progress(int(tally.steps[running].sum())))
+                self._on_progress(self._log.progress(int(stats.steps[running].sum())))
             if not running.any():
                 break
         return True
 
-    def _hand_on(self, episodes: np.ndarray, trace: Trace, told: dict[str, float | int]) -> None:
-        """Give the captures what they would have been given chunk by chunk."""
-        for replan in range(trace.live.shape[1]):
-            live = trace.live[:, replan]
+    def _feed_recorders(self, episodes: np.ndarray, trajectory: Trajectory, timing: dict[str, float | int]) -> None:
+        """Feed the recorders as the host loop does, chunk by chunk."""
+        for replan in range(trajectory.live.shape[1]):
+            live = trajectory.live[:, replan]
             if live.any():
-                chunk = jax.tree.map(lambda leaf, live=live, replan=replan: leaf[live, replan], trace)
+                chunk = jax.tree.map(lambda leaf, live=live, replan=replan: leaf[live, replan], trajectory)
                 count = chunk.counted.astype(np.int64)
-                timing = {name: np.full(len(count), value) for name, value in told.items()}
-                self._ledger.captures.steps(
-                    StepBatch(episodes[live].astype(np.int64), chunk.actions, chunk.output, count, timing, chunk.notes)
+                times = {name: np.full(len(count), value) for name, value in timing.items()}
+                self._log.captures.steps(
+                    StepBatch(episodes[live].astype(np.int64), chunk.actions, chunk.output, count, times, chunk.notes)
                 )
 
-    def _end(self, row: int, episode: int, tally: Tally, *, finite: bool) -> None:
-        steps, replans = int(tally.steps[row]), int(tally.replans[row])
+    def _end(self, row: int, episode: int, stats: EpisodeStats, *, finite: bool) -> None:
+        steps, replans = int(stats.steps[row]), int(stats.replans[row])
         status: Status = "error"
         error: str | None = unplannable_error(replans, finite)
-        if not tally.unplannable[row]:
+        if not stats.unplannable[row]:
             status, error = episode_status(
-                diverged=bool(tally.diverged[row]),
-                success=bool(tally.success[row]),
-                failure=bool(tally.failure[row]),
+                diverged=bool(stats.diverged[row]),
+                success=bool(stats.success[row]),
+                failure=bool(stats.failure[row]),
                 steps=steps,
             )
-        self._ledger.end(
+        self._log.end(
             episode=episode,
             slot=row,
             status=status,
             error=error,
             steps=steps,
-            total_reward=float(tally.total_reward[row]),
-            max_reward=float(tally.max_reward[row]),
+            total_reward=float(stats.total_reward[row]),
+            max_reward=float(stats.max_reward[row]),
             replans=replans,
-            max_ik_error=float(tally.max_ik_error[row]),
-            overflow_steps=int(tally.overflow_steps[row]),
+            max_ik_error=float(stats.max_ik_error[row]),
+            overflow_steps=int(stats.overflow_steps[row]),
         )

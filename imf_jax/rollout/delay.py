@@ -12,7 +12,7 @@ takes over: then the hands stay at its last action ("hold"), or go on by its las
 With a prefix the plan is told the d actions that are executed meanwhile, and the new chunk continues them, as in
 training-time real-time chunking (Black et al., "Training-Time Action Conditioning for Efficient Real-Time Chunking",
 2025); the policy must be trained for it, see `imf_jax.models.objectives.imf.given_prefix`. The first plan of an episode
-is given none, and neither is one that is made while, or right after, somebody else acts.
+is given none, and neither is one that is made while, or right after, another planner acts.
 """
 
 from dataclasses import dataclass, replace
@@ -61,7 +61,7 @@ class Timeline(NamedTuple):
         """The timeline at a plan, where it was not followed.
 
         Args:
-            by_other: bool (B,) somebody else acts; what is planned goes on, but it is not what is executed.
+            by_other: bool (B,) another planner acts; what is planned goes on, but it is not what is executed.
             at_rest: bool (B,) nobody has acted in the last step: begin anew and hold the last command until a new plan
                 takes over. The measured pose would not do: it does not press on what a gripper holds.
             command: float32 (B, 16) the last command.

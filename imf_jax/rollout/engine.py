@@ -14,8 +14,8 @@ import numpy as np
 
 from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.episode import EpisodeRecord, Status
+from imf_jax.rollout.episode_log import EpisodeLog, RolloutProgress, RolloutResult
 from imf_jax.rollout.frames import FrameReader
-from imf_jax.rollout.ledger import Ledger, RolloutProgress, RolloutResult
 from imf_jax.rollout.outcome import chunk_outcome, episode_status, unplannable_error
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
@@ -82,7 +82,7 @@ class Rollout:
         keys = np.asarray(jax.random.key_data(scene_keys(seed, episodes)))
         self._keys = dict(zip(episodes, keys, strict=True))
         self._slots = np.arange(min(num_envs, len(episodes)))
-        self._ledger = Ledger(
+        self._log = EpisodeLog(
             len(episodes),
             seed=seed,
             max_steps=max_steps,
@@ -97,15 +97,15 @@ class Rollout:
         try:
             with self._stages.measure_compilation():
                 self._warm_up()
-                self._ledger.start()
+                self._log.start()
                 if self._clock:
-                    self._clock.start(self._ledger.captures.waited_s)
+                    self._clock.start(self._log.captures.waited_s)
                 self._loop()
         except BaseException:
-            self._ledger.abandon()
+            self._log.abandon()
             raise
-        self._ledger.close(self._on_progress)
-        result = self._ledger.result
+        self._log.close(self._on_progress)
+        result = self._log.result
         result.frames_rendered = self._frames.rendered if self._frames else 0
         return result
 
@@ -120,7 +120,7 @@ class Rollout:
             if len(scenes.episode):
                 scenes = self._advance(scenes, actions)
             if self._on_progress:
-                self._on_progress(self._ledger.progress(int(scenes.steps.sum())))
+                self._on_progress(self._log.progress(int(scenes.steps.sum())))
 
     def _reset(self, episodes: Sequence[int]) -> tuple[SimState, StepOutput]:
         sim, output = self._backend.reset(np.stack([self._keys[episode] for episode in episodes]))
@@ -143,7 +143,7 @@ class Rollout:
         actions = self._plan(scenes)
         if np.isfinite(actions).all():
             run_chunk(self._backend, sim, actions)
-        self._ledger.captures.setup(np.asarray(output.qpos[0]))
+        self._log.captures.setup(np.asarray(output.qpos[0]))
 
     def _admit(self, scenes: Scenes | None) -> Scenes | None:
         """Start pending episodes in the free slots; None if nothing runs and nothing is left."""
@@ -158,7 +158,7 @@ class Rollout:
         if self._frames:
             with self._stages.stage("obs_read_ms"):
                 started = with_images(started, self._frames.first(output.qpos))
-        self._ledger.captures.reset(ResetBatch(started.episode, output))
+        self._log.captures.reset(ResetBatch(started.episode, output))
         return started if scenes is None or not len(active) else join_rows(scenes, started)
 
     def _drop_unplannable(self, scenes: Scenes, actions: np.ndarray) -> tuple[Scenes, np.ndarray]:
@@ -172,7 +172,7 @@ class Rollout:
         return take_rows(scenes, usable), actions[usable]
 
     def _advance(self, before: Scenes, actions: np.ndarray) -> Scenes:
-        """Execute a chunk, end the episodes that are over and return the scenes that go on."""
+        """Execute a chunk, end the episodes that have ended and return the scenes that go on."""
         with self._stages.stage("env_step_ms"):
             sim, output = run_chunk(self._backend, before.sim, actions)
         outcome = chunk_outcome(output, before.steps, self._max_steps)
@@ -181,10 +181,10 @@ class Rollout:
             going = self._going_on(scenes, output, outcome.ended)
         timing = {}
         if self._clock:
-            told = self._clock.end_call(int(outcome.steps.sum()), self._ledger.captures.waited_s)
-            timing = {name: np.full(len(scenes.episode), value) for name, value in told.items()}
+            call = self._clock.end_call(int(outcome.steps.sum()), self._log.captures.waited_s)
+            timing = {name: np.full(len(scenes.episode), value) for name, value in call.items()}
         if self._recorded:
-            self._ledger.captures.steps(
+            self._log.captures.steps(
                 StepBatch(scenes.episode, actions, output, outcome.steps, timing, self._planner.notes(scenes.episode))
             )
         for row in np.flatnonzero(outcome.ended).tolist():
@@ -207,8 +207,8 @@ class Rollout:
         return scenes
 
     def _end(self, scenes: Scenes, row: int, status: Status, error: str | None) -> None:
-        """Write the record of an episode that is over, and give its slot free."""
-        self._ledger.end(
+        """Write the record of an episode that has ended, and give its slot free."""
+        self._log.end(
             episode=int(scenes.episode[row]),
             slot=int(scenes.slot[row]),
             status=status,

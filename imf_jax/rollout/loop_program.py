@@ -1,6 +1,6 @@
 """The closed loop as one compiled program: observe, plan, a chunk of control steps, again, for all scenes at once.
 
-What happens in an episode follows from keys of (seed, episode), as on the host. A scene whose episode is over is
+What happens in an episode follows from keys of (seed, episode), as on the host. A scene whose episode has ended is
 frozen: shapes never change. `imf_jax.rollout.compiled` runs the program and keeps the records.
 """
 
@@ -24,11 +24,11 @@ from imf_jax.sim.batching import keep_rows
 AXIS = "scenes"
 
 
-class Tally(NamedTuple):
+class EpisodeStats(NamedTuple):
     """What the record of an episode needs; every field is (B,).
 
     Attributes:
-        running: bool the episode is not over.
+        running: bool the episode has not ended.
         success, failure, diverged, unplannable: bool how it ended; a timeout if none of them.
         steps, replans, overflow_steps: int32; total_reward, max_reward, max_ik_error: float32; see `EpisodeRecord`.
     """
@@ -46,7 +46,7 @@ class Tally(NamedTuple):
     max_ik_error: Float[Array, " B"]
 
 
-class Wave(NamedTuple):
+class EpisodeBatch(NamedTuple):
     """B scenes on the device; every leaf has the leading axis B.
 
     Attributes:
@@ -54,17 +54,17 @@ class Wave(NamedTuple):
         output: what was read last.
         observations: what the next plan reads, see `imf_jax.rollout.planner.Observations`.
         memory: what the planner remembers.
-        tally: what happened so far.
+        stats: what happened so far.
     """
 
     sim: SimState
     output: StepOutput
     observations: dict[str, Shaped[Array, "B To ..."]]
     memory: Any
-    tally: Tally
+    stats: EpisodeStats
 
 
-class Trace(NamedTuple):
+class Trajectory(NamedTuple):
     """What captures read of R replans of K control steps.
 
     Attributes:
@@ -83,14 +83,14 @@ class Trace(NamedTuple):
 
 
 class LoopProgram:
-    """The compiled functions of a rollout: `begin` a wave, then `advance` it again and again.
+    """The compiled functions of a rollout: `begin` a batch, then `advance` it again and again.
 
     Args:
         backend: the simulator.
         program: the planner.
         max_steps: control steps after which an episode is a timeout.
         replans: plans per call of `advance`.
-        traced: return a `Trace` of each call.
+        traced: return a `Trajectory` of each call.
         devices: the devices that share the scenes in equal parts.
     """
 
@@ -113,7 +113,7 @@ class LoopProgram:
             share(self._advance, in_specs=(everywhere, everywhere, sharded, sharded)), donate_argnums=3
         )
 
-    def _begin(self, keys: UInt32[Array, "B 2"], running: Bool[Array, " B"]) -> Wave:
+    def _begin(self, keys: UInt32[Array, "B 2"], running: Bool[Array, " B"]) -> EpisodeBatch:
         """Start scenes. `keys`: uint32 (B, 2) key data; `running`: bool (B,), False for padding."""
         sim, output = self._backend.reset(jax.random.wrap_key_data(keys, impl="threefry2x32"))
         horizon = self._program.obs_horizon
@@ -125,7 +125,7 @@ class LoopProgram:
         if self._program.cameras:
             observations["images"] = repeat(self._backend.pictures(jnp.asarray(output.qpos), self._program.cameras))
         never, zero, none = (jnp.zeros(running.shape, kind) for kind in (bool, jnp.int32, jnp.float32))
-        tally = Tally(
+        stats = EpisodeStats(
             running=running,
             success=never,
             failure=never,
@@ -138,69 +138,71 @@ class LoopProgram:
             max_reward=none - jnp.inf,
             max_ik_error=none,
         )
-        return Wave(sim, output, observations, self._program.start(output), tally)
+        return EpisodeBatch(sim, output, observations, self._program.start(output), stats)
 
     def _advance(
-        self, weights: Any, seed: UInt32[Array, ""], episodes: UInt32[Array, " B"], wave: Wave
-    ) -> tuple[Wave, Trace | tuple[()]]:
+        self, weights: Any, seed: UInt32[Array, ""], episodes: UInt32[Array, " B"], batch: EpisodeBatch
+    ) -> tuple[EpisodeBatch, Trajectory | tuple[()]]:
         """Make `replans` plans and execute them. `seed`: uint32 scalar; `episodes`: uint32 (B,)."""
 
-        def replan(wave: Wave, _: None) -> tuple[Wave, Trace | tuple[()]]:
-            return self._replan(weights, seed, episodes, wave)
+        def replan(batch: EpisodeBatch, _: None) -> tuple[EpisodeBatch, Trajectory | tuple[()]]:
+            return self._replan(weights, seed, episodes, batch)
 
-        wave, trace = jax.lax.scan(replan, wave, length=self._replans)
-        return wave, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trace)
+        batch, trajectory = jax.lax.scan(replan, batch, length=self._replans)
+        return batch, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trajectory)
 
     def _replan(
-        self, weights: Any, seed: UInt32[Array, ""], episodes: UInt32[Array, " B"], wave: Wave
-    ) -> tuple[Wave, Trace | tuple[()]]:
-        program, tally = self._program, wave.tally
+        self, weights: Any, seed: UInt32[Array, ""], episodes: UInt32[Array, " B"], batch: EpisodeBatch
+    ) -> tuple[EpisodeBatch, Trajectory | tuple[()]]:
+        program, stats = self._program, batch.stats
         planned, memory = program.plan(
-            weights, wave.memory, wave.observations, wave.output, seed, episodes, tally.replans
+            weights, batch.memory, batch.observations, batch.output, seed, episodes, stats.replans
         )
-        usable = jnp.isfinite(planned).all(axis=(1, 2)) & wave.output.finite
-        live = tally.running & usable
-        tally = tally._replace(
+        usable = jnp.isfinite(planned).all(axis=(1, 2)) & batch.output.finite
+        live = stats.running & usable
+        stats = stats._replace(
             running=live,
-            unplannable=tally.unplannable | (tally.running & ~usable),
-            replans=tally.replans + live,
+            unplannable=stats.unplannable | (stats.running & ~usable),
+            replans=stats.replans + live,
         )
-        # What is planned for a scene that is over is not executed, but it must not be harmful either.
-        actions = jnp.where(usable[:, None, None], planned, hold(wave.output)[:, None])
-        start = wave._replace(tally=tally, memory=keep_rows(live, memory, wave.memory))
+        # What is planned for a scene that has ended is not executed, but it must not be harmful either.
+        actions = jnp.where(usable[:, None, None], planned, hold(batch.output)[:, None])
+        start = batch._replace(stats=stats, memory=keep_rows(live, memory, batch.memory))
         end, (output, counted) = jax.lax.scan(self._control_step, start, jnp.swapaxes(actions, 0, 1))
-        end = end._replace(observations=self._observe(wave.observations, output, end.tally.running))
+        end = end._replace(observations=self._observe(batch.observations, output, end.stats.running))
         if not self._traced:
             return end, ()
         by_scene = partial(jax.tree.map, lambda leaf: jnp.swapaxes(leaf, 0, 1))
-        return end, Trace(actions, by_scene(output), counted.sum(axis=0, dtype=jnp.int32), live, program.notes(memory))
+        return end, Trajectory(
+            actions, by_scene(output), counted.sum(axis=0, dtype=jnp.int32), live, program.notes(memory)
+        )
 
     def _control_step(
-        self, wave: Wave, action: Float[Array, "B 16"]
-    ) -> tuple[Wave, tuple[StepOutput, Bool[Array, " B"]]]:
+        self, batch: EpisodeBatch, action: Float[Array, "B 16"]
+    ) -> tuple[EpisodeBatch, tuple[StepOutput, Bool[Array, " B"]]]:
         """One control step of the running scenes; the others stay as they are."""
-        tally = wave.tally
-        sim, output = self._backend.step(wave.sim, action)
-        live = tally.running
+        stats = batch.stats
+        sim, output = self._backend.step(batch.sim, action)
+        live = stats.running
         counted = live & output.finite
-        outcome = step_outcome(output, tally.steps + 1, self._max_steps)
-        tally = Tally(
+        outcome = step_outcome(output, stats.steps + 1, self._max_steps)
+        stats = EpisodeStats(
             running=live & ~outcome.ended,
-            success=tally.success | (live & outcome.success),
-            failure=tally.failure | (live & outcome.failure),
-            diverged=tally.diverged | (live & outcome.diverged),
-            unplannable=tally.unplannable,
-            steps=tally.steps + counted,
-            replans=tally.replans,
-            overflow_steps=tally.overflow_steps + (counted & output.overflow),
-            total_reward=tally.total_reward + jnp.where(counted, output.reward, 0.0),
-            max_reward=jnp.where(counted, jnp.maximum(tally.max_reward, output.reward), tally.max_reward),
+            success=stats.success | (live & outcome.success),
+            failure=stats.failure | (live & outcome.failure),
+            diverged=stats.diverged | (live & outcome.diverged),
+            unplannable=stats.unplannable,
+            steps=stats.steps + counted,
+            replans=stats.replans,
+            overflow_steps=stats.overflow_steps + (counted & output.overflow),
+            total_reward=stats.total_reward + jnp.where(counted, output.reward, 0.0),
+            max_reward=jnp.where(counted, jnp.maximum(stats.max_reward, output.reward), stats.max_reward),
             max_ik_error=jnp.where(
-                counted, jnp.maximum(tally.max_ik_error, output.ik_error.max(axis=-1)), tally.max_ik_error
+                counted, jnp.maximum(stats.max_ik_error, output.ik_error.max(axis=-1)), stats.max_ik_error
             ),
         )
-        after = wave._replace(
-            sim=keep_rows(live, sim, wave.sim), output=keep_rows(live, output, wave.output), tally=tally
+        after = batch._replace(
+            sim=keep_rows(live, sim, batch.sim), output=keep_rows(live, output, batch.output), stats=stats
         )
         return after, (after.output, counted)
 

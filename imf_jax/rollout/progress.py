@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from imf_jax.rollout.ledger import RolloutProgress
+from imf_jax.rollout.episode_log import RolloutProgress
 from imf_jax.terminal import make_console
 
 

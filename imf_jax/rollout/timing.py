@@ -78,7 +78,7 @@ class StageClock:
             jax.monitoring.unregister_event_duration_listener(listen)
 
     def start(self, waited_s: float) -> None:
-        """The warm-up is over, the first call begins. `waited_s`: see `end_call`."""
+        """The warm-up has ended, the first call begins. `waited_s`: see `end_call`."""
         self._started = True
         self._spent = dict.fromkeys(STAGES, 0.0)
         self._waited, self._call_since = waited_s, time.perf_counter()
@@ -99,7 +99,7 @@ class StageClock:
         return jax.block_until_ready(values)
 
     def end_call(self, steps: int, waited_s: float) -> dict[str, float | int]:
-        """A call is over, the next one begins.
+        """A call has ended, the next one begins.
 
         Args:
             steps: control steps that it made, over all episodes.
@@ -116,10 +116,10 @@ class StageClock:
         self._steps.append(steps)
         self._spent = dict.fromkeys(STAGES, 0.0)
         self._call_since, self._waited = now, waited_s
-        told: dict[str, float | int] = {
+        timing: dict[str, float | int] = {
             name: value for name, value in zip(TIMES, times, strict=True) if not np.isnan(value)
         }
-        return told | {"call": len(self._calls) - 1, "call_steps": steps}
+        return timing | {"call": len(self._calls) - 1, "call_steps": steps}
 
     def raw(self, warmup_s: float, *, resumed: bool = False) -> dict[str, Any]:
         """All that was measured, plain JSON types, for `timing_figures`.

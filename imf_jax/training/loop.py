@@ -55,7 +55,7 @@ def train(config: TrainConfig) -> int:
     say = make_console().print
     task = get_task(config.task)
     check_out(config)
-    guests = make_trackers(config.tracker, config.tracker_mode)
+    external = make_trackers(config.tracker, config.tracker_mode)
     data, statistics = load_demonstrations(config.data)
     check_demonstrations(config, statistics.task, data, task.env_state_dim)
     encoder = config.policy.encoder
@@ -87,7 +87,7 @@ def train(config: TrainConfig) -> int:
         validate = RolloutValidation(config, should_stop=should_stop, on_warning=progress.say) if wanted else None
         open_run(config)
         run = tracked_run(config, first_step)
-        with Trackers(run, guests, progress.say) as tracker:
+        with Trackers(run, external, progress.say) as tracker:
             trainer = Trainer(config, frozen, data, save, tracker, progress, validate, should_stop)
             validated = resumed is not None and resumed.validation is not None
             summary = trainer.run(state, validated=validated, saved=resumed is not None)

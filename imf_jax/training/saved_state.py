@@ -82,8 +82,8 @@ def best_checkpoint(run: Path) -> tuple[Path, CheckpointMeta] | None:
     """
     candidates = [(path, read_meta(path)) for path in complete_checkpoints(run)]
 
-    def rank(candidate: tuple[Path, CheckpointMeta]) -> tuple[bool, float, float, int]:
-        meta = candidate[1]
+    def rank(checkpoint: tuple[Path, CheckpointMeta]) -> tuple[bool, float, float, int]:
+        meta = checkpoint[1]
         figures = meta.validation or {}
         success = figures.get("success", 0.0)
         return meta.validation is not None, success, 0.0 if success else figures.get("return", 0.0), meta.step

@@ -1,7 +1,7 @@
 """Where the figures of a training run go: always to local files, and to the trackers that the user names.
 
 `metrics.jsonl` has one JSON object per line, `summary.json` what came out. They are the truth of a run; trackers are
-guests (see `tracker_guard`) that can neither stop nor slow it.
+external (see `tracker_guard`) that can neither stop nor slow it.
 """
 
 import json
@@ -63,7 +63,7 @@ class Tracker:
         """Take over what came out, plain JSON types."""
 
     def finish(self) -> None:
-        """The run is over, was interrupted or has failed."""
+        """The run has finished, was interrupted or has failed."""
 
 
 class JsonlTracker(Tracker):
@@ -109,7 +109,7 @@ class Trackers:
 
     Args:
         run: the run; local files are opened at once.
-        guests: trackers by their names.
+        external: trackers by their names.
         on_warning: receives one line about each tracker that fails.
         finish_timeout: see `FINISH_TIMEOUT`.
     """
@@ -117,32 +117,32 @@ class Trackers:
     def __init__(
         self,
         run: TrackedRun,
-        guests: Mapping[str, Tracker],
+        external: Mapping[str, Tracker],
         on_warning: Callable[[str], None],
         *,
         finish_timeout: float = FINISH_TIMEOUT,
     ) -> None:
         self._local = JsonlTracker()
         self._local.start(run)
-        self._guests = [GuardedTracker(name, guest, on_warning) for name, guest in guests.items()]
+        self._external = [GuardedTracker(name, tracker, on_warning) for name, tracker in external.items()]
         self._summary: dict[str, Any] = {"status": "failed"}
         self._finish_timeout = finish_timeout
-        for guest in self._guests:
-            guest.call("start", run)
+        for tracker in self._external:
+            tracker.call("start", run)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Hand on the figures of a step."""
         self._local.scalars(step, values)
-        for guest in self._guests:
+        for tracker in self._external:
             # A figure that is not a number is null in the local file; services differ in what they make of it.
-            guest.call("scalars", step, {name: value for name, value in values.items() if math.isfinite(value)})
+            tracker.call("scalars", step, {name: value for name, value in values.items() if math.isfinite(value)})
 
     def images(self, step: int, paths: Sequence[Path]) -> None:
         """Hand on the pictures of a validation, if there are any."""
         if paths:
             self._local.images(step, paths)
-            for guest in self._guests:
-                guest.call("images", step, tuple(paths))
+            for tracker in self._external:
+                tracker.call("images", step, tuple(paths))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Take over what came out; `finish` writes it, when it is known how the trackers have done."""
@@ -155,14 +155,14 @@ class Trackers:
             timeout: time they are given together [s]; see `FINISH_TIMEOUT`.
         """
         deadline = time.monotonic() + (self._finish_timeout if timeout is None else timeout)
-        for guest in self._guests:
-            guest.call("summary", self._summary)
-            guest.close()
+        for tracker in self._external:
+            tracker.call("summary", self._summary)
+            tracker.close()
         try:
-            for guest in self._guests:
-                guest.wait(deadline)
+            for tracker in self._external:
+                tracker.wait(deadline)
         finally:  # also when Ctrl-C ends the waiting
-            reports = {guest.name: guest.report() for guest in self._guests}
+            reports = {tracker.name: tracker.report() for tracker in self._external}
             self._local.summary({**self._summary, "trackers": reports})
             self._local.finish()
 

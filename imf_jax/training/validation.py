@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imf_jax.config import CaptureConfig, TrainConfig, to_dict
-from imf_jax.evaluation.candidates import Candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy
 from imf_jax.evaluation.setup import Setup
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner
@@ -60,7 +60,7 @@ class RolloutValidation:
         label = f"{self._config.out.name}, step {step}"
         provenance = {"checkpoint": {"step": step}, "training": to_dict(self._config)}
         summary = evaluate(
-            Setup(Candidate(planner, self._config.task, label, provenance), self._backend),
+            Setup(EvaluatedPolicy(planner, self._config.task, label, provenance), self._backend),
             EvaluationSettings(
                 episodes=wanted.num_episodes,
                 num_envs=wanted.num_episodes,

@@ -20,8 +20,8 @@ from imf_jax.benchmark.components import (
 )
 from imf_jax.benchmark.device_figures import NOT_MEASURED, measure_device
 from imf_jax.benchmark.rollouts import (
-    Candidate,
-    WaveClock,
+    BatchClock,
+    MeasuredPolicy,
     batch_sizes,
     measure_loop,
     measure_scaling,
@@ -29,7 +29,7 @@ from imf_jax.benchmark.rollouts import (
     run_waves,
 )
 from imf_jax.benchmark.sequential import SequentialSystem
-from imf_jax.benchmark.suite import RolloutFigures, measure_rollouts, untrained_candidates
+from imf_jax.benchmark.suite import RolloutFigures, measure_rollouts, untrained_policies
 from imf_jax.benchmark.tables import markdown, scaling_plot
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders.lewm import LewmSizes
@@ -37,7 +37,7 @@ from imf_jax.models.encoders.vit import VitSizes
 from imf_jax.plots import require_matplotlib
 from imf_jax.rollout import capacity, capture
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.ledger import RolloutProgress
+from imf_jax.rollout.episode_log import RolloutProgress
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
 
@@ -46,14 +46,14 @@ TINY = LewmSizes(VitSizes(hidden=16, layers=1, heads=1, mlp=16, patch=14, image_
 
 
 @pytest.fixture(scope="module")
-def state() -> Candidate:
-    return untrained_candidates([(32, 2)], None)[0]
+def state() -> MeasuredPolicy:
+    return untrained_policies([(32, 2)], None)[0]
 
 
 @pytest.fixture
-def seeing(monkeypatch: pytest.MonkeyPatch) -> Candidate:
+def seeing(monkeypatch: pytest.MonkeyPatch) -> MeasuredPolicy:
     monkeypatch.setattr(lewm, "SIZES", TINY)
-    return untrained_candidates([], (32, 2), image_size=32)[0]
+    return untrained_policies([], (32, 2), image_size=32)[0]
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def here(monkeypatch: pytest.MonkeyPatch, transfer_backend: NativeBackend) -> Na
     return transfer_backend
 
 
-def test_bare_physics_ends_where_the_loop_and_the_baseline_end(state: Candidate, transfer_backend: Any) -> None:
+def test_bare_physics_ends_where_the_loop_and_the_baseline_end(state: MeasuredPolicy, transfer_backend: Any) -> None:
     work = record_work(transfer_backend, state.plan_with(4), batch=3, steps=STEPS)
     assert work.actions.shape == (3, 3, 8, 16)
     assert np.abs(work.actions[0] - work.actions[1]).max() > 0.05, "the arms are on their way"
@@ -82,7 +82,7 @@ def test_bare_physics_ends_where_the_loop_and_the_baseline_end(state: Candidate,
 
 
 def test_work_is_whole_although_recorders_get_a_few_scenes_at_a_time(
-    state: Candidate, transfer_backend: Any, monkeypatch: pytest.MonkeyPatch
+    state: MeasuredPolicy, transfer_backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = record_work(transfer_backend, state.plan_with(4), batch=3, steps=STEPS)
     monkeypatch.setattr(capture, "SCENES_AT_ONCE", 2)
@@ -91,7 +91,7 @@ def test_work_is_whole_although_recorders_get_a_few_scenes_at_a_time(
     )
 
 
-def test_bare_plans_read_what_the_loop_read(state: Candidate, transfer_backend: Any) -> None:
+def test_bare_plans_read_what_the_loop_read(state: MeasuredPolicy, transfer_backend: Any) -> None:
     planner = state.plan_with(4)
     work = record_work(transfer_backend, planner, batch=4, steps=STEPS)
     for plan, observations in enumerate(work.observations):
@@ -101,7 +101,7 @@ def test_bare_plans_read_what_the_loop_read(state: Candidate, transfer_backend: 
     np.testing.assert_array_equal(last, work.actions[-1])
 
 
-def test_bare_rendering_makes_the_frames_of_the_loop(seeing: Candidate) -> None:
+def test_bare_rendering_makes_the_frames_of_the_loop(seeing: MeasuredPolicy) -> None:
     backend = NativeBackend("transfer", visual="primitive", image_size=32)
     planner = seeing.plan_with(2)
     work = record_work(backend, planner, batch=2, steps=16)
@@ -114,7 +114,7 @@ def test_bare_rendering_makes_the_frames_of_the_loop(seeing: Candidate) -> None:
     assert seconds > 0
 
 
-def test_loop_figures_belong_together(state: Candidate, here: NativeBackend) -> None:
+def test_loop_figures_belong_together(state: MeasuredPolicy, here: NativeBackend) -> None:
     row = measure_loop(state, "native", batch=4, steps=16, repeats=3)
     assert row.rendering_us is None
     assert row.loop_us == pytest.approx(1e6 / row.steps_per_s)
@@ -123,12 +123,12 @@ def test_loop_figures_belong_together(state: Candidate, here: NativeBackend) -> 
 
 
 @pytest.mark.parametrize("steps", [12, 0])
-def test_episodes_must_be_whole_plans(state: Candidate, steps: int) -> None:
+def test_episodes_must_be_whole_plans(state: MeasuredPolicy, steps: int) -> None:
     with pytest.raises(ArgumentError, match=rf"--steps {steps} must be a multiple of the 8 actions"):
         measure_loop(state, "native", batch=1, steps=steps, repeats=1)
 
 
-def test_episodes_must_be_whole_calls_of_a_compiled_loop(state: Candidate) -> None:
+def test_episodes_must_be_whole_calls_of_a_compiled_loop(state: MeasuredPolicy) -> None:
     planner = state.plan_with(1)
     for steps in (8, 24, 40, 200):
         require_whole_plans(steps, planner, "warp")
@@ -137,7 +137,7 @@ def test_episodes_must_be_whole_calls_of_a_compiled_loop(state: Candidate) -> No
         require_whole_plans(48, planner, "mjx")
 
 
-def test_a_renderer_without_pictures_is_refused(state: Candidate) -> None:
+def test_a_renderer_without_pictures_is_refused(state: MeasuredPolicy) -> None:
     options: dict[str, Any] = {"batch": 1, "steps": 8, "repeats": 1, "max_batch": 1, "max_seconds": 1.0}
     with pytest.raises(ArgumentError, match="--renderer opengl would render nothing"):
         measure_rollouts([state], "native", renderer="opengl", **options)
@@ -151,17 +151,17 @@ def test_early_ends_are_refused() -> None:
 
 
 def test_waves_are_timed_without_what_comes_between() -> None:
-    clock = WaveClock(2, lambda: None)
+    clock = BatchClock(2, lambda: None)
     for episodes, loop_s in ((1, 1.0), (2, 3.0), (3, 4.0), (4, 4.5)):
         clock(RolloutProgress(episodes, 0, 0, loop_s, 0.0))
     assert clock.seconds == [3.0, pytest.approx(1.5, abs=1e-3)]
     waits: list[float] = []
-    clock = WaveClock(1, lambda: waits.append(0.0))
+    clock = BatchClock(1, lambda: waits.append(0.0))
     clock(RolloutProgress(1, 0, 0, 1.0, 0.0))
     assert len(waits) == 1
 
 
-def test_scaling_stops_at_memory_and_time(state: Candidate, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaling_stops_at_memory_and_time(state: MeasuredPolicy, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [batch_sizes(n) for n in (1, 3, 4, 100)] == [[1], [1, 3], [1, 4], [1, 4, 16, 64, 100]]
     options = {"max_batch": 4, "steps": 8, "repeats": 2}
     rows = measure_scaling(state, "native", max_seconds=60, **options)
@@ -177,7 +177,7 @@ def test_scaling_stops_at_memory_and_time(state: Candidate, here: Any, monkeypat
 
 
 def test_scaling_keeps_what_it_has_when_an_episode_ends_early(
-    state: Candidate, here: Any, monkeypatch: pytest.MonkeyPatch
+    state: MeasuredPolicy, here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def end_early(*arguments: Any, batch: int, **settings: Any) -> Any:
         if batch > 1:
@@ -191,7 +191,7 @@ def test_scaling_keeps_what_it_has_when_an_episode_ends_early(
     assert "ended as failure after 5 of 8 control steps" in second.note
 
 
-def test_without_a_gpu_nothing_is_promised(state: Candidate, seeing: Candidate) -> None:
+def test_without_a_gpu_nothing_is_promised(state: MeasuredPolicy, seeing: MeasuredPolicy) -> None:
     rows = measure_device([state, seeing], [], "native", max_seconds=60)
     assert [(row.figure, row.target) for row in rows] == [
         (NOT_MEASURED, target) for target in (">= 200,000", "<= 1.5", ">= 20,000", "<= 1.5", "<= 60")
@@ -199,7 +199,7 @@ def test_without_a_gpu_nothing_is_promised(state: Candidate, seeing: Candidate) 
 
 
 def test_promised_figures_are_filled_where_a_gpu_is(
-    state: Candidate, here: Any, monkeypatch: pytest.MonkeyPatch
+    state: MeasuredPolicy, here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_figures, "on_cuda", lambda: True)
     monkeypatch.setattr(device_figures, "PLANS", 3)
@@ -221,7 +221,7 @@ def test_promised_figures_are_filled_where_a_gpu_is(
     assert (refused, note.endswith("raise --max-seconds")) == (NOT_MEASURED, True)
 
 
-def test_tables_and_plot(state: Candidate, here: Any) -> None:
+def test_tables_and_plot(state: MeasuredPolicy, here: Any) -> None:
     said: list[str] = []
     known: list[tuple[int, int]] = []
     figures = measure_rollouts(

@@ -40,7 +40,7 @@ def test_flags_and_environment_complete_each_other(monkeypatch: pytest.MonkeyPat
         (ClusterConfig("host:7000", 2), r"half configured: add --cluster.process-id \(or JAX_PROCESS_ID\)"),
         (ClusterConfig(process_id=0), "half configured: add --cluster.coordinator"),
         (ClusterConfig("host", 2, 0), "must be HOST:PORT"),
-        (ClusterConfig("host:7000", 2, 2), "process_id 2 of the cluster must lie in 0..1"),
+        (ClusterConfig("host:7000", 2, 2), r"process_id 2 of the cluster must be in \[0, 1\]"),
         (ClusterConfig("host:7000", 0, 0), "at least 1"),
         (ClusterConfig("host:7000", 2, -1), "must be a whole number"),
     ],

@@ -88,7 +88,7 @@ def test_interrupt_keeps_what_is_finished(
     [
         (["--checkpoint", "{run}", "--episodes", 0], 2, "--episodes is 0; it must be at least 1"),
         (["--checkpoint", "{run}", "--num-envs", 0], 2, "--num-envs is 0"),
-        (["--checkpoint", "{run}", "--seed", -1], 2, "seed -1 must lie in 0.."),
+        (["--checkpoint", "{run}", "--seed", -1], 2, "seed -1 must be in [0, "),
         (["--checkpoint", "missing"], 2, "there is no checkpoint or run folder missing"),
         (["--checkpoint", "{empty}"], 2, "is neither a checkpoint nor a run folder"),
         (["--checkpoint", "{run}/checkpoints/9"], 2, "there is no checkpoint or run folder"),
@@ -151,13 +151,13 @@ def test_resume_runs_what_is_missing(script: Callable[..., Any], run_folder: Pat
     assert "1 of 4 episodes are there already" in run.out
     assert Path("cut/episodes.damaged.jsonl").read_bytes().count(b"\n") == 2
 
-    def essence(folder: str) -> list:
+    def identity_fields(folder: str) -> list:
         found, problems = read_records(Path(folder))
         assert problems == []
         return [replace(record, env_slot=0, start_step=0, end_step=0) for record in found]
 
-    assert essence("cut") == essence("whole")
-    assert [record.episode for record in essence("cut")] == [0, 1, 2, 3]
+    assert identity_fields("cut") == identity_fields("whole")
+    assert [record.episode for record in identity_fields("cut")] == [0, 1, 2, 3]
     figures = [read_json(Path(name, "metrics.json")) for name in ("cut", "whole")]
     for name in ("n_episodes", "n_requested", "pc_success", "return", "control_steps", "interrupted"):
         assert figures[0][name] == figures[1][name]

@@ -9,8 +9,8 @@ import pytest
 
 from imf_jax.config import CaptureConfig
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.evaluation.candidates import Candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, Summary, evaluate
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy
 from imf_jax.evaluation.folder import read_records
 from imf_jax.evaluation.setup import Setup
 from imf_jax.evaluation.statistics import wilson_interval
@@ -51,8 +51,8 @@ class PixelRecorder:
 def run(tmp_path: Path, chunk_backend: Any, straight_planner: Any) -> Callable[..., Summary]:
     def run(name: str = "run", faults: dict[int, float] | None = None, **options: Any) -> Summary:
         settings = EvaluationSettings(**({"episodes": 10, "num_envs": 4} | options.pop("settings", {})))
-        candidate = Candidate(straight_planner(faults), "point", "straight <planner>", {"checkpoint": {"step": 7}})
-        return evaluate(Setup(candidate, chunk_backend), settings, tmp_path / name, **options)
+        policy = EvaluatedPolicy(straight_planner(faults), "point", "straight <planner>", {"checkpoint": {"step": 7}})
+        return evaluate(Setup(policy, chunk_backend), settings, tmp_path / name, **options)
 
     return run
 
@@ -123,7 +123,7 @@ def test_a_crash_keeps_the_records_written_so_far(
 def test_bad_settings_leave_nothing_behind(run: Callable[..., Summary], tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="0 episodes leave nothing to evaluate"):
         run(settings={"episodes": 0})
-    with pytest.raises(ArgumentError, match="seed -1 must lie in"):
+    with pytest.raises(ArgumentError, match="seed -1 must be in"):
         run(settings={"seed": -1})
     assert not any(tmp_path.iterdir())
     run()
@@ -148,7 +148,7 @@ def test_unknown_camera_is_refused_before_anything_is_written(
     settings = EvaluationSettings(episodes=1, num_envs=1, capture=CaptureConfig(save_images=True, camera="back"))
     with pytest.raises(ArgumentError, match=r"camera 'back' is not in the scene; choose from: .*front"):
         evaluate(
-            Setup(Candidate(straight_planner(), "transfer", "straight", {}), transfer_backend),
+            Setup(EvaluatedPolicy(straight_planner(), "transfer", "straight", {}), transfer_backend),
             settings,
             tmp_path / "run",
         )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from imf_jax.config import CaptureConfig
-from imf_jax.evaluation.candidates import Candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, Summary, evaluate
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy
 from imf_jax.evaluation.folder import RECORDS
 from imf_jax.evaluation.setup import Setup
 
@@ -18,7 +18,7 @@ DIE = """
 import importlib.util, os, signal, sys
 from pathlib import Path
 from imf_jax.config import CaptureConfig
-from imf_jax.evaluation.candidates import Candidate
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy
 from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
 from imf_jax.evaluation.folder import EvaluationFolder
 from imf_jax.evaluation.setup import Setup
@@ -36,7 +36,7 @@ def die(folder, record):
 
 EvaluationFolder.add = die
 settings = EvaluationSettings(episodes=10, num_envs=4, capture=CaptureConfig(save_trajectory=True))
-setup = Setup(Candidate(fakes.StraightPlanner(), "point", "straight", {}), fakes.ChunkBackend())
+setup = Setup(EvaluatedPolicy(fakes.StraightPlanner(), "point", "straight", {}), fakes.ChunkBackend())
 evaluate(setup, settings, Path(sys.argv[2]))
 """
 
@@ -44,7 +44,7 @@ evaluate(setup, settings, Path(sys.argv[2]))
 def test_kill_and_resume(tmp_path: Path, chunk_backend: Any, straight_planner: Callable[..., Any]) -> None:
     def run(name: str, **options: Any) -> Summary:
         settings = EvaluationSettings(episodes=10, num_envs=4, capture=CaptureConfig(save_trajectory=True))
-        setup = Setup(Candidate(straight_planner(), "point", "straight", {}), chunk_backend)
+        setup = Setup(EvaluatedPolicy(straight_planner(), "point", "straight", {}), chunk_backend)
         return evaluate(setup, settings, tmp_path / name, **options)
 
     fakes = Path(__file__).parents[1] / "rollout_fixtures.py"
@@ -57,10 +57,10 @@ def test_kill_and_resume(tmp_path: Path, chunk_backend: Any, straight_planner: C
     resumed, whole = run("killed", existing="resume", hooks=Hooks(on_note=said.append)), run("whole")
     assert any("the line was cut off" in line for line in said)
 
-    def essence(summary: Summary) -> list:
+    def identity_fields(summary: Summary) -> list:
         return [replace(record, env_slot=0, start_step=0, end_step=0) for record in summary.records]
 
-    assert essence(resumed) == essence(whole)
+    assert identity_fields(resumed) == identity_fields(whole)
     assert resumed.metrics["resumed_episodes"] == left.count(b"\n")
     for record in whole.records:
         path = record.artifacts["trajectory"]

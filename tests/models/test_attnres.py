@@ -129,7 +129,7 @@ def test_only_kernels_of_linear_layers_decay() -> None:
     [
         ({"n_emb": 30}, "n_emb 30 must be a multiple"),
         ({"n_kv_head": 3}, "n_kv_head 3"),
-        ({"num_action_steps": 6}, r"num_action_steps 6 must lie in 1\.\.5"),
+        ({"num_action_steps": 6}, r"num_action_steps 6 must be in \[1, 5\]"),
         ({"n_layer": 0}, "n_layer is 0"),
     ],
 )

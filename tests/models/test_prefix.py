@@ -128,7 +128,7 @@ def test_training_learns_the_mark_and_nothing_else_is_new() -> None:
     ("objective", "message"),
     [
         ({"prefix_training": -1}, "--prefix-training -1 must not be negative"),
-        ({"prefix_training": 6}, r"--prefix-training 6 leaves nothing of a chunk to learn; it must lie in 0\.\.5"),
+        ({"prefix_training": 6}, r"--prefix-training 6 leaves nothing of a chunk to learn; it must be in \[0, 5\]"),
         ({"prefix_training": 2, "action_representation": "dct"}, "needs objective.action_representation time"),
     ],
 )

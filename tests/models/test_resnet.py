@@ -200,7 +200,7 @@ def test_wrong_pictures_are_refused(images: np.ndarray, message: str) -> None:
     [
         ({"cameras": ()}, "cameras is empty"),
         ({"cameras": ("top", "top")}, "names a camera twice"),
-        ({"crop_size": 73}, "crop_size 73 must lie in 33..72"),
+        ({"crop_size": 73}, r"crop_size 73 must be in \[33, 72\]"),
         ({"crop_size": 32}, "crop_size 32"),
         ({"width": 24}, "width 24"),
         ({"keypoints": 0}, "keypoints 0"),

@@ -18,7 +18,7 @@ from imf_jax.recording.dagger import DaggerStrategy
 from imf_jax.recording.episodic import EpisodicStrategy
 from imf_jax.recording.recording import Recording
 from imf_jax.recording.sentry import SentryStrategy
-from imf_jax.rollout import ledger
+from imf_jax.rollout import episode_log
 from imf_jax.rollout.capture import CaptureQueue
 from imf_jax.rollout.engine import Rollout
 
@@ -106,7 +106,7 @@ def test_a_slow_strategy_is_waited_for_and_keeps_no_scene_of_which_it_missed_som
 def test_a_strategy_that_hangs_is_left_alone_and_saves_nothing_even_if_it_comes_back(
     record: Any, make_planner: Any, monkeypatch: pytest.MonkeyPatch, name: str, place: tuple[type, str, int], steps: int
 ) -> None:
-    monkeypatch.setattr(ledger, "CaptureQueue", partial(CaptureQueue, grace=0.2))
+    monkeypatch.setattr(episode_log, "CaptureQueue", partial(CaptureQueue, grace=0.2))
     recording = record(cameras=True)
     held = Held(monkeypatch, *place)
     strategy = STRATEGIES[name](recording)
@@ -127,7 +127,7 @@ def test_a_strategy_that_hangs_is_left_alone_and_saves_nothing_even_if_it_comes_
 def test_whoever_hangs_while_saving_keeps_the_dataset_to_itself(
     record: Any, make_planner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "CaptureQueue", partial(CaptureQueue, grace=0.2))
+    monkeypatch.setattr(episode_log, "CaptureQueue", partial(CaptureQueue, grace=0.2))
     monkeypatch.setattr("imf_jax.data.lerobot.writer.SAVING_SECONDS", 0.2)
     recording = record()
     held = Held(monkeypatch, LeRobotWriter, "_write_totals", call=1)
@@ -145,7 +145,7 @@ def test_whoever_hangs_while_saving_keeps_the_dataset_to_itself(
 
 
 def test_nobody_rolls_out_for_a_strategy_that_hangs(record: Any, make_planner: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(ledger, "CaptureQueue", partial(CaptureQueue, patience=0.3, grace=0.1))
+    monkeypatch.setattr(episode_log, "CaptureQueue", partial(CaptureQueue, patience=0.3, grace=0.1))
     recording = record()
     held = Held(monkeypatch, OpenEpisode, "add", call=6)
     strategy = SentryStrategy(recording, shard_bytes=2**30)

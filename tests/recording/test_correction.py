@@ -91,8 +91,8 @@ def test_every_frame_of_a_correction_is_recorded(
     roll: Any, record: Any, make_planner: Any, listener: Any, save: Any, compiled: bool
 ) -> None:
     rules = InterventionRules(no_progress_steps=6, correction_steps=3)
-    recording, pieces = record(cameras=True), []
-    strategy = DaggerStrategy(recording, save=save, on_piece=lambda frames, *_: pieces.append(frames))
+    recording, segments = record(cameras=True), []
+    strategy = DaggerStrategy(recording, save=save, on_segment=lambda frames, *_: segments.append(frames))
     with recording.writer:
         records = roll(strategy, compiled=compiled, planner=CorrectedPlanner(make_planner(), "point", rules))
     roll(listener, compiled=compiled, planner=CorrectedPlanner(make_planner(), "point", rules))
@@ -109,7 +109,7 @@ def test_every_frame_of_a_correction_is_recorded(
     else:
         assert len(columns) == strategy.corrections
         assert all(c["intervention"].all() for c in columns)
-    assert [len(frames) for frames in pieces] == [len(c["action"]) for c in columns]
+    assert [len(frames) for frames in segments] == [len(c["action"]) for c in columns]
     for scene in records:
         wanted = [f.action for f in listener.frames if f.scene == scene and (save == "episodes" or f.intervention)]
         saved = [c["action"] for c in columns if c["scene"][0, 0] == scene]

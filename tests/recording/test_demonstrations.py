@@ -25,7 +25,7 @@ SIZE = 16
 BOUND = 4
 
 
-class Photographer:
+class SceneRenderer:
     """Pictures whose brightness tells the camera and where the hand is; counts them."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ def test_a_full_disk_ends_the_recording(
     monkeypatch.setattr(PictureSpool, "add", full)
     recording, errors = record(cameras=True), []
     with recording.writer:
-        strategy = DaggerStrategy(recording, save="corrections", on_piece=lambda *piece: None, cameras=("front",))
+        strategy = DaggerStrategy(recording, save="corrections", on_segment=lambda *segment: None, cameras=("front",))
         planner = CorrectedPlanner(make_planner(), "point", InterventionRules(beta=1.0))
         roll(strategy, planner=planner, errors=errors)
     assert "No space left on device" in str(strategy.failed)
@@ -66,13 +66,13 @@ def test_each_frame_is_pictured_once_and_only_if_it_is_kept(
     roll: Any, record: Any, make_planner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Any,
     cameras: tuple[str, ...], size: int,
 ) -> None:  # fmt: skip
-    photographer = Photographer()
+    photographer = SceneRenderer()
     monkeypatch.setattr(module, "make_render", lambda backend, *settings: photographer.make(*settings))
     for owner in (module, recording_module):
         monkeypatch.setattr(owner, "RENDER_SCENES", BOUND)
     flags = DatasetConfig(tmp_path / "rollout_test", cameras=("front",), image_size=SIZE)
     session: Any = SimpleNamespace(
-        config=SimpleNamespace(recording=flags), backend=PointBackend(), seed=7, candidate=SimpleNamespace(task="point")
+        config=SimpleNamespace(recording=flags), backend=PointBackend(), seed=7, policy=SimpleNamespace(task="point")
     )
     recording = record(cameras=True)
     recording._make_render = lambda: photographer.make(("front",), SIZE)
@@ -80,7 +80,7 @@ def test_each_frame_is_pictured_once_and_only_if_it_is_kept(
     demonstrations.folder.mkdir()
     rules = InterventionRules(no_progress_steps=6, correction_steps=3)
     with recording.writer as writer:
-        strategy = DaggerStrategy(recording, save=save, on_piece=demonstrations.add, cameras=demonstrations.recorded)
+        strategy = DaggerStrategy(recording, save=save, on_segment=demonstrations.add, cameras=demonstrations.recorded)
         roll(strategy, planner=CorrectedPlanner(make_planner(fault=6.0), "point", rules))
     written = [read_episode(path, images=True) for path in list_episodes(demonstrations.folder)]
     taught = sum(map(len, written))

@@ -16,7 +16,7 @@ from imf_jax.recording.dagger import DaggerStrategy
 from imf_jax.recording.episodic import EpisodicStrategy
 from imf_jax.recording.events import EventRules
 from imf_jax.recording.highlight import CLIPS, HighlightStrategy
-from imf_jax.recording.recording import piece_bytes, recorded_scenes
+from imf_jax.recording.recording import recorded_scenes, segment_bytes
 from imf_jax.recording.sentry import SentryStrategy
 
 
@@ -102,15 +102,15 @@ def test_a_sentry_cuts_without_losing_a_frame_and_the_policy_does_not_notice(rol
     with whole.writer, cut.writer:
         records = roll(SentryStrategy(whole, shard_bytes=2**30))
         assert roll(SentryStrategy(cut, shard_bytes=3000)) == records
-    pieces = by_scene(cut.writer.folder)
-    assert max(len(columns) for columns in pieces.values()) >= 3
+    segments = by_scene(cut.writer.folder)
+    assert max(len(columns) for columns in segments.values()) >= 3
     for scene, (columns,) in by_scene(whole.writer.folder).items():
         for name in ("action", "observation.state", "next.reward"):
-            np.testing.assert_array_equal(np.concatenate([piece[name] for piece in pieces[scene]]), columns[name])
-        told = [bool(piece["success"][0, 0]) for piece in pieces[scene]]
+            np.testing.assert_array_equal(np.concatenate([segment[name] for segment in segments[scene]]), columns[name])
+        told = [bool(segment["success"][0, 0]) for segment in segments[scene]]
         assert told == [False] * (len(told) - 1) + [records[scene].status == "success"]
     assert cut_scenes(whole) == []
-    assert sorted(cut_scenes(cut)) == sorted(scene for scene, parts in pieces.items() for _ in parts[:-1])
+    assert sorted(cut_scenes(cut)) == sorted(scene for scene, parts in segments.items() for _ in parts[:-1])
 
 
 def test_a_sentry_stops_at_its_size_and_keeps_what_is_open(roll: Any, record: Any) -> None:
@@ -191,11 +191,11 @@ def test_a_save_that_fails_ends_the_recording_and_says_so(
 def test_the_size_is_measured_and_estimated_only_while_nothing_is_encoded(record: Any) -> None:
     features = record(cameras=True).writer.recorded
     row = 4 * (16 + 16 + 3 + 1) + 1
-    assert piece_bytes(10 * row + 77, 10, features) == 10 * row + 77
+    assert segment_bytes(10 * row + 77, 10, features) == 10 * row + 77
     # 16 x 16 places of a picture at 0.1 bit each: its three channels do not count.
-    assert piece_bytes(10 * row, 10, features) == 10 * row + round(10 * 16 * 16 * 0.1 / 8)
+    assert segment_bytes(10 * row, 10, features) == 10 * row + round(10 * 16 * 16 * 0.1 / 8)
     plain = record("rollout_plain").writer.recorded
-    assert piece_bytes(10 * row, 10, plain) == 10 * row
+    assert segment_bytes(10 * row, 10, plain) == 10 * row
 
 
 def highlight(recording: Any, *events: Any, **settings: Any) -> HighlightStrategy:

@@ -130,13 +130,13 @@ def test_rounds_that_were_cut_off_go_on_as_if_they_had_not(
         raise Killed
 
     with monkeypatch.context() as patched:
-        if where == "recording":  # the second piece of the second round
-            pieces: list[int] = []
+        if where == "recording":  # the second segment of the second round
+            segments: list[int] = []
             add = Demonstrations.add
 
             def die_at_the_fourth(self: Demonstrations, frames: Any, *rest: Any) -> None:
-                pieces.append(len(frames))
-                add(self, frames, *rest) if len(pieces) < 4 else kill()
+                segments.append(len(frames))
+                add(self, frames, *rest) if len(segments) < 4 else kill()
 
             patched.setattr(Demonstrations, "add", die_at_the_fourth)
         else:

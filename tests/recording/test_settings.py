@@ -78,8 +78,8 @@ def test_what_records_needs_a_dataset(strategy: str) -> None:
             "--events out_of_view needs the camera front, which is off; add it to --cameras",
         ),
         (lambda: DaggerConfig(rounds=0), "--rounds is 0; it must be at least 1"),
-        (lambda: DaggerConfig(intervene=("beta",), beta=1.5), "--beta is 1.5; it must lie in 0..1"),
-        (lambda: DaggerConfig(intervene=("beta",), beta=-0.1), "--beta is -0.1; it must lie in 0..1"),
+        (lambda: DaggerConfig(intervene=("beta",), beta=1.5), r"--beta is 1.5; it must be in \[0, 1\]"),
+        (lambda: DaggerConfig(intervene=("beta",), beta=-0.1), r"--beta is -0.1; it must be in \[0, 1\]"),
         (lambda: DaggerConfig(beta=0.3), "--beta 0.3 would do nothing: beta is not among --intervene"),
         (lambda: DaggerConfig(intervene=("mood",)), "--intervene mood is not known"),  # type: ignore[arg-type]
         (lambda: DaggerConfig(save="all"), "--save all is not known; choose from: corrections, episodes"),  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def test_resuming_with_other_features_names_both(tmp_path: Path) -> None:
     LeRobotWriter.create(folder, robot_features({"front": (32, 32)}, 7), 50).finish()
     made = config("episodic", recording=DatasetConfig(folder, resume=True, cameras=("front",), image_size=64))
     session: Any = SimpleNamespace(
-        config=made, candidate=SimpleNamespace(task="transfer"), seed=7, fps=lambda: 50, backend=None
+        config=made, policy=SimpleNamespace(task="transfer"), seed=7, fps=lambda: 50, backend=None
     )
     with pytest.raises(ArgumentError, match=r"video \(32, 32, 3\) in the dataset and video \(64, 64, 3\) in the rec"):
         open_recording(session)

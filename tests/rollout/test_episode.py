@@ -58,7 +58,7 @@ def test_seed_ranges_of_the_splits_do_not_meet() -> None:
     assert made[-1] < 2**32, "a key keeps only 32 bits of its seed"
     assert split_seed("test", 42) == 42
     for seed in (-1, SEEDS_PER_SPLIT):
-        with pytest.raises(ArgumentError, match=f"seed {seed} must lie in"):
+        with pytest.raises(ArgumentError, match=f"seed {seed} must be in"):
             split_seed("test", seed)
 
 

@@ -11,7 +11,7 @@ from imf_jax.errors import ArgumentError
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
 from imf_jax.rollout.recorders.path_drawing import LEFT, RIGHT, draw_path
-from imf_jax.rollout.recorders.path_image import PathImageRecorder, Photograph, Photographer
+from imf_jax.rollout.recorders.path_image import PathImageRecorder, RenderedScene, SceneRenderer
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.rendering.camera import CameraView
 
@@ -116,9 +116,9 @@ def output(left: np.ndarray) -> StepOutput:
 def test_recorder_draws_the_executed_steps_of_each_episode(tmp_path) -> None:
     photographed = []
 
-    def photograph(qpos: np.ndarray) -> Photograph:
+    def photograph(qpos: np.ndarray) -> RenderedScene:
         photographed.append(qpos.tolist())
-        return Photograph(GREY, np.full((128, 128), 1.2, np.float32), DOWN)
+        return RenderedScene(GREY, np.full((128, 128), 1.2, np.float32), DOWN)
 
     recorder = PathImageRecorder(tmp_path, photograph)
     starts = np.array([[-0.2, 0.1, 0.0], [-0.2, 0.2, 0.0]], np.float32)
@@ -146,8 +146,8 @@ def test_photographer_sees_the_scene_and_names_unknown_cameras() -> None:
         "<geom type='sphere' size='.1' rgba='1 0 0 1'/></body></worldbody></mujoco>"
     )
     with pytest.raises(ArgumentError, match="'side' is not in the scene; choose from: front"):
-        Photographer(model, "side")
-    image, depth, view = Photographer(model, "front", 64)(np.array([0.1, 0, 0, 1, 0, 0, 0]))
+        SceneRenderer(model, "side")
+    image, depth, view = SceneRenderer(model, "front", 64)(np.array([0.1, 0, 0, 1, 0, 0, 0]))
     uv, _ = view.project(np.array([0.1, 0.0, 0.1]))
     assert redness(image[int(uv[1]), int(uv[0])]) > 50
     assert depth[int(uv[1]), int(uv[0])] == pytest.approx(0.9, abs=0.01)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from imf_jax.config import CaptureConfig
-from imf_jax.evaluation.candidates import Candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy
 from imf_jax.evaluation.report.parts import timing_rows
 from imf_jax.evaluation.setup import Setup
 from imf_jax.rollout.engine import Rollout
@@ -47,7 +47,7 @@ def run(tmp_path: Path, chunk_backend: Any, straight_planner: Any) -> Callable[.
     def run(name: str, **settings: Any) -> Summary:
         chosen = EvaluationSettings(episodes=10, num_envs=4, capture=CaptureConfig(**settings))
         return evaluate(
-            Setup(Candidate(straight_planner(), "point", "straight", {}), chunk_backend), chosen, tmp_path / name
+            Setup(EvaluatedPolicy(straight_planner(), "point", "straight", {}), chunk_backend), chosen, tmp_path / name
         )
 
     return run

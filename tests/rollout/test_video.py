@@ -15,17 +15,17 @@ import pytest
 
 from imf_jax.config import CaptureConfig
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.evaluation.candidates import Candidate
 from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy
 from imf_jax.evaluation.setup import Setup
 from imf_jax.files import partial_path
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.ledger import RolloutResult
+from imf_jax.rollout.episode_log import RolloutResult
 from imf_jax.rollout.recorders import video
 from imf_jax.rollout.recorders.base import OnlyEpisodes
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
-from imf_jax.rollout.recorders.video import Camerawork, VideoRecorder, require_encoder
+from imf_jax.rollout.recorders.video import CameraRenderer, VideoRecorder, require_encoder
 from imf_jax.video import VideoEncoder
 
 SIZE = 16
@@ -192,13 +192,15 @@ def test_an_unfinished_episode_has_no_file_under_its_name(film: Any, tmp_path: P
 def run(
     tmp_path: Path, chunk_backend: Any, straight_planner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Summary]:
-    monkeypatch.setattr(video, "Camerawork", lambda model, cameras, size: Colours())
+    monkeypatch.setattr(video, "CameraRenderer", lambda model, cameras, size: Colours())
     chunk_backend.model = None
 
     def run(name: str, **settings: Any) -> Summary:
         chosen = EvaluationSettings(episodes=8, num_envs=3, capture=CaptureConfig(**settings))
         return evaluate(
-            Setup(Candidate(straight_planner(FAULTS), "point", "straight", {}), chunk_backend), chosen, tmp_path / name
+            Setup(EvaluatedPolicy(straight_planner(FAULTS), "point", "straight", {}), chunk_backend),
+            chosen,
+            tmp_path / name,
         )
 
     return run
@@ -258,11 +260,11 @@ def test_what_this_machine_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_true_pictures_of_a_scene(transfer_backend: Any, tmp_path: Path) -> None:
     _, output = transfer_backend.reset(np.zeros((1, 2), np.uint32))
-    picture = Camerawork(transfer_backend.model, ("front", "r_vis"), 32)(np.asarray(output.qpos))
+    picture = CameraRenderer(transfer_backend.model, ("front", "r_vis"), 32)(np.asarray(output.qpos))
     assert (picture.shape, picture.dtype) == ((1, 2, 32, 32, 3), np.uint8)
     assert (picture.std(axis=(0, 2, 3, 4)) > 5).all()
     with pytest.raises(ArgumentError, match="back"):
-        Camerawork(transfer_backend.model, ("back",), 32)
+        CameraRenderer(transfer_backend.model, ("back",), 32)
 
 
 def test_chosen_episodes_of_a_recorder(film: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The transfer task on hand-made readings: stages, success, failure, and the reset distribution."""
+"""The transfer task on hand-made observations: stages, success, failure, and the reset distribution."""
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 
 from imf_jax.errors import ArgumentError
-from imf_jax.sim.tasks import Reading, get_task
+from imf_jax.sim.tasks import TaskObservation, get_task
 from imf_jax.sim.tasks.transfer import BOX_HALF_SIZE, HOLD_STEPS, START_X, START_Y, START_YAW
 
 TASK = get_task("transfer")
 LIFTED = BOX_HALF_SIZE[2] + 0.1
 
 
-def reading(height: float, left: tuple[bool, bool], right: tuple[bool, bool], x: float = 0.45, xp=np) -> Reading:
+def observe(
+    height: float, left: tuple[bool, bool], right: tuple[bool, bool], x: float = 0.45, xp=np
+) -> TaskObservation:
     pose = [x, 0.0, height, 1.0, 0.0, 0.0, 0.0]
-    return Reading(xp.array([[pose]], xp.float32), xp.array([[[left, right]]]), xp.array([[0.04, 0.04]], xp.float32))
+    return TaskObservation(
+        xp.array([[pose]], xp.float32), xp.array([[[left, right]]]), xp.array([[0.04, 0.04]], xp.float32)
+    )
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
@@ -33,28 +37,28 @@ def reading(height: float, left: tuple[bool, bool], right: tuple[bool, bool], x:
     ],
 )
 def test_stages(stage: int, arguments: tuple, xp) -> None:
-    _, verdict = TASK.evaluate(TASK.start(1, xp), reading(*arguments, xp=xp))
-    assert int(verdict.stage[0]) == stage
-    assert float(verdict.reward[0]) == stage
-    assert not bool(verdict.success[0])
+    _, result = TASK.evaluate(TASK.start(1, xp), observe(*arguments, xp=xp))
+    assert int(result.stage[0]) == stage
+    assert float(result.reward[0]) == stage
+    assert not bool(result.success[0])
 
 
 def test_success_needs_the_hold_without_a_break() -> None:
-    held = reading(LIFTED, (True, True), (False, False))
-    both = reading(LIFTED, (True, True), (True, False))
+    held = observe(LIFTED, (True, True), (False, False))
+    both = observe(LIFTED, (True, True), (True, False))
     progress = TASK.start(1, np)
     for _ in range(HOLD_STEPS - 1):
-        progress, verdict = TASK.evaluate(progress, held)
-        assert not verdict.success[0]
-    progress, verdict = TASK.evaluate(progress, both)  # the right hand comes back: count again
+        progress, result = TASK.evaluate(progress, held)
+        assert not result.success[0]
+    progress, result = TASK.evaluate(progress, both)  # the right hand comes back: count again
     for step in range(HOLD_STEPS):
-        progress, verdict = TASK.evaluate(progress, held)
-        assert verdict.success[0] == (step == HOLD_STEPS - 1)
+        progress, result = TASK.evaluate(progress, held)
+        assert result.success[0] == (step == HOLD_STEPS - 1)
 
 
 def test_a_box_off_the_table_is_a_failure() -> None:
-    _, verdict = TASK.evaluate(TASK.start(1, np), reading(0.02, (False, False), (False, False), x=1.2))
-    assert verdict.failure[0]
+    _, result = TASK.evaluate(TASK.start(1, np), observe(0.02, (False, False), (False, False), x=1.2))
+    assert result.failure[0]
 
 
 def test_reset_is_a_pure_function_of_the_key_within_its_region() -> None:

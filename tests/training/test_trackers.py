@@ -62,11 +62,11 @@ def picture(tmp_path) -> Path:
 
 @pytest.fixture
 def follow(tmp_path, picture):
-    """A short run followed by `guests`; returns the content of summary.json and the warnings."""
+    """A short run followed by `external`; returns the content of summary.json and the warnings."""
 
-    def run(guests, *, steps=5, pause=0.0, **options):
+    def run(external, *, steps=5, pause=0.0, **options):
         warnings: list[str] = []
-        with Trackers(TrackedRun("run", tmp_path, {"lr": 0.1}), guests, warnings.append, **options) as tracker:
+        with Trackers(TrackedRun("run", tmp_path, {"lr": 0.1}), external, warnings.append, **options) as tracker:
             for step in range(1, steps + 1):
                 tracker.scalars(step, {"loss": 1 / step, "validation/success": 0.5})
                 time.sleep(pause)
@@ -108,9 +108,9 @@ def test_resuming_drops_later_and_cut_off_lines(tmp_path):
 
 
 def test_a_tracker_sees_everything_in_order(follow, picture, tmp_path):
-    guest = FakeTracker()
-    summary, warnings = follow({"fake": guest}, steps=2)
-    assert guest.calls == [
+    tracker = FakeTracker()
+    summary, warnings = follow({"fake": tracker}, steps=2)
+    assert tracker.calls == [
         ("start", TrackedRun("run", tmp_path, {"lr": 0.1})),
         ("scalars", 1, {"loss": 1.0, "validation/success": 0.5}),
         ("scalars", 2, {"loss": 0.5, "validation/success": 0.5}),
@@ -179,11 +179,11 @@ def test_services_continue_a_resumed_run(name, tmp_path):
 
 
 def test_errors_are_counted_and_end_a_tracker(follow):
-    guest, healthy = FakeTracker(scalars=fail(OSError("no\nroute"))), FakeTracker()
-    summary, warnings = follow({"bad": guest, "good": healthy}, steps=8)
-    assert guest.count("scalars") == MAX_FAILURES
-    assert guest.count("images") == 0
-    assert guest.count("finish") == 1, "it may still have files to close"
+    tracker, healthy = FakeTracker(scalars=fail(OSError("no\nroute"))), FakeTracker()
+    summary, warnings = follow({"bad": tracker, "good": healthy}, steps=8)
+    assert tracker.count("scalars") == MAX_FAILURES
+    assert tracker.count("images") == 0
+    assert tracker.count("finish") == 1, "it may still have files to close"
     assert healthy.count("scalars") == 8
     assert summary["trackers"]["bad"] == {
         "failures": MAX_FAILURES, "first_failure": "scalars: OSError: no route", "disabled": True, "finished": True,
@@ -196,9 +196,9 @@ def test_errors_are_counted_and_end_a_tracker(follow):
 
 
 def test_one_failure_is_survived(follow):
-    guest = FakeTracker(images=fail(Unspeakable()))
-    summary, warnings = follow({"fake": guest})
-    assert guest.count("summary") == 1
+    tracker = FakeTracker(images=fail(Unspeakable()))
+    summary, warnings = follow({"fake": tracker})
+    assert tracker.count("summary") == 1
     assert summary["trackers"]["fake"] == {
         "failures": 1, "first_failure": "images: Unspeakable", "disabled": False, "finished": True,
     }  # fmt: skip
@@ -207,9 +207,9 @@ def test_one_failure_is_survived(follow):
 
 @pytest.mark.parametrize("error", [RuntimeError("not logged in"), SystemExit(1), KeyboardInterrupt()])
 def test_a_tracker_that_does_not_start_is_given_up(follow, error):
-    guest = FakeTracker(start=fail(error))
-    summary, warnings = follow({"fake": guest})
-    assert [call[0] for call in guest.calls] == ["start"]
+    tracker = FakeTracker(start=fail(error))
+    summary, warnings = follow({"fake": tracker})
+    assert [call[0] for call in tracker.calls] == ["start"]
     assert summary["trackers"]["fake"]["failures"] == 1
     assert summary["trackers"]["fake"]["disabled"]
     assert len(warnings) == 1
@@ -250,10 +250,10 @@ class Hanging:
         atexit.register(threading.Event().wait)
         threading.Event().wait()
 
-guest = GuardedTracker("hanging", Hanging(), print)
-guest.call("start")
-guest.close()
-guest.wait(time.monotonic() + 0.2)
+tracker = GuardedTracker("hanging", Hanging(), print)
+tracker.call("start")
+tracker.close()
+tracker.wait(time.monotonic() + 0.2)
 sys.argv = ["train.py", "no-such-preset"]
 runpy.run_path("scripts/train.py", run_name="__main__")
 """
@@ -267,27 +267,27 @@ runpy.run_path("scripts/train.py", run_name="__main__")
 def test_a_slow_tracker_delays_nothing():
     begun, release, warnings = threading.Event(), threading.Event(), []
     slow = FakeTracker(start=begun.set, scalars=release.wait)
-    guest = GuardedTracker("slow", slow, warnings.append, queue_size=2)
-    guest.call("start")
+    tracker = GuardedTracker("slow", slow, warnings.append, queue_size=2)
+    tracker.call("start")
     assert begun.wait(10)
     started = time.monotonic()
     for step in range(50):
-        guest.call("scalars", step, {})
+        tracker.call("scalars", step, {})
     assert time.monotonic() - started < 1
-    assert guest.report()["disabled"]
+    assert tracker.report()["disabled"]
     assert "does not keep up" in warnings[0]
     release.set()
-    guest.close()
-    guest.wait(time.monotonic() + 10)
-    assert guest.report()["finished"] is True
+    tracker.close()
+    tracker.wait(time.monotonic() + 10)
+    assert tracker.report()["finished"] is True
 
 
 def test_a_failed_run_says_so(tmp_path):
-    guest = FakeTracker()
-    with pytest.raises(UserError), Trackers(TrackedRun("run", tmp_path, {}), {"fake": guest}, print):
+    tracker = FakeTracker()
+    with pytest.raises(UserError), Trackers(TrackedRun("run", tmp_path, {}), {"fake": tracker}, print):
         raise UserError("the loss is not finite")
     expected = {"status": "failed", "reason": "UserError: the loss is not finite"}
-    assert ("summary", expected) in guest.calls
+    assert ("summary", expected) in tracker.calls
     assert expected.items() <= json.loads((tmp_path / SUMMARY).read_text()).items()
 
 
@@ -316,21 +316,21 @@ def test_bad_names():
 
 
 def test_training_is_followed_and_resumed_under_one_name(config, monkeypatch):
-    guests = []
+    external = []
 
     def make(names, mode):
-        guests.append(FakeTracker())
-        return dict.fromkeys(names, guests[-1])
+        external.append(FakeTracker())
+        return dict.fromkeys(names, external[-1])
 
     monkeypatch.setattr(loop, "make_trackers", make)
     config = replace(config, tracker=("wandb",))
     assert loop.train(config) == EXIT_OK
     assert loop.train(replace(config, max_steps=6, resume=True, tracker_mode="offline")) == EXIT_OK
-    first, second = (guest.calls[0][1] for guest in guests)
+    first, second = (tracker.calls[0][1] for tracker in external)
     assert (first.first_step, first.resumed) == (0, False)
     assert (second.first_step, second.resumed) == (4, True)
     assert first.id == second.id
-    assert [call[1] for call in guests[1].calls if call[0] == "scalars"] == [6]
+    assert [call[1] for call in external[1].calls if call[0] == "scalars"] == [6]
     summary = json.loads((config.out / SUMMARY).read_text())
     assert (summary["status"], summary["step"]) == ("done", 6)
     assert summary["best_checkpoint"]["path"] == "checkpoints/6"

@@ -10,7 +10,7 @@ import pytest
 from imf_jax.config import ValidationConfig
 from imf_jax.models.policy import build_policy
 from imf_jax.rollout.recorders import path_image
-from imf_jax.rollout.recorders.path_image import Photograph
+from imf_jax.rollout.recorders.path_image import RenderedScene
 from imf_jax.seeds import split_seed
 from imf_jax.sim.rendering.camera import camera_view
 from imf_jax.training import validation
@@ -24,9 +24,9 @@ def validate(config, monkeypatch):
 
         def __call__(self, qpos):
             view = camera_view(self.model, qpos, self.camera, 64, 64)
-            return Photograph(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 9.0, np.float32), view)
+            return RenderedScene(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 9.0, np.float32), view)
 
-    monkeypatch.setattr(path_image, "Photographer", Camera)
+    monkeypatch.setattr(path_image, "SceneRenderer", Camera)
     config = replace(config, validation=ValidationConfig(num_episodes=3, num_images=2))
 
     def build(**options):

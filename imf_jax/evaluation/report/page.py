@@ -74,7 +74,7 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
         rates=[
             rate
             for label, figures in zip(comparison.labels, comparison.statistics, strict=True)
-            for rate in _both_readings(label, figures)
+            for rate in _both_rates(label, figures)
         ],
         discordant=_discordant(comparison),
         settings=_settings_that_differ(comparison),
@@ -102,13 +102,13 @@ def _headline(evaluation: Evaluation) -> dict[str, Any]:
         "subtitle": _subtitle(evaluation.manifest),
         "figures": figures,
         "headline": success_line(figures),
-        "rates": _both_readings(evaluation.label, figures) if evaluation.records else [],
+        "rates": _both_rates(evaluation.label, figures) if evaluation.records else [],
         "unfinished": f"{len(evaluation.records)} of {_requested(evaluation)} episodes" if interrupted else None,
         "warning": ranking_warning(len(evaluation.records)) if evaluation.records else None,
     }
 
 
-def _both_readings(label: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+def _both_rates(label: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Success of all episodes; if some ended in an error, also of those that did not."""
     rates = [_rate(label, figures)]
     if figures["n_error"]:

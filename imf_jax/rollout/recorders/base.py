@@ -105,7 +105,7 @@ class Recorder:
         """Forget an episode of which something was missed; nothing of it may be left."""
 
     def close(self) -> None:
-        """The rollout is over; called also when it was interrupted or failed."""
+        """The rollout has ended; called also when it was interrupted or failed."""
 
     def abandon(self) -> None:
         """The capture hangs and is given up: nothing that is open may be kept.

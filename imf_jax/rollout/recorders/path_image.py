@@ -32,10 +32,10 @@ PICTURE_SIZE = 512
 
 def make_recorder(capture: CaptureConfig, context: RecorderContext) -> "PathImageRecorder":
     """The recorder of --save-images."""
-    return PathImageRecorder(context.folder, Photographer(context.backend.model, capture.camera))
+    return PathImageRecorder(context.folder, SceneRenderer(context.backend.model, capture.camera))
 
 
-class Photograph(NamedTuple):
+class RenderedScene(NamedTuple):
     """A picture and all that is needed to draw into it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Photograph(NamedTuple):
     view: CameraView
 
 
-class Photographer:
+class SceneRenderer:
     """Makes good-looking pictures of single scenes: large, with shadows. The tracer compiles at the first one.
 
     Args:
@@ -66,8 +66,8 @@ class Photographer:
         self._model, self._camera, self._size = model, camera, size
         self._renderer: WarpRenderer | None = None
 
-    def __call__(self, qpos: np.ndarray) -> Photograph:
-        """Photograph the scene at generalised positions `qpos` float64 (nq,)."""
+    def __call__(self, qpos: np.ndarray) -> RenderedScene:
+        """RenderedScene the scene at generalised positions `qpos` float64 (nq,)."""
         size = self._size
         if self._renderer is None:
             self._renderer = WarpRenderer(
@@ -75,7 +75,7 @@ class Photographer:
             )
         image, depth = self._renderer.render_with_depth(np.asarray(qpos)[None])
         view = camera_view(self._model, qpos, self._camera, size, size)
-        return Photograph(image[0, 0], depth[0, 0], view)
+        return RenderedScene(image[0, 0], depth[0, 0], view)
 
 
 class PathImageRecorder(Recorder):
@@ -90,7 +90,7 @@ class PathImageRecorder(Recorder):
 
     name = "path_image"
 
-    def __init__(self, folder: Path, photograph: Callable[[np.ndarray], Photograph]) -> None:
+    def __init__(self, folder: Path, photograph: Callable[[np.ndarray], RenderedScene]) -> None:
         self._folder = folder
         self._photograph = photograph
         self._buffer = EpisodeBuffer()

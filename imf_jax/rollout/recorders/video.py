@@ -62,7 +62,7 @@ def make_recorder(capture: CaptureConfig, context: RecorderContext) -> Recorder:
     require_encoder(num_videos * len(cameras))
     film = VideoRecorder(
         context.folder,
-        Camerawork(backend.model, cameras, size),
+        CameraRenderer(backend.model, cameras, size),
         cameras,
         size,
         round(1 / backend.control_dt),
@@ -71,7 +71,7 @@ def make_recorder(capture: CaptureConfig, context: RecorderContext) -> Recorder:
     return OnlyEpisodes(film, range(choice)) if isinstance(choice, int) else film
 
 
-class Camerawork:
+class CameraRenderer:
     """Makes the pictures of videos, with a ray tracer of its own that compiles at the first one.
 
     Args:

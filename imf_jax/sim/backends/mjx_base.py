@@ -206,7 +206,7 @@ class DeviceBackend(Backend, ABC):
     def _conclude_step(
         self, before: SimState, after: MjxPhysics, joints: jax.Array, ik_error: jax.Array
     ) -> tuple[SimState, StepOutput]:
-        """Put scenes that diverged back to where they were, and judge all."""
+        """Put scenes that diverged back to where they were, and evaluate all."""
         numbers = jnp.concatenate([after.qpos, after.qvel], axis=-1)
         finite = (jnp.abs(numbers) < mujoco.mjMAXVAL).all(axis=-1)  # false for NaN
         physics = keep_rows(finite, after, before.physics)
@@ -215,11 +215,11 @@ class DeviceBackend(Backend, ABC):
             joint_target=keep_rows(finite, joints, before.joint_target),
             step=before.step + 1,
         )
-        robot, reading = self._parts.read(physics.qpos, physics.sensordata)
-        return self._parts.judge(
+        robot, observation = self._parts.read(physics.qpos, physics.sensordata)
+        return self._parts.evaluate(
             state,
             robot,
-            reading,
+            observation,
             hands=physics.hands,
             finite=finite,
             ik_error=ik_error,

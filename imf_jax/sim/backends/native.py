@@ -178,13 +178,13 @@ class NativeBackend:
         overflow: np.ndarray,
         ik_error: np.ndarray,
     ) -> tuple[SimState, StepOutput]:
-        """Read the scenes after a call and let the task judge them."""
+        """Read the scenes after a call and let the task evaluate them."""
         count, link7 = len(finite), self.scene.index.link7_body
         hands = np.concatenate([batch.xpos[:count, link7], batch.xquat[:count, link7]], axis=-1).astype(np.float32)
         qpos = batch.qpos[:count].astype(np.float32)
-        robot, reading = self._parts.read(qpos, batch.sensordata[:count])
-        return self._parts.judge(
-            state, robot, reading, hands=hands, finite=finite, ik_error=ik_error, qpos=qpos, overflow=overflow
+        robot, observation = self._parts.read(qpos, batch.sensordata[:count])
+        return self._parts.evaluate(
+            state, robot, observation, hands=hands, finite=finite, ik_error=ik_error, qpos=qpos, overflow=overflow
         )
 
 

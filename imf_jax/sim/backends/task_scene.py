@@ -1,6 +1,6 @@
-"""A task in its compiled scene: sampling, commands and readings that all backends share.
+"""A task in its compiled scene: sampling, commands and observations that all backends share.
 
-`read` and `judge` take numpy or JAX arrays and give the same kind back.
+`read` and `evaluate` take numpy or JAX arrays and give the same kind back.
 """
 
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from imf_jax.config import RendererName
 from imf_jax.sim import control
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.scene import READY, Visual, build_scene
-from imf_jax.sim.tasks import Reading, get_task
+from imf_jax.sim.tasks import TaskObservation, get_task
 from imf_jax.sim.tasks.base import array_module
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class TaskScene:
         _, targets = jax.lax.scan(one, joint_target, jnp.swapaxes(actions, 0, 1))
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), targets)
 
-    def read(self, qpos: Array, sensordata: Array) -> tuple[Array, Reading]:
+    def read(self, qpos: Array, sensordata: Array) -> tuple[Array, TaskObservation]:
         """Robot state, float32 (B, 16), and what the task sees, from qpos (B, nq) and sensordata (B, n)."""
         index = self.scene.index
         xp = array_module(qpos)
@@ -132,13 +132,13 @@ class TaskScene:
         robot = xp.concatenate([qpos[:, index.arm_qpos].reshape(-1, 2, 7), opening[..., None]], axis=-1)
         objects = qpos[:, self._object_qpos[:, None] + np.arange(7)]
         touch = xp.any(sensordata[:, self._touch] > 0, axis=-1)
-        return robot.reshape(-1, 16), Reading(objects, touch, opening)
+        return robot.reshape(-1, 16), TaskObservation(objects, touch, opening)
 
-    def judge(
+    def evaluate(
         self,
         state: SimState,
         robot: Array,
-        reading: Reading,
+        observation: TaskObservation,
         *,
         hands: Array,
         finite: Array,
@@ -146,16 +146,16 @@ class TaskScene:
         qpos: Array,
         overflow: Array,
     ) -> tuple[SimState, StepOutput]:
-        """The task's verdict on the scenes of `state`: the state with the task's progress, and the output."""
-        progress, verdict = self.task.evaluate(state.task, reading)
+        """The task's result on the scenes of `state`: the state with the task's progress, and the output."""
+        progress, result = self.task.evaluate(state.task, observation)
         output = StepOutput(
             state=robot,
-            env_state=self.task.env_state(reading),
+            env_state=self.task.env_state(observation),
             end_effector=hands,
-            reward=verdict.reward,
-            stage=verdict.stage,
-            success=verdict.success,
-            failure=verdict.failure,
+            reward=result.reward,
+            stage=result.stage,
+            success=result.success,
+            failure=result.failure,
             finite=finite,
             ik_error=ik_error,
             qpos=qpos,

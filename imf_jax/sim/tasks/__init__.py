@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from imf_jax.errors import ArgumentError
-from imf_jax.sim.tasks.base import Array, Reading, Task, Verdict
+from imf_jax.sim.tasks.base import Array, Task, TaskObservation, TaskResult
 from imf_jax.sim.tasks.transfer import Transfer
 
 TASKS: dict[str, Callable[[], Task]] = {"transfer": Transfer}
@@ -20,4 +20,4 @@ def get_task(name: str) -> Task:
     return TASKS[name]()
 
 
-__all__ = ["TASKS", "Array", "Reading", "Task", "Verdict", "get_task"]
+__all__ = ["TASKS", "Array", "Task", "TaskObservation", "TaskResult", "get_task"]

@@ -15,7 +15,7 @@ import numpy as np
 Array = jax.Array | np.ndarray
 
 
-class Reading(NamedTuple):
+class TaskObservation(NamedTuple):
     """Observation of B scenes for their task.
 
     Attributes:
@@ -29,7 +29,7 @@ class Reading(NamedTuple):
     opening: Array
 
 
-class Verdict(NamedTuple):
+class TaskResult(NamedTuple):
     """Result of a control step of B scenes: reward (B,), stage (B,), success (B,), failure (B,)."""
 
     reward: Array
@@ -44,7 +44,7 @@ class Task(Protocol):
     Attributes:
         name: as on command lines.
         max_steps: control steps after which an episode times out.
-        objects: names of the free bodies, in the order of `Reading.objects`.
+        objects: names of the free bodies, in the order of `TaskObservation.objects`.
         stages: names of the stages 1..n, in order; the reward of a step is the highest stage that holds.
         env_state_dim: length of the scene state a state policy observes.
     """
@@ -67,11 +67,11 @@ class Task(Protocol):
         """The progress pytree of `batch` fresh scenes, in numpy or jax.numpy."""
         ...
 
-    def evaluate(self, progress: Any, reading: Reading) -> tuple[Any, Verdict]:
+    def evaluate(self, progress: Any, observation: TaskObservation) -> tuple[Any, TaskResult]:
         """Evaluate the scenes after one control step."""
         ...
 
-    def env_state(self, reading: Reading) -> Array:
+    def env_state(self, observation: TaskObservation) -> Array:
         """The scene state (B, env_state_dim) a state policy observes."""
         ...
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from imf_jax.sim.tasks.base import Array, Reading, Verdict, array_module
+from imf_jax.sim.tasks.base import Array, TaskObservation, TaskResult, array_module
 
 BOX_HALF_SIZE = (0.02, 0.13, 0.025)
 """Half extents of the box [m]: long enough that two grippers fit side by side. Ours."""
@@ -75,14 +75,14 @@ class Transfer:
         """Progress of `batch` fresh scenes: the box has not been held yet."""
         return TransferProgress(held=xp.zeros(batch, xp.int32))
 
-    def evaluate(self, progress: TransferProgress, reading: Reading) -> tuple[TransferProgress, Verdict]:
+    def evaluate(self, progress: TransferProgress, observation: TaskObservation) -> tuple[TransferProgress, TaskResult]:
         """Stage, reward, success and failure after one control step.
 
         Success: the left arm alone has held the box for `HOLD_STEPS`. Failure: the box has left `WORKSPACE`.
         """
-        xp = array_module(reading.objects)
-        position = reading.objects[:, 0, :3]
-        touch = reading.touch[:, 0]
+        xp = array_module(observation.objects)
+        position = observation.objects[:, 0, :3]
+        touch = observation.touch[:, 0]
         left, right = touch[:, 0], touch[:, 1]
         lifted = position[:, 2] > BOX_HALF_SIZE[2] + LIFT_HEIGHT
         by_left, by_right = left.any(-1), right.any(-1)
@@ -95,8 +95,8 @@ class Transfer:
         x, y = position[:, 0], position[:, 1]
         lost = (x < x_low) | (x > x_high) | (y < y_low) | (y > y_high)
         success = held >= HOLD_STEPS
-        return TransferProgress(held), Verdict(stage.astype(xp.float32), stage, success, lost & ~success)
+        return TransferProgress(held), TaskResult(stage.astype(xp.float32), stage, success, lost & ~success)
 
-    def env_state(self, reading: Reading) -> Array:
+    def env_state(self, observation: TaskObservation) -> Array:
         """Pose of the box, (B, 7): position [m] and quaternion wxyz in the world frame."""
-        return reading.objects[:, 0]
+        return observation.objects[:, 0]

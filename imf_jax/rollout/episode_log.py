@@ -1,4 +1,4 @@
-"""Who has finished how: turns what a loop knows about an episode that is over into its record, and keeps count."""
+"""Who has finished how: turns what a loop knows about an episode that has ended into its record, and keeps count."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -57,8 +57,8 @@ class RolloutResult:
     capture_errors: list[str] = field(default_factory=list)
 
 
-class Ledger:
-    """The books of one rollout.
+class EpisodeLog:
+    """Log of one rollout.
 
     Args:
         total: episodes asked for.
@@ -94,7 +94,7 @@ class Ledger:
         self._started = self._waited_before = 0.0
 
     def start(self) -> None:
-        """The warm-up is over, the loop begins."""
+        """The warm-up has ended, the loop begins."""
         self._started = time.perf_counter()
         self._waited_before = self.captures.waited_s
         self.result.warmup_s = self._started - self._created
@@ -104,7 +104,7 @@ class Ledger:
         self.captures.abandon()
 
     def close(self, on_progress: Callable[[RolloutProgress], None] | None = None) -> None:
-        """The loop is over: wait for the captures and finish the result."""
+        """The loop has ended: wait for the captures and finish the result."""
 
         def waiting(episodes: int) -> None:
             if on_progress:
@@ -144,7 +144,7 @@ class Ledger:
         max_ik_error: float,
         overflow_steps: int,
     ) -> None:
-        """Close the books of an episode; see `EpisodeRecord`. Its slot is free from now on."""
+        """Record the end of an episode; see `EpisodeRecord`. Its slot is free from now on."""
         start = int(self._slot_clock[slot])
         record = EpisodeRecord(
             episode=episode,

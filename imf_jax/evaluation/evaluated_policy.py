@@ -10,7 +10,7 @@ from imf_jax.config import IMAGE_SIZE, EvalConfig, to_dict
 from imf_jax.config.recording import RolloutConfig
 
 
-class Candidate(NamedTuple):
+class EvaluatedPolicy(NamedTuple):
     """What is rolled out.
 
     Attributes:
@@ -32,7 +32,7 @@ class Candidate(NamedTuple):
     checkpoint: Path | None = None
 
 
-def load_candidate(config: EvalConfig | RolloutConfig) -> Candidate:
+def load_evaluated_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
     """The policy or the scripted expert that the flags name.
 
     Raises:
@@ -42,7 +42,7 @@ def load_candidate(config: EvalConfig | RolloutConfig) -> Candidate:
     return _load_expert(config) if config.checkpoint is None else _load_policy(config, config.checkpoint)
 
 
-def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Candidate:
+def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> EvaluatedPolicy:
     """The policy of a checkpoint folder, or of the newest complete checkpoint of a run folder."""
     from imf_jax.checkpoints import load_policy
     from imf_jax.evaluation.manifest import folder_hash
@@ -62,13 +62,13 @@ def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Candid
     if execution.delay_steps:
         label, folder = f"{label}, delay {execution.delay_steps}", f"{folder}_delay{execution.delay_steps}"
     task = config.task or loaded.meta.task
-    return Candidate(planner, task, label, provenance, folder, planner.image_size, loaded.path)
+    return EvaluatedPolicy(planner, task, label, provenance, folder, planner.image_size, loaded.path)
 
 
-def _load_expert(config: EvalConfig | RolloutConfig) -> Candidate:
+def _load_expert(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
     """The scripted expert of a task, "transfer" by default."""
     config.execution.require_no_plan_ahead()
     from imf_jax.rollout.expert_planner import ExpertPlanner
 
     name = config.task or "transfer"
-    return Candidate(ExpertPlanner(name), name, "scripted expert", {"checkpoint": None}, f"expert_{name}")
+    return EvaluatedPolicy(ExpertPlanner(name), name, "scripted expert", {"checkpoint": None}, f"expert_{name}")
