@@ -11,10 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imf_jax.config import require
-
-SEEDS_PER_SPLIT = 2**30
-"""Seeds a user can choose from. Each split has a range of its own of this length inside the 32 bits of a key's seed."""
+from imf_jax.config import SEEDS, require_seed
 
 _SCENE_STREAM = 0
 _NOISE_STREAM = 1
@@ -26,7 +23,7 @@ SPLITS: tuple[Split, ...] = ("test", "validation", "demonstration", "recording")
 def split_seed(split: Split, seed: int) -> int:
     """Seed of the keys of a split, chosen so that no split ever sees a scene of another.
 
-    Test seeds stay as they are; the seeds of the other splits are moved into ranges of their own.
+    Test seeds stay as they are; the seeds of the other splits are moved into ranges of their own within 32 bits.
 
     Args:
         split: what the scenes serve.
@@ -35,8 +32,8 @@ def split_seed(split: Split, seed: int) -> int:
     Raises:
         ArgumentError: the seed lies outside that range and would reach into another split.
     """
-    require(0 <= seed < SEEDS_PER_SPLIT, f"seed {seed} must be in [0, {SEEDS_PER_SPLIT - 1}]")
-    return SPLITS.index(split) * SEEDS_PER_SPLIT + seed
+    require_seed(seed)
+    return SPLITS.index(split) * SEEDS + seed
 
 
 def _episode_key(seed: jax.Array, episode: jax.Array, stream: int) -> jax.Array:

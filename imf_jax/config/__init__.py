@@ -7,6 +7,7 @@ work is refused here, before anything is built, by an `ArgumentError` that names
 from imf_jax.config.base import (
     ACTION_DIM,
     IMAGE_SIZE,
+    SEEDS,
     STATE_DIM,
     SUBSTEPS,
     VIEWS,
@@ -19,6 +20,7 @@ from imf_jax.config.base import (
     flag,
     require,
     require_counts,
+    require_seed,
 )
 from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
@@ -38,6 +40,7 @@ from imf_jax.config.training import CollectConfig, OptimizerConfig, TrainConfig,
 __all__ = [
     "ACTION_DIM",
     "IMAGE_SIZE",
+    "SEEDS",
     "SMALLEST_CROP",
     "STATE_DIM",
     "SUBSTEPS",
@@ -70,5 +73,6 @@ __all__ = [
     "from_dict",
     "require",
     "require_counts",
+    "require_seed",
     "to_dict",
 ]

@@ -19,6 +19,9 @@ IMAGE_SIZE = 256
 SUBSTEPS = 5
 """Physics steps per control step: 50 Hz control."""
 
+SEEDS = 2**30
+"""Seeds a user can choose from: 0 .. SEEDS - 1. Scenes of every kind have a range of their own of this length."""
+
 RendererName = Literal["warp", "opengl"]
 """What makes camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
 
@@ -54,3 +57,9 @@ def require_counts(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a seed outside the range from which all random numbers are made without repeating."""
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    require(whole and 0 <= seed < SEEDS, f"seed {seed} must be in [0, {SEEDS - 1}]")

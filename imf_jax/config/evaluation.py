@@ -14,6 +14,7 @@ from imf_jax.config.base import (
     flag,
     require,
     require_counts,
+    require_seed,
 )
 from imf_jax.config.capture import CaptureConfig
 
@@ -140,6 +141,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps")
+        require_seed(self.seed)
         if self.jobs is not None:
             require(
                 not self.expert and self.checkpoint is None,
@@ -230,6 +232,7 @@ class LatencyConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps")
+        require_seed(self.seed)
         require(
             len(set(self.delays)) == len(self.delays), f"--delays {' '.join(map(str, self.delays))} names a delay twice"
         )

@@ -21,6 +21,7 @@ from imf_jax.config import (
     flag,
     require,
     require_counts,
+    require_seed,
 )
 
 StrategyName = Literal["base", "episodic", "sentry", "highlight", "dagger"]
@@ -201,6 +202,7 @@ class RolloutConfig:
         known = typing.get_args(StrategyName)
         require(self.strategy in known, f"--strategy {self.strategy} is not known; choose from: {', '.join(known)}")
         require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps")
+        require_seed(self.seed)
         require(
             self.expert != (self.checkpoint is not None),
             "say what to roll out: either --checkpoint FOLDER or --expert",

@@ -13,6 +13,7 @@ from imf_jax.config.base import (
     flag,
     require,
     require_counts,
+    require_seed,
 )
 from imf_jax.config.policy import PolicyConfig
 
@@ -111,7 +112,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "save_every", "keep", "log_every"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        require(self.seed >= 0, f"seed {self.seed} must not be negative")
+        require_seed(self.seed)
         known = typing.get_args(TrackerName)
         for name in self.tracker:
             require(name in known, f"--tracker {name} is not known; choose from: {', '.join(known)}")
@@ -153,6 +154,7 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         require_counts(self, "episodes", "num_envs", "image_size")
+        require_seed(self.seed)
         require(
             self.renderer == "warp" or bool(self.cameras),
             f"--renderer {self.renderer} would do nothing: name --cameras to record",

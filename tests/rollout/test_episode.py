@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from imf_jax.config import SEEDS
 from imf_jax.errors import ArgumentError
 from imf_jax.rollout.episode import SCHEMA_VERSION, EpisodeRecord
-from imf_jax.seeds import SEEDS_PER_SPLIT, SPLITS, noise_keys, scene_keys, split_seed
+from imf_jax.seeds import SPLITS, noise_keys, scene_keys, split_seed
 
 RECORD = EpisodeRecord(
     episode=7,
@@ -52,18 +53,18 @@ def test_noise_keys_differ_by_episode_replan_and_from_the_scene() -> None:
 
 
 def test_seed_ranges_of_the_splits_do_not_meet() -> None:
-    ranges = [[split_seed(split, seed) for seed in (0, 17, SEEDS_PER_SPLIT - 1)] for split in SPLITS]
+    ranges = [[split_seed(split, seed) for seed in (0, 17, SEEDS - 1)] for split in SPLITS]
     made = [seed for seeds in ranges for seed in seeds]
     assert made == sorted(set(made))
     assert made[-1] < 2**32, "a key keeps only 32 bits of its seed"
     assert split_seed("test", 42) == 42
-    for seed in (-1, SEEDS_PER_SPLIT):
+    for seed in (-1, SEEDS):
         with pytest.raises(ArgumentError, match=f"seed {seed} must be in"):
             split_seed("test", seed)
 
 
 def test_largest_seed_survives_the_key() -> None:
-    seed = split_seed("demonstration", SEEDS_PER_SPLIT - 1)
+    seed = split_seed("demonstration", SEEDS - 1)
     assert data(scene_keys(seed, [0])).tolist() != data(scene_keys(seed - 2**31, [0])).tolist()
 
 

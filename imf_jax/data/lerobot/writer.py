@@ -237,7 +237,9 @@ class LeRobotWriter:
         """Put a finished episode in its place."""
         with self._saving:
             if self._is_over():
-                raise UserError(f"an episode came too late for {self.folder}, whose recording has finished; it is not kept")
+                raise UserError(
+                    f"an episode came too late for {self.folder}, whose recording has finished; it is not kept"
+                )
             episode = self.num_episodes
             tasks = self._tasks if finished.task in self._tasks else [*self._tasks, finished.task]
             counted = np.arange(finished.length)[:, None]
