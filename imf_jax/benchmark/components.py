@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imf_jax import seeds
 from imf_jax.config import require
 from imf_jax.evaluation.setup import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
@@ -148,7 +149,7 @@ def require_full_length(records: list[EpisodeRecord], steps: int) -> None:
 def bare_physics(backend: Any, work: Work) -> Callable[[], Any]:
     """The control steps of `work` on their own; the call returns when the last one is done."""
     count = work.actions.shape[1]
-    keys = np.asarray(jax.random.key_data(scene_keys(SEED, range(count))))
+    keys = np.asarray(seeds.key_data(scene_keys(SEED, range(count))))
     if not backend.compiled:
         start, _ = backend.reset(keys)
 
@@ -160,7 +161,7 @@ def bare_physics(backend: Any, work: Work) -> Callable[[], Any]:
 
         return simulate
     program = jax.jit(lambda state, output, actions: _compiled_steps(backend, state, output, actions))
-    state, output = jax.jit(backend.reset)(jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32"))
+    state, output = jax.jit(backend.reset)(seeds.typed_keys(keys))
     by_step = np.swapaxes(work.actions, 1, 2).reshape(-1, count, work.actions.shape[-1])
     arguments = jax.device_put((state, output, by_step))
     return lambda: jax.block_until_ready(program(*arguments))

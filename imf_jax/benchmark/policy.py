@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from imf_jax import seeds
 from imf_jax.benchmark import plain_head
 from imf_jax.config import HeadConfig, ObjectiveConfig
 from imf_jax.errors import UserError
@@ -78,7 +79,7 @@ def make_batch(config: HeadConfig, size: int) -> Batch:
     random = np.random.default_rng(0)
     shape = (size, config.pred_horizon, config.action_dim)
     x, noise = random.normal(size=(2, *shape)).astype(np.float32)
-    r, t = (np.asarray(time) for time in imf.sample_times(jax.random.key(0), size, ObjectiveConfig()))
+    r, t = (np.asarray(time) for time in imf.sample_times(seeds.make_key(0), size, ObjectiveConfig()))
     condition = random.normal(size=(size, config.obs_horizon, CONDITION_DIM)).astype(np.float32)
     return Batch(x, noise, r, t, condition)
 
@@ -173,7 +174,7 @@ def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: in
     config = HeadConfig(n_emb=n_emb, n_layer=n_layer)
     head = AttnResHead(config, CONDITION_DIM, rngs=nnx.Rngs(0))
     queries = head.backbone.pseudo_queries
-    queries[...] = 0.1 * jax.random.normal(jax.random.key(1), queries.shape)
+    queries[...] = 0.1 * seeds.normal(seeds.make_key(1), queries.shape)
     train, plan = make_batch(config, batch), make_batch(config, plan_batch)
     sides = [make(head, train, plan) for make in (this_side, plain_side)]
     if peer is not None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imf_jax import seeds
 from imf_jax.data.episodes import Episode, list_episodes, read_episode
 from imf_jax.data.statistics import DatasetStatistics, check_statistics, compute_statistics
 
@@ -117,5 +118,5 @@ def sample_windows(data: Demonstrations, key: Array, batch_size: int, *, obs_hor
         obs_horizon: To.
         pred_horizon: H.
     """
-    steps = jax.random.randint(key, (batch_size,), 0, len(data.first))
+    steps = seeds.randint(key, (batch_size,), 0, len(data.first))
     return windows_at(data, steps, obs_horizon=obs_horizon, pred_horizon=pred_horizon)

@@ -17,8 +17,12 @@ LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "mujoco", "mujoco-mjx")
 
 
 def environment() -> dict[str, Any]:
-    """Versions and device of this process; `count` devices of all processes together, `local_count` of this one."""
+    """Versions, devices and, where one is set, precision of matrix products.
+
+    `count` devices of all processes together, `local_count` of this one.
+    """
     device = jax.local_devices()[0]
+    precision = jax.config.values["jax_default_matmul_precision"]
     return {
         "versions": {
             "imf_jax": imf_jax.__version__,
@@ -32,6 +36,7 @@ def environment() -> dict[str, Any]:
             "local_count": jax.local_device_count(),
             "cpu_cores": os.cpu_count(),
         },
+        **({"matmul_precision": str(precision)} if precision else {}),
     }
 
 

@@ -34,8 +34,8 @@ class Normalizer(nnx.Module):
 
     def __init__(self, dim: int, mode: Literal["min_max", "mean_std"]) -> None:
         self.dim, self.mode = dim, mode
-        self.center = Statistic(jnp.zeros((dim,)))
-        self.scale = Statistic(jnp.ones((dim,)))
+        self.center = Statistic(jnp.zeros((dim,), jnp.float32))
+        self.scale = Statistic(jnp.ones((dim,), jnp.float32))
 
     def set_statistics(self, name: str, stats: Mapping[str, np.ndarray]) -> None:
         """Set the map from `min`, `max`, `mean`, `std`, each (D,) in the unit of the data.

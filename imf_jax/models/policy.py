@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Key
 
+from imf_jax import seeds
 from imf_jax.config import LewmEncoderConfig, PolicyConfig, TrainConfig, from_dict, require
 from imf_jax.models.conditioning import LewmConditioning, Observation, build_conditioning, require_statistics
 from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes, config_dict
@@ -143,8 +144,8 @@ class Policy(nnx.Module):
         x = self.action_normalizer.normalize(batch["action"])
         if self.config.objective.action_representation == "dct":
             x = imf.dct(x)
-        condition = self.condition(batch["observation"], jax.random.fold_in(key, _AUGMENTATION_STREAM))
-        is_prefix = self.training_prefix(jax.random.fold_in(key, _PREFIX_STREAM), x.shape[0])
+        condition = self.condition(batch["observation"], seeds.fold_in(key, _AUGMENTATION_STREAM))
+        is_prefix = self.training_prefix(seeds.fold_in(key, _PREFIX_STREAM), x.shape[0])
         velocity, given = self._velocity(condition, is_prefix)
         return imf.imf_loss(velocity, key, x, batch["is_pad"], given, self.config.objective, is_prefix)
 
@@ -164,7 +165,7 @@ class Policy(nnx.Module):
         head, longest = self.config.head, self.config.objective.prefix_training
         if not longest:
             return None
-        delay = jax.random.randint(key, (batch_size,), 0, longest + 1)
+        delay = seeds.randint(key, (batch_size,), 0, longest + 1)
         return imf.prefix_mask(jnp.where(delay > 0, head.obs_horizon - 1 + delay, 0), head.pred_horizon)
 
     def _velocity(
@@ -221,7 +222,8 @@ class FrozenParts(NamedTuple):
 def build_policy(config: TrainConfig, env_state_dim: int, frozen_encoder: LewmEncoder | None = None) -> Policy:
     """Build a policy with the initial weights of `config.seed`; see `Policy` for the other arguments."""
     rngs = nnx.Rngs(params=root_key(config.seed, INIT_STREAM))
-    return Policy(config.policy, env_state_dim, rngs=rngs, frozen_encoder=frozen_encoder)
+    with seeds.pinned_streams():
+        return Policy(config.policy, env_state_dim, rngs=rngs, frozen_encoder=frozen_encoder)
 
 
 def split_policy(policy: Policy) -> tuple[FrozenParts, nnx.State, nnx.State]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from typing_extensions import override
 
+from imf_jax import seeds
 from imf_jax.config import ACTION_DIM
 from imf_jax.recording.base import INTERVENTION
 from imf_jax.rollout.delay import Timeline, hold
@@ -254,7 +255,7 @@ def difference(one: Array, other: Array) -> Array:
 def drawn(seed: Array, episodes: Array, stretch: Array) -> Array:
     """A number in 0..1 per scene and stretch, a function of (seed, episode, stretch) alone; float32 (B,)."""
     keys = noise_keys(seed, episodes, stretch)
-    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _BETA_STREAM), dtype=jnp.float32))(keys)
+    return jax.vmap(lambda key: seeds.uniform(seeds.fold_in(key, _BETA_STREAM)))(keys)
 
 
 class CorrectedPlanner(ProgramPlanner):

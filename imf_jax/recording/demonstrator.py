@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from typing_extensions import override
 
+from imf_jax import seeds
 from imf_jax.config import ACTION_DIM
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.seeds import disturbance_key
@@ -93,7 +94,7 @@ class DemonstratorProgram(PlanProgram):
 
         def draw(disturbance: Disturbance) -> Disturbance:
             keys = jax.vmap(lambda episode: disturbance_key(seed, episode))(episodes)
-            return keep_rows(fresh, self._draw(jax.random.key_data(keys)), disturbance)
+            return keep_rows(fresh, self._draw(seeds.key_data(keys)), disturbance)
 
         drawn = jax.lax.cond(fresh.any(), draw, lambda disturbance: disturbance, memory.disturbance)
         disturbance = evolve(drawn)
@@ -108,7 +109,7 @@ class DemonstratorProgram(PlanProgram):
         """Noise of fresh scenes: each draws its share of the largest standard deviations. `keys`: uint32 (B, 2)."""
 
         def strength(key: jax.Array) -> jax.Array:
-            return jax.random.uniform(jax.random.wrap_key_data(key, impl="threefry2x32"), dtype=jnp.float32)
+            return seeds.uniform(seeds.typed_keys(key))
 
         limits = jnp.array([self.position_noise] * 3 + [self.yaw_noise], jnp.float32)
         scale = jax.vmap(strength)(keys)[:, None, None] * jnp.broadcast_to(limits, (keys.shape[0], 2, 4))
@@ -119,8 +120,8 @@ def evolve(disturbance: Disturbance) -> Disturbance:
     """The noise one control step later: a first-order autoregressive process that keeps its standard deviation."""
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        after, now = jax.random.split(jax.random.wrap_key_data(key, impl="threefry2x32"))
-        return jax.random.key_data(after), jax.random.normal(now, (2, 4), jnp.float32)
+        after, now = seeds.split(seeds.typed_keys(key))
+        return seeds.key_data(after), seeds.normal(now, (2, 4))
 
     keys, normal = jax.vmap(draw)(disturbance.key)
     fresh = jnp.sqrt(1 - NOISE_MEMORY**2)

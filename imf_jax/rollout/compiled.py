@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from imf_jax import seeds
 from imf_jax.config import require
 from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.episode import EpisodeRecord, Status
@@ -126,7 +127,7 @@ class CompiledRollout:
     def _begin(self, episodes: np.ndarray) -> tuple[np.ndarray, EpisodeBatch]:
         """Start a batch: all its rows, of which those past the episodes are padding that never runs."""
         rows = np.minimum(np.arange(self._num_envs), len(episodes) - 1)
-        keys = np.asarray(jax.random.key_data(scene_keys(int(self._seed), episodes[rows])))
+        keys = np.asarray(seeds.key_data(scene_keys(int(self._seed), episodes[rows])))
         return episodes[rows], self._loop.begin(keys, np.arange(self._num_envs) < len(episodes))
 
     def _warm_up(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from imf_jax import seeds
 from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.episode import EpisodeRecord, Status
 from imf_jax.rollout.episode_log import EpisodeLog, RolloutProgress, RolloutResult
@@ -79,7 +80,7 @@ class Rollout:
         self._clock, self._stages = clock, clock or NO_CLOCK
         planner.clock = self._stages
         self._queue = EpisodeQueue(episodes, planner.rows)
-        keys = np.asarray(jax.random.key_data(scene_keys(seed, episodes)))
+        keys = np.asarray(seeds.key_data(scene_keys(seed, episodes)))
         self._keys = dict(zip(episodes, keys, strict=True))
         self._slots = np.arange(min(num_envs, len(episodes)))
         self._log = EpisodeLog(

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int32, Shaped, UInt32
 
+from imf_jax import seeds
 from imf_jax.rollout.delay import hold
 from imf_jax.rollout.outcome import step_outcome
 from imf_jax.rollout.planner import PlanProgram
@@ -115,7 +116,7 @@ class LoopProgram:
 
     def _begin(self, keys: UInt32[Array, "B 2"], running: Bool[Array, " B"]) -> EpisodeBatch:
         """Start scenes. `keys`: uint32 (B, 2) key data; `running`: bool (B,), False for padding."""
-        sim, output = self._backend.reset(jax.random.wrap_key_data(keys, impl="threefry2x32"))
+        sim, output = self._backend.reset(seeds.typed_keys(keys))
         horizon = self._program.obs_horizon
 
         def repeat(first: Shaped[Array | np.ndarray, "B ..."]) -> Shaped[Array, "B To ..."]:

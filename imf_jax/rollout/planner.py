@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from typing_extensions import override
 
+from imf_jax import seeds
 from imf_jax.config import HeadConfig
 from imf_jax.models.policy import Policy, Prefix
 from imf_jax.rollout.schedule import planning_batches
@@ -127,7 +128,7 @@ class PolicyProgram(PlanProgram):
         policy = nnx.merge(self.graph, weights)
         keys = noise_keys(seed, episodes, replans)
         shape = self.head.pred_horizon, self.head.action_dim
-        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        noise = jax.vmap(lambda key: seeds.normal(key, shape))(keys)
         return policy.plan({name: observations[name] for name in policy.reads}, noise, prefix)
 
     @override

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from imf_jax import seeds
 from imf_jax.config import ResNetEncoderConfig, TrainConfig
 from imf_jax.data.windows import Demonstrations, sample_windows
 from imf_jax.models.policy import FrozenParts, Policy, split_policy
@@ -46,7 +47,7 @@ class TrainState(NamedTuple):
 
 def no_sums() -> dict[str, Array]:
     """`TrainState.sums` of no step."""
-    return {name: jnp.zeros(()) for name in (*SUMMED, "count")}
+    return {name: jnp.zeros((), jnp.float32) for name in (*SUMMED, "count")}
 
 
 def acting_weights(state: TrainState) -> nnx.State:
@@ -81,7 +82,7 @@ def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenPart
     key = root_key(config.seed, STEP_STREAM)
 
     def one_step(state: TrainState, variables: nnx.State, data: Demonstrations) -> TrainState:
-        window_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
+        window_key, loss_key = seeds.split(seeds.fold_in(key, state.step))
         batch = sample_windows(
             data, window_key, config.batch_size, obs_horizon=head.obs_horizon, pred_horizon=head.pred_horizon
         )
@@ -100,7 +101,7 @@ def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenPart
         if average is not None:
             newest = nnx.merge_state(params, statistics)
             average = update_average(average, newest, config.optimizer.ema_decay, state.step)
-        figures = {**info, "loss": loss, "grad_norm": optax.tree.norm(gradient), "count": jnp.ones(())}
+        figures = {**info, "loss": loss, "grad_norm": optax.tree.norm(gradient), "count": jnp.ones((), jnp.float32)}
         sums = {name: total + figures[name] for name, total in state.sums.items()}
         return TrainState(state.step + 1, params, statistics, optimizer_state, average, sums)
 

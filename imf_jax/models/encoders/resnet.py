@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int32, Key, UInt8
 
+from imf_jax import seeds
 from imf_jax.config import ResNetEncoderConfig
 
 Array = jax.Array
@@ -138,7 +139,7 @@ def crop_offsets(
     """Upper left corners of crops, int32 (windows, cameras, 2): at random in 0..margin, or central without a key."""
     if key is None:
         return jnp.full((windows, cameras, 2), margin // 2, jnp.int32)
-    return jax.random.randint(key, (windows, cameras, 2), 0, margin + 1)
+    return seeds.randint(key, (windows, cameras, 2), 0, margin + 1)
 
 
 def crop(

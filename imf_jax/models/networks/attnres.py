@@ -97,7 +97,7 @@ class RMSNorm(nnx.Module):
     """RMS normalisation x / rms(x) * scale over the last axis."""
 
     def __init__(self, width: int) -> None:
-        self.scale = nnx.Param(jnp.ones((width,)))
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
 
     def __call__(self, x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
         """Normalise `x`, (..., width), to the same shape."""
@@ -152,7 +152,7 @@ class AttnResBackbone(nnx.Module):
         self.sublayers = nnx.List([kind(config, rngs=rngs) for kind in kinds])
         self.norms = nnx.List([RMSNorm(config.n_emb) for _ in kinds])
         # Row k is the pseudo-query of sub-layer k; at zero it mixes all its sources equally.
-        self.pseudo_queries = nnx.Param(jnp.zeros((len(kinds), config.n_emb)))
+        self.pseudo_queries = nnx.Param(jnp.zeros((len(kinds), config.n_emb), jnp.float32))
 
     def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
         """Transform the embedded tokens `x`, (B * num_tokens, n_emb), to the same shape."""
@@ -190,7 +190,7 @@ class AttnResHead(nnx.Module):
         self.backbone = AttnResBackbone(config, rngs=rngs)
         self.norm = RMSNorm(config.n_emb)
         self.output = linear(config.n_emb, config.action_dim, rngs, use_bias=True)
-        self.prefix_mark = nnx.Param(jnp.zeros((config.n_emb,))) if marks_prefix else None
+        self.prefix_mark = nnx.Param(jnp.zeros((config.n_emb,), jnp.float32)) if marks_prefix else None
 
     def __call__(
         self,

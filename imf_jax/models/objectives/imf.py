@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
+from imf_jax import seeds
 from imf_jax.config import ObjectiveConfig
 
 Array = jax.Array
@@ -64,9 +65,9 @@ def sample_times(
         (r, t), each float32 (B,) in [0, 1].
     """
     if config.time_distribution == "uniform":
-        draws = jax.random.uniform(key, (2, batch_size))
+        draws = seeds.uniform(key, (2, batch_size))
     else:
-        draws = jax.nn.sigmoid(config.time_mean + config.time_std * jax.random.normal(key, (2, batch_size)))
+        draws = jax.nn.sigmoid(config.time_mean + config.time_std * seeds.normal(key, (2, batch_size)))
     first, second = draws
     second = jnp.where(np.arange(batch_size) < equal_rows(batch_size, config), first, second)
     return jnp.minimum(first, second), jnp.maximum(first, second)
@@ -234,9 +235,9 @@ def imf_loss(
         The loss and its diagnostics, float32 scalars: `mse` of V over the steps that carry loss, `dudt_rms` (0 if all
         rows have r = t).
     """
-    time_key, noise_key = jax.random.split(key)
+    time_key, noise_key = seeds.split(key)
     r, t = sample_times(time_key, x.shape[0], config)
-    noise = jax.random.normal(noise_key, x.shape)
+    noise = seeds.normal(noise_key, x.shape)
     z = interpolate(x, noise, t)
     target = noise - x
     if is_prefix is not None:

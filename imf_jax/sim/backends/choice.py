@@ -8,6 +8,7 @@ import jax
 
 from imf_jax.config import BackendName, DeviceCount, RendererName, require
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.jax_settings import platform_problem
 
 COMPILED = ("mjx", "warp")
 """Backends that are part of a compiled program, and whose scenes several devices can share."""
@@ -19,12 +20,10 @@ def local_devices() -> list[Any]:
     Raises:
         UserError: JAX cannot use the platform that it was told to use.
     """
-    try:
-        return jax.local_devices()
-    except RuntimeError as error:
-        raise UserError(
-            f"JAX found no usable device ({error}); unset JAX_PLATFORMS, or install the extra for your accelerator"
-        ) from None
+    problem = platform_problem()
+    if problem is not None:
+        raise UserError(problem)
+    return jax.local_devices()
 
 
 def resolve_backend(name: BackendName) -> str:

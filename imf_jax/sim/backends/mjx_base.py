@@ -11,6 +11,7 @@ import numpy as np
 from mujoco import mjx
 from typing_extensions import override
 
+from imf_jax import seeds
 from imf_jax.config import SUBSTEPS, RendererName
 from imf_jax.sim.backends.base import Array, Backend, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene
@@ -106,7 +107,7 @@ class DeviceBackend(Backend, ABC):
     def reset(self, keys: Array) -> tuple[SimState, StepOutput]:
         typed = jnp.asarray(keys)
         if not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
-            typed = jax.random.wrap_key_data(typed)
+            typed = seeds.typed_keys(typed)
         return self._reset(typed) if _traced(typed) else in_blocks(self._reset, typed)
 
     @override

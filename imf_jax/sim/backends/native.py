@@ -6,6 +6,7 @@ import mujoco
 import mujoco.batch
 import numpy as np
 
+from imf_jax import seeds
 from imf_jax.config import SUBSTEPS, RendererName
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene
@@ -66,7 +67,7 @@ class NativeBackend:
         # Beside C MuJoCo the small programs belong on the CPU too, also where JAX's default device is a GPU.
         self._device = _cpu()
         self._targets = jax.jit(self._parts.targets)
-        self._sample = jax.jit(jax.vmap(lambda key: self._parts.sample(jax.random.wrap_key_data(key))))
+        self._sample = jax.jit(jax.vmap(lambda key: self._parts.sample(seeds.typed_keys(key))))
         self._batch: mujoco.batch.Batch | None = None
 
     def reset(self, keys: Array) -> tuple[SimState, StepOutput]:
@@ -199,4 +200,4 @@ def _cpu() -> jax.Device | None:
 def _key_data(keys: Array) -> np.ndarray:
     """Typed keys (B,) or key data (B, 2) as key data, uint32."""
     typed = isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(keys) if typed else keys)
+    return np.asarray(seeds.key_data(keys) if typed else keys)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
+from imf_jax import seeds
 from imf_jax.config import RendererName
 from imf_jax.sim import control
 from imf_jax.sim.backends.base import Array, SimState, StepOutput
@@ -59,8 +60,8 @@ class TaskScene:
 
     def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Start of one scene, a pure function of its key: joint angles (14,) [rad] and object poses (n, 7)."""
-        arms, objects = jax.random.split(key)
-        jitter = jax.random.uniform(arms, (14,), jnp.float32, -START_JITTER, START_JITTER)
+        arms, objects = seeds.split(key)
+        jitter = seeds.uniform(arms, (14,), -START_JITTER, START_JITTER)
         return jnp.tile(jnp.asarray(READY, jnp.float32), 2) + jitter, self.task.sample(objects)
 
     def start_qpos(self, joints: Array, objects: Array) -> Array:

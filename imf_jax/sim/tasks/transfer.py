@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
+from imf_jax import seeds
 from imf_jax.sim.tasks.base import Array, TaskObservation, TaskResult, array_module
 
 BOX_HALF_SIZE = (0.02, 0.13, 0.025)
@@ -66,7 +67,7 @@ class Transfer:
         """Initial pose of the box, float32 (1, 7): flat on the table, at a random place and yaw."""
         low = jnp.array([START_X[0], START_Y[0], START_YAW[0]], jnp.float32)
         high = jnp.array([START_X[1], START_Y[1], START_YAW[1]], jnp.float32)
-        x, y, yaw = jax.random.uniform(key, (3,), jnp.float32, low, high)
+        x, y, yaw = seeds.uniform(key, (3,), low, high)
         zero = jnp.zeros((), jnp.float32)
         pose = jnp.stack([x, y, zero + BOX_HALF_SIZE[2], jnp.cos(yaw / 2), zero, zero, jnp.sin(yaw / 2)])
         return pose[None]
