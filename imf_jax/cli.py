@@ -2,16 +2,15 @@
 
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import NoReturn
 
 from imf_jax.cache import cache_dir
-from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
+from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UserError
+from imf_jax.interrupts import exit_code, signals_interrupt
+from imf_jax.jax_settings import pin_settings, platform_problem
+from imf_jax.streams import lasting_streams
 from imf_jax.terminal import make_console
 
 SMALLEST_CACHED_COMPILATION = 0.3
@@ -21,31 +20,60 @@ SMALLEST_CACHED_COMPILATION = 0.3
 def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run a script and exit with its code.
 
-    A `UserError` becomes one red line and its exit code, Ctrl-C becomes 130; any other exception is a bug and shows its
-    traceback. Arguments that tyro refuses exit with 2 by themselves.
+    A `UserError` becomes one red line and its exit code, Ctrl-C becomes 130 and SIGTERM 143; any other exception is a
+    bug and shows its traceback. Arguments that tyro refuses exit with 2 by themselves. Output that cannot be written
+    never stops the work, but success becomes 1.
 
     Args:
         main: the script; returns an exit code, None for success.
     """
     # Warp allocates outside JAX's memory pool: JAX must not take most of a GPU for itself at the start.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    with lasting_streams() as lost, signals_interrupt():
+        code = _exit_code(main)
+    if lost:
+        print_error(f"output could not be written ({lost[0].strerror}); everything else was done")
+    sys.exit(EXIT_FAILED if lost and code == EXIT_OK else code)
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
     try:
+        for line in pin_settings():
+            print_note(line)
         keep_compiled_code()
         silence_libraries()
         code = main()
     except UserError as error:
         print_error(str(error))
-        code = error.exit_code
+        return error.exit_code
+    except SystemExit as stopped:  # tyro has shown its help, or refused an argument
+        if not isinstance(stopped.code, int):
+            raise
+        return stopped.code
     except KeyboardInterrupt:
         print_error("interrupted")
-        code = EXIT_INTERRUPTED
-    sys.exit(EXIT_OK if code is None else code)
+        return exit_code()
+    except (RuntimeError, AssertionError):
+        problem = platform_problem()
+        if problem is None:
+            raise
+        print_error(problem)
+        return EXIT_FAILED
+    return exit_code() if code == EXIT_INTERRUPTED else code or EXIT_OK
 
 
 def print_error(message: str) -> None:
     """One line on stderr, red on a terminal."""
-    line = " ".join(f"error: {message}".split())
-    make_console(stderr=True).print(line, style="red")
+    _print(f"error: {message}", "red")
+
+
+def print_note(message: str) -> None:
+    """One line on stderr about something that does not stop the script."""
+    _print(f"note: {message}", "dim")
+
+
+def _print(message: str, style: str) -> None:
+    make_console(stderr=True).print(" ".join(message.split()), style=style)
 
 
 def keep_compiled_code() -> None:
@@ -65,24 +93,3 @@ def silence_libraries() -> None:
     logging.getLogger("jax").setLevel(logging.ERROR)
     for name in ("absl", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C ask the run to stop at the next opportunity; the second one interrupts at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        # Not `previous`: shells start background jobs with SIGINT ignored, and a second one must work there too.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -148,5 +148,5 @@ def disturbance_key(seed: Array, episode: Array) -> Array:
 
 
 def root_key(seed: int, stream: int) -> Array:
-    """Key fold_in(key(seed), stream); the generator is named so that it does not follow JAX's default."""
-    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream)
+    """Key of a stream of training: fold_in(key(seed), stream)."""
+    return fold_in(make_key(seed), stream)

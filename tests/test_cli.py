@@ -1,5 +1,6 @@
 """The shared entry of scripts, and the training command line up to the point where training starts."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,19 @@ def test_exit_codes_and_messages(main, code, message, capsys):
         cli.run_main(main)
     assert stopped.value.code == code
     assert capsys.readouterr().err == message
+
+
+def test_output_that_is_lost_is_no_success(tmp_path):
+    program = "import sys; from imf_jax.cli import run_main; run_main(lambda: print('done'))"
+    command = [sys.executable, "-W", "error", "-c", program]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_ENABLE_X64": "1"}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "note: JAX_ENABLE_X64=1 has no effect: this program runs with JAX's default",
+        "error: output could not be written (No space left on device); everything else was done",
+    ]
 
 
 def test_long_messages_stay_one_line(capsys):
@@ -82,6 +96,8 @@ def test_flags_change_the_encoder_that_the_preset_chose():
         (["--max-steps", "5"], "name a preset"),
         (["nope"], "transfer-state"),
         (["debug", "--max-steps", "0"], "max_steps is 0"),
+        (["debug", "--seed", str(2**32 + 1)], "seed 4294967297 must lie in 0..1073741823"),
+        (["debug", "--seed", str(2**63), "--resume"], "seed 9223372036854775808 must lie in"),
         (["debug", "--policy.head.num-action-steps", "16"], "num_action_steps"),
         (["resnet", "--policy.encoder.crop-size", "300"], r"crop_size 300 must be in \[33, 256\]"),
     ],
@@ -118,3 +134,22 @@ def test_script_from_another_folder(tmp_path):
     assert done.stderr == "error: unknown preset 'nope'; presets are: " + done.stderr.split("are: ")[1]
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend 'tpu': no\nlibtpu.so")])
+def test_a_platform_that_is_not_there_is_one_line(error, capsys, monkeypatch):
+    def nowhere(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(jax, "local_devices", nowhere)
+    with pytest.raises(SystemExit) as stopped:
+        cli.run_main(raising(error))
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: JAX found no usable device (")
+    assert said.count("\n") == 1
+
+
+def test_other_assertions_keep_their_traceback():
+    with pytest.raises(AssertionError):
+        cli.run_main(raising(AssertionError()))

@@ -7,6 +7,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "imf_jax"
 
 ROOMS = (
     "errors",
+    "streams",
+    "interrupts",
+    "jax_settings",
     "terminal",
     "config",
     "cache",

@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from imf_jax.models.imf import sample_times
 
 import imf_jax
 from imf_jax import seeds
 from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig, ResNetEncoderConfig, TrainConfig
 from imf_jax.jax_settings import PINNED, pin_settings
-from imf_jax.rollout.episode import disturbance_keys, noise_keys, scene_keys
+from imf_jax.models.objectives.imf import sample_times
+from imf_jax.seeds import noise_keys, scene_keys
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.training.state import build_policy, root_key
 
@@ -51,7 +52,7 @@ def streams(backend: NativeBackend) -> dict[str, np.ndarray]:
         "start": backend.reset(scenes)[1].qpos,
         "start from key data": backend.reset(np.asarray(seeds.key_data(scenes)))[1].qpos,
         "noise": seeds.key_data(noise_keys(3, np.array([1, 2]), np.array([0, 5]))),
-        "disturbances": seeds.key_data(disturbance_keys(3, [4])),
+        "disturbances": seeds.key_data(seeds.disturbance_key(jnp.uint32(3), jnp.uint32(4)))[None],
         "times": np.stack(sample_times(key, 8, ObjectiveConfig())),
         "normal": jax.jit(lambda key: seeds.normal(key, (3, 5)))(key),
         "uniform": jax.jit(jax.vmap(lambda key: seeds.uniform(key, (5,), -1.0, 1.0)))(scenes),

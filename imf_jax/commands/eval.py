@@ -6,10 +6,10 @@ from typing import Any, NoReturn
 
 import tyro
 
-from imf_jax.cli import run_main, stop_on_interrupt
+from imf_jax.cli import run_main
 from imf_jax.config import EvalConfig, require, to_dict
-from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT, require_empty
 from imf_jax.files import read_json, timestamp
+from imf_jax.interrupts import stop_on_interrupt
 from imf_jax.terminal import make_console, make_table
 
 console = make_console()
@@ -18,6 +18,9 @@ console = make_console()
 def main() -> int:
     """Parse the command line and do what it says."""
     config = tyro.cli(EvalConfig, description=__doc__)
+    # Imported late, here and below, so that help and mistyped flags are answered without waiting for the simulator.
+    from imf_jax.evaluation.folder import require_empty
+
     if config.jobs is not None:
         return run_jobs(config)
     if config.out is not None and not config.resume and not in_cluster(config):
@@ -58,6 +61,7 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
 def run_jobs(config: EvalConfig) -> int:
     """Run a file of jobs, which is checked as a whole before the first one starts."""
     from imf_jax.evaluation import jobs as jobs_module
+    from imf_jax.evaluation.folder import require_empty
 
     assert config.jobs is not None
     require(not in_cluster(config), "--jobs cannot be shared by several processes; run the jobs one by one")
@@ -101,7 +105,7 @@ def read_reference(folder: Path | None) -> dict[str, Any] | None:
     """Success of another evaluation, to show beside this one."""
     if folder is None:
         return None
-    from imf_jax.evaluation.folder import MANIFEST
+    from imf_jax.evaluation.folder import MANIFEST, METRICS
 
     metrics = read_json(folder / METRICS)
     return {
@@ -112,6 +116,7 @@ def read_reference(folder: Path | None) -> dict[str, Any] | None:
 
 def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
     """The end of a run at the terminal: success, speed, and where the results are."""
+    from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT
     from imf_jax.evaluation.statistics import ranking_warning, success_line
 
     metrics = summary.metrics

@@ -6,11 +6,11 @@ from typing import Any, NoReturn
 
 import tyro
 
-from imf_jax.cli import run_main, stop_on_interrupt
+from imf_jax.cli import run_main
 from imf_jax.config import LatencyConfig, to_dict
 from imf_jax.errors import EXIT_INTERRUPTED
-from imf_jax.evaluation.folder import require_empty
 from imf_jax.files import timestamp, write_bytes, write_json
+from imf_jax.interrupts import stop_on_interrupt
 from imf_jax.terminal import make_console
 
 console = make_console()
@@ -19,6 +19,9 @@ console = make_console()
 def main() -> int:
     """Parse the command line and do what it says."""
     config = tyro.cli(LatencyConfig, description=__doc__)
+    # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
+    from imf_jax.evaluation.folder import require_empty
+
     if config.out is not None and not config.resume:
         require_empty(config.out)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.

@@ -4,8 +4,9 @@ from typing import NoReturn
 
 import tyro
 
-from imf_jax.cli import run_main, stop_on_interrupt
+from imf_jax.cli import run_main
 from imf_jax.config.recording import RolloutConfig
+from imf_jax.interrupts import stop_on_interrupt
 from imf_jax.terminal import make_console
 
 console = make_console()

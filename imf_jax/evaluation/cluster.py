@@ -103,6 +103,7 @@ def join_cluster(config: ClusterConfig) -> Cluster:
     if settings is None or settings[1] == 1:
         return Cluster()
     address, count, index = settings
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `imf_jax.interrupts`
     try:
         jax.distributed.initialize(address, count, index, initialization_timeout=config.timeout_s)
     except Exception as error:  # the runtime's own exceptions have no common public type

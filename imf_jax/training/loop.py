@@ -11,13 +11,13 @@ import numpy as np
 
 from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta
-from imf_jax.cli import stop_on_interrupt
 from imf_jax.config import StateEncoderConfig, TrainConfig, require, to_dict
 from imf_jax.data.pictures import PictureFolder, find_pictures
 from imf_jax.data.windows import Demonstrations, load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
 from imf_jax.files import TRAINING_METRICS as METRICS
 from imf_jax.files import write_json
+from imf_jax.interrupts import stop_on_interrupt
 from imf_jax.models.policy import build_policy, encoder_identity
 from imf_jax.sim.tasks import get_task
 from imf_jax.terminal import make_console

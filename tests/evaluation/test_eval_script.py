@@ -65,19 +65,20 @@ def test_expert_as_reference(script: Callable[..., Any], run_folder: Path) -> No
     assert "scripted expert" in Path("run/report.html").read_text()
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_keeps_what_is_finished(
-    script: Callable[..., Any], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    script: Callable[..., Any], run_folder: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, code: int
 ) -> None:
     add = EvaluationFolder.add
 
     def add_and_interrupt(folder: EvaluationFolder, record: object) -> None:
         add(folder, record)
         if record.episode == 1:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(sent)
 
     monkeypatch.setattr(EvaluationFolder, "add", add_and_interrupt)
     run = script("eval.py", "--checkpoint", run_folder, "--episodes", 6, "--num-envs", 1, "--out", "run")
-    assert run.code == 130
+    assert run.code == code
     assert "interrupted after 2 of 6 episodes" in run.out
     assert len(read_records(Path("run"))[0]) == 2
     assert read_json(Path("run/metrics.json"))["interrupted"] is True

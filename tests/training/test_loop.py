@@ -156,7 +156,8 @@ def test_without_validation_the_newest_is_best_and_it_says_so(config, capsys):
     assert "% of the time in the step" in last
 
 
-def test_interrupt_saves_and_resumes_exactly(with_out, same_leaves, monkeypatch):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_and_resumes_exactly(with_out, same_leaves, monkeypatch, sent):
     whole, config = with_out("whole"), with_out("interrupted")
     loop.train(whole)
     show = trainer.Trainer._show
@@ -164,13 +165,13 @@ def test_interrupt_saves_and_resumes_exactly(with_out, same_leaves, monkeypatch)
     def interrupt_after_three(self, state, step, clock):
         show(self, state, step, clock)
         if step == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(sent)
 
     monkeypatch.setattr(trainer.Trainer, "_show", interrupt_after_three)
     monkeypatch.setattr(trainer, "CALL_TIME", 0.0)
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.getsignal(sent)
     assert loop.train(config) == EXIT_INTERRUPTED
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(sent) is handler
     assert checkpoints.newest_checkpoint(config.out).name == "3"
     assert loop.train(replace(config, resume=True)) == EXIT_OK
     same_leaves(restored(config), restored(whole))
