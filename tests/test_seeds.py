@@ -15,9 +15,9 @@ from imf_jax import seeds
 from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig, ResNetEncoderConfig, TrainConfig
 from imf_jax.jax_settings import PINNED, pin_settings
 from imf_jax.models.objectives.imf import sample_times
-from imf_jax.seeds import noise_keys, scene_keys
+from imf_jax.models.policy import build_policy
+from imf_jax.seeds import noise_keys, root_key, scene_keys
 from imf_jax.sim.backends.native import NativeBackend
-from imf_jax.training.state import build_policy, root_key
 
 OTHERS = {
     "jax_threefry_partitionable": False,
