@@ -158,7 +158,7 @@ def resolve_checkpoint(path: Path) -> Path:
 
 
 def _damage(path: Path) -> str | None:
-    """What a checkpoint lacks, or None if it is complete."""
+    """Name what a checkpoint lacks, or None if it is complete."""
     try:
         files = read_meta(path).files
     except (OSError, ValueError):

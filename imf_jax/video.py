@@ -54,7 +54,7 @@ LARGEST_DENOMINATOR = 1001
 MEND = "restore that file or record the episode again"
 
 DAMAGE = (av.FFmpegError, OSError, ValueError, AttributeError, ArithmeticError, MemoryError)
-"""What PyAV raises over a damaged file: a stream of an unknown kind lacks attributes, a bad header claims any size."""
+"""Errors that PyAV raises over a damaged file: an unknown stream lacks attributes, a bad header claims any size."""
 
 
 def require_codec() -> None:

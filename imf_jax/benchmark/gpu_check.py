@@ -28,7 +28,7 @@ TESTS = ("tests/sim/test_backend_agreement*.py", "tests/sim/test_rendering.py", 
 """Backends against each other, and renderers against each other."""
 
 OUTCOMES = {"failure": "failed", "error": "errors", "skipped": "skipped"}
-"""What pytest's report says about a test that did not pass, and where it is counted."""
+"""Outcomes in pytest's report of tests that did not pass -> the count that each belongs to."""
 
 
 @dataclass(frozen=True)

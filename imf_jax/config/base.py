@@ -23,13 +23,13 @@ SEEDS = 2**30
 """Seeds a user can choose from: 0 .. SEEDS - 1. Scenes of every kind have a range of their own of this length."""
 
 RendererName = Literal["warp", "opengl"]
-"""What makes camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
+"""Renderers of camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
 
 BackendName = Literal["auto", "warp", "mjx", "native"]
-"""What simulates: MuJoCo Warp, MJX-JAX or C MuJoCo; auto: Warp on CUDA, else C MuJoCo."""
+"""Simulation backends: MuJoCo Warp, MJX-JAX or C MuJoCo; auto: Warp on CUDA, else C MuJoCo."""
 
 DeviceCount = int | Literal["all"]
-"""How many local devices share the scenes."""
+"""Number of local devices that share the scenes."""
 
 VideoChoice = int | Literal["all", "failures", "none"]
 """Episodes whose videos are kept; a number: the first so many."""

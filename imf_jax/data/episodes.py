@@ -40,7 +40,7 @@ UNITS = {
 IMAGES = "observations/images"
 
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)
-"""What h5py raises over a damaged file, or one that holds something else than expected."""
+"""Errors that h5py raises over a damaged file, or one that holds something else than expected."""
 
 MEND = "remove the file and collect that episode again"
 

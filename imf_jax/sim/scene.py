@@ -54,7 +54,7 @@ FINGERTIP_Z = FINGER_CENTER_Z - FINGER_HALF_SIZE[2]
 """The fingertips in the link7 frame [m]."""
 
 GRASP_Z = FINGERTIP_Z + 0.02
-"""Where an object is held best, in the link7 frame [m]."""
+"""Best place to hold an object, in the link7 frame [m]."""
 
 _STEEL = (0.32, 0.34, 0.38, 1.0)
 _PAD = (0.12, 0.12, 0.13, 1.0)

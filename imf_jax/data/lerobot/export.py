@@ -24,7 +24,7 @@ class UnusableDemonstration(UserError):
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export did: episodes and frames written, and one line for each episode that was left out."""
+    """Result of an export: episodes and frames written, and one line for each episode that was left out."""
 
     episodes: int
     frames: int

@@ -45,7 +45,7 @@ class Feature:
     per_episode: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Its entry in `info.json`; the writer adds what it knows about a video."""
+        """Entry of the feature in `info.json`; the writer adds what it knows about a video."""
         return {"dtype": self.dtype, "shape": list(self.shape), "names": list(self.names)}
 
     @property
@@ -64,7 +64,7 @@ FRAME_FEATURES = {
     "index": Feature("int64", (1,), ("frame",)),
     "task_index": Feature("int64", (1,), ("task",)),
 }
-"""What the format itself wants in every frame; the writer fills it in."""
+"""Features that the format itself wants in every frame; the writer fills them in."""
 
 
 def picture_feature(height: int, width: int) -> Feature:

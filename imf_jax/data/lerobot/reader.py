@@ -87,7 +87,7 @@ class Dataset:
         return sum(episode.length for episode in self.episodes)
 
     def columns(self, episode: EpisodeRow, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """Everything but the pictures of an episode: feature -> (T, D), or (T, ...) where it has several axes.
+        """Read everything but the pictures of an episode: feature -> (T, D), or (T, ...) where it has several axes.
 
         Args:
             episode: which.

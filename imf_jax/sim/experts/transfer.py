@@ -31,10 +31,10 @@ GRASP_OFFSET = 0.085
 """Distance of both grasps from the middle of the box, along its length [m]."""
 
 HANDOVER = (0.46, 0.0, 0.20)
-"""Where the middle of the box is handed over [m]."""
+"""Place of the middle of the box at the hand-over [m]."""
 
 WAIT_LEFT = (0.46, 0.26, 0.36)
-"""Where the left hand waits [m] (position of link7)."""
+"""Place where the left hand waits [m] (position of link7)."""
 
 CLEARANCE = 0.09
 """Height above a grasp from which a hand descends [m]."""

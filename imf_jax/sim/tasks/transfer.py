@@ -18,7 +18,7 @@ BOX_MASS = 0.15  # [kg]
 START_X = (0.40, 0.50)
 START_Y = (-0.42, -0.22)
 START_YAW = (-0.3, 0.3)
-"""Where the box starts on the table: centre [m] and rotation about z [rad], uniform. Ours."""
+"""Start of the box on the table: centre [m] and rotation about z [rad], uniform. Ours."""
 
 LIFT_HEIGHT = 0.03
 """The box counts as lifted when its centre is this much above where it rests [m]."""
