@@ -71,7 +71,7 @@ def measure(
     seen = (EPISODE_STEPS, len(config.policy.encoder.cameras), image_size, image_size, 3)
     blind = Demonstrations(
         action=jnp.zeros((EPISODE_STEPS, config.policy.head.action_dim)),
-        qpos=jnp.zeros((EPISODE_STEPS, STATE_DIM)),
+        state=jnp.zeros((EPISODE_STEPS, STATE_DIM)),
         env_state=jnp.zeros((EPISODE_STEPS, ENV_STATE_DIM)),
         first=jnp.zeros(EPISODE_STEPS, jnp.int32),
         last=jnp.full(EPISODE_STEPS, EPISODE_STEPS - 1, jnp.int32),

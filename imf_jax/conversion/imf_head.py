@@ -32,12 +32,12 @@ from imf_jax.conversion.report import REPORT_FILE, Report, inspect, json_bytes, 
 from imf_jax.conversion.tensors import DTYPES, FLOATING
 from imf_jax.conversion.torch_file import Checkpoint, open_checkpoint
 from imf_jax.conversion.wrappers import unwrapped_paths, without_wrappers
-from imf_jax.data.statistics import FILE, KEYS, MOMENTS
+from imf_jax.data.statistics import COLUMNS, FILE, MOMENTS
 from imf_jax.data.statistics import read_statistics as statistics_of
 from imf_jax.errors import UserError
 from imf_jax.files import atomic_folder, write_bytes
 
-STATISTIC = re.compile(rf"(?:.*\.)?normalizer\.({'|'.join(KEYS)})[._]({'|'.join(MOMENTS)})")
+STATISTIC = re.compile(rf"(?:.*\.)?normalizer\.({'|'.join(COLUMNS)})[._]({'|'.join(MOMENTS)})")
 
 
 @dataclass(frozen=True)

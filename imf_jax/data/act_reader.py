@@ -83,7 +83,7 @@ def read_act_episode(path: Path, number: int, settings: ImportSettings, notes: l
             steps = len(action)
             episode = Episode(
                 action=action,
-                qpos=_needed(file, "observations/qpos", steps, STATE_DIM),
+                state=_needed(file, "observations/qpos", steps, STATE_DIM),
                 env_state=_optional(file, ("observations/env_state",), steps, None, notes),
                 reward=_optional(file, ("reward", "rewards"), steps, 1, notes)[:, 0],
                 noise=_optional(file, ("noise",), steps, ACTION_DIM, notes, expected=False),

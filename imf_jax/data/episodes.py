@@ -63,7 +63,7 @@ class Episode:
     """One demonstration of T control steps; arrays as in the module's table."""
 
     action: np.ndarray
-    qpos: np.ndarray
+    state: np.ndarray
     env_state: np.ndarray
     reward: np.ndarray
     noise: np.ndarray
@@ -212,7 +212,7 @@ def read_episode(path: Path, *, images: bool = False) -> Episode:
             steps = _steps(path, file)
             episode = Episode(
                 action=_floats(path, file, "action", steps),
-                qpos=_floats(path, file, "observations/qpos", steps),
+                state=_floats(path, file, "observations/qpos", steps),
                 env_state=_floats(path, file, "observations/env_state", steps),
                 reward=_floats(path, file, "reward", steps),
                 noise=_floats(path, file, "noise", steps),
@@ -232,7 +232,7 @@ def read_episode(path: Path, *, images: bool = False) -> Episode:
 def _datasets(episode: Episode) -> dict[str, np.ndarray]:
     arrays = {
         "action": episode.action,
-        "observations/qpos": episode.qpos,
+        "observations/qpos": episode.state,
         "observations/env_state": episode.env_state,
         "noise": episode.noise,
         "reward": episode.reward,

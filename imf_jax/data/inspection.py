@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from imf_jax.data.episodes import IMAGES, READ_ERRORS, list_episodes, read_episode
-from imf_jax.data.statistics import KEYS, Accumulator, check_statistics, compute_statistics, require_alike
+from imf_jax.data.statistics import COLUMNS, Accumulator, check_statistics, compute_statistics, require_alike
 from imf_jax.data.success import read_label
 from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError, one_line
 from imf_jax.files import read_failure
@@ -91,7 +91,7 @@ def inspect_folder(folder: Path) -> Inspection:
 
 
 def _inspect_hdf5(folder: Path) -> Inspection:
-    hz, alike, ranges = None, None, {key: Accumulator() for key in KEYS}
+    hz, alike, ranges = None, None, {key: Accumulator() for key in COLUMNS}
     summaries = []
     for path in list_episodes(folder):
         summary = EpisodeSummary(path.name)
@@ -110,7 +110,7 @@ def _inspect_hdf5(folder: Path) -> Inspection:
         summary.problems += _check_pictures(path, summary)
         if not summary.problems:
             for key, accumulator in ranges.items():
-                accumulator.add(getattr(episode, key))
+                accumulator.add(getattr(episode, COLUMNS[key]))
     _check_cameras(summaries)
     problems = []
     try:

@@ -18,7 +18,8 @@ from imf_jax.errors import EXIT_OK, ArgumentError, UserError, one_line
 from imf_jax.files import read_failure, write_json
 
 FILE = "stats.json"
-KEYS = ("action", "qpos", "env_state")
+COLUMNS = {"action": "action", "qpos": "state", "env_state": "env_state"}
+"""Key of `stats.json`, as in the HDF5 files -> column of an `Episode`."""
 MOMENTS = ("min", "max", "mean", "std")
 
 TOLERANCE = 1e-4
@@ -79,7 +80,7 @@ def compute_statistics(episodes: Iterable[Episode]) -> DatasetStatistics:
     Raises:
         UserError: there are none, or they belong to different tasks or have scene states of different widths.
     """
-    accumulators = {key: Accumulator() for key in KEYS}
+    accumulators = {key: Accumulator() for key in COLUMNS}
     num_episodes, task, width = 0, "", 0
     for episode in episodes:
         if num_episodes == 0:
@@ -87,7 +88,7 @@ def compute_statistics(episodes: Iterable[Episode]) -> DatasetStatistics:
         require_alike(episode, task, width)
         num_episodes += 1
         for key, accumulator in accumulators.items():
-            accumulator.add(getattr(episode, key))
+            accumulator.add(getattr(episode, COLUMNS[key]))
     if num_episodes == 0:
         raise UserError("there are no demonstrations to compute statistics of; record some with scripts/collect.py")
     arrays = {key: accumulator.result() for key, accumulator in accumulators.items()}
@@ -133,7 +134,7 @@ def read_statistics(directory: Path) -> DatasetStatistics:
         raise read_failure(path, error, f"cannot be read ({one_line(error)})") from None
     except (ValueError, UserError) as error:
         raise _bad(directory, f"is damaged ({error})") from None
-    for key in KEYS:
+    for key in COLUMNS:
         if key not in statistics.arrays:
             raise _bad(directory, f"has no {key!r}")
         for name in MOMENTS:
@@ -162,7 +163,7 @@ def check_statistics(directory: Path, found: DatasetStatistics) -> None:
             raise _bad(
                 directory, f"says {name} {getattr(stored, name)!r}, the demonstrations have {getattr(found, name)!r}"
             )
-    for key in KEYS:
+    for key in COLUMNS:
         expected = {name: np.asarray(found.arrays[key][name]) for name in MOMENTS}
         allowed = TOLERANCE * (expected["max"] - expected["min"]) + 1e-6
         for name in MOMENTS:

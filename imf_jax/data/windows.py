@@ -25,7 +25,7 @@ class Demonstrations(NamedTuple):
 
     Attributes:
         action: float32 (N, 16).
-        qpos: float32 (N, 16).
+        state: float32 (N, 16).
         env_state: float32 (N, E).
         first: int32 (N,) index of the first step of the episode that step n belongs to.
         last: int32 (N,) index of its last step.
@@ -34,7 +34,7 @@ class Demonstrations(NamedTuple):
     """
 
     action: Array
-    qpos: Array
+    state: Array
     env_state: Array
     first: Array
     last: Array
@@ -63,7 +63,7 @@ def pack(episodes: list[Episode]) -> Demonstrations:
     ends = np.cumsum(lengths)
     joined = (
         np.concatenate([episode.action for episode in episodes]),
-        np.concatenate([episode.qpos for episode in episodes]),
+        np.concatenate([episode.state for episode in episodes]),
         np.concatenate([episode.env_state for episode in episodes]),
         np.repeat(ends - lengths, lengths).astype(np.int32),
         np.repeat(ends - 1, lengths).astype(np.int32),
@@ -98,7 +98,7 @@ def windows_at(data: Demonstrations, steps: Array, *, obs_horizon: int, pred_hor
     wanted = start + jnp.arange(pred_horizon)
     taken = jnp.clip(wanted, first, last)
     columns = {
-        "state": data.qpos, "env_state": data.env_state, "features": data.features, "images": data.images,
+        "state": data.state, "env_state": data.env_state, "features": data.features, "images": data.images,
     }  # fmt: skip
     return Batch(
         observation={name: column[observed] for name, column in columns.items() if column is not None},

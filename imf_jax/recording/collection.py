@@ -118,7 +118,7 @@ class DemonstrationRecorder(Recorder):
                 self._folder,
                 Episode(
                     images={camera: arrays.pop(camera) for camera in self._cameras},
-                    qpos=arrays.pop("state"),
+                    state=arrays.pop("state"),
                     **arrays,
                     seed=record.seed,
                     episode=record.episode,

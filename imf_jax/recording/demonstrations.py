@@ -85,7 +85,7 @@ class Demonstrations:
         session = self._session
         return Episode(
             action=np.stack([frame.action for frame in frames]),
-            qpos=np.stack([frame.before.state for frame in frames]),
+            state=np.stack([frame.before.state for frame in frames]),
             env_state=np.stack([frame.before.env_state for frame in frames]),
             reward=np.array([frame.after.reward for frame in frames], np.float32),
             noise=np.zeros((len(frames), frames[0].action.shape[0]), np.float32),

@@ -21,7 +21,7 @@ def make_episode() -> Callable[..., Episode]:
     def make(episode: int = 0, steps: int = 20, **changes: object) -> Episode:
         values = {
             "action": smooth(steps, 16, episode),
-            "qpos": smooth(steps, 16, episode + 0.5),
+            "state": smooth(steps, 16, episode + 0.5),
             "env_state": smooth(steps, ENV_STATE_DIM, episode + 1.0),
             "reward": np.arange(steps, dtype=np.float32) // 5,
             "noise": smooth(steps, 16, episode + 1.5) / 100,

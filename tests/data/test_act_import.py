@@ -127,7 +127,7 @@ def test_files_of_this_project_come_back_as_they_were(tmp_path, make_episode):
     write_episode(tmp_path / "foreign", written)
     run(tmp_path)
     read = read_episode(list_episodes(tmp_path / "out")[0])
-    for name in ("action", "qpos", "env_state", "reward", "noise"):
+    for name in ("action", "state", "env_state", "reward", "noise"):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
     assert read.success is False
 

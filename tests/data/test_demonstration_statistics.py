@@ -9,6 +9,7 @@ import pytest
 
 from imf_jax.data.episodes import episode_path, write_episodes
 from imf_jax.data.statistics import (
+    COLUMNS,
     FILE,
     check_statistics,
     compute_statistics,
@@ -27,12 +28,12 @@ def folder(tmp_path, make_episode):
 
 def test_streaming_equals_numpy(make_episode):
     # Far from zero, where sums of squares would lose all digits.
-    episodes = [make_episode(n, steps=5 + n, qpos=make_episode(n, steps=5 + n).qpos * 1e-2 + 1e3) for n in range(5)]
+    episodes = [make_episode(n, steps=5 + n, state=make_episode(n, steps=5 + n).state * 1e-2 + 1e3) for n in range(5)]
     statistics = compute_statistics(iter(episodes))
     assert statistics.num_episodes == 5
     assert statistics.num_steps == sum(len(episode) for episode in episodes)
     for key in ("action", "qpos", "env_state"):
-        values = np.concatenate([getattr(episode, key) for episode in episodes]).astype(np.float64)
+        values = np.concatenate([getattr(episode, COLUMNS[key]) for episode in episodes]).astype(np.float64)
         found = statistics.arrays[key]
         for name in ("min", "max", "mean", "std"):
             np.testing.assert_allclose(found[name], getattr(values, name)(axis=0), rtol=1e-9, atol=1e-12)

@@ -28,7 +28,7 @@ from imf_jax.data.pictures import find_pictures
 from imf_jax.data.playback import open_episode
 from imf_jax.errors import UnavailableError, UserError, one_line
 
-ARRAYS = ("action", "qpos", "env_state", "reward", "noise")
+ARRAYS = ("action", "state", "env_state", "reward", "noise")
 
 
 def test_round_trip(tmp_path, make_episode):
@@ -132,7 +132,7 @@ def test_damage_is_named_in_one_line(tmp_path, make_episode, damage, named):
 
 def test_writer_refuses_what_the_reader_would(tmp_path, make_episode):
     bad = make_episode()
-    bad.qpos[3, 2] = np.nan
+    bad.state[3, 2] = np.nan
     with pytest.raises(UserError, match="observations/qpos"):
         write_episode(tmp_path, bad)
     assert list(tmp_path.iterdir()) == []

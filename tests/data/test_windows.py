@@ -19,7 +19,7 @@ def counted(make_episode):
 
     def numbered(number, steps):
         step = 100.0 * number + np.arange(steps, dtype=np.float32)
-        arrays = {"action": (0, 16), "qpos": (0.25, 16), "env_state": (0.5, 7)}
+        arrays = {"action": (0, 16), "state": (0.25, 16), "env_state": (0.5, 7)}
         columns = {name: np.repeat(step[:, None] + shift, width, axis=1) for name, (shift, width) in arrays.items()}
         return make_episode(number, steps=steps, **columns)
 
@@ -86,7 +86,7 @@ def folder(tmp_path, make_episode):
 def test_load_packs_all_episodes(folder, make_episode):
     data, statistics = load_demonstrations(folder)
     assert statistics.num_steps == len(data.action) == 18
-    np.testing.assert_array_equal(data.qpos[5:11], make_episode(1, steps=6).qpos)
+    np.testing.assert_array_equal(data.state[5:11], make_episode(1, steps=6).state)
     assert data.first.tolist() == [0] * 5 + [5] * 6 + [11] * 7
     assert data.last.tolist() == [4] * 5 + [10] * 6 + [17] * 7
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data))

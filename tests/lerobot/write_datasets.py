@@ -32,7 +32,7 @@ def episode(number: int, steps: int) -> Episode:
     rng = np.random.default_rng(number)
     return Episode(
         action=rng.normal(size=(steps, 16)).astype(np.float32),
-        qpos=rng.normal(size=(steps, 16)).astype(np.float32),
+        state=rng.normal(size=(steps, 16)).astype(np.float32),
         env_state=rng.normal(size=(steps, 7)).astype(np.float32),
         reward=np.arange(steps, dtype=np.float32),
         noise=np.zeros((steps, 16), np.float32),

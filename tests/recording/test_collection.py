@@ -50,7 +50,7 @@ def test_batch_size_and_interruption_leave_no_trace(collected: Path, tmp_path: P
     assert [path.name for path in list_episodes(tmp_path)] == [path.name for path in list_episodes(collected)]
     assert not list(tmp_path.glob(".*"))
     for one, other in zip(list_episodes(tmp_path), list_episodes(collected), strict=True):
-        np.testing.assert_array_equal(read_episode(one).qpos, read_episode(other).qpos)
+        np.testing.assert_array_equal(read_episode(one).state, read_episode(other).state)
         np.testing.assert_array_equal(read_episode(one).noise, read_episode(other).noise)
 
 
@@ -59,7 +59,7 @@ def test_a_damaged_file_is_recorded_again(collected: Path, tmp_path: Path) -> No
     damaged = list_episodes(tmp_path)[1]
     damaged.write_bytes(damaged.read_bytes()[:1000])
     assert run(tmp_path).recorded == 3
-    np.testing.assert_array_equal(read_episode(damaged).qpos, read_episode(list_episodes(collected)[1]).qpos)
+    np.testing.assert_array_equal(read_episode(damaged).state, read_episode(list_episodes(collected)[1]).state)
 
 
 def test_other_settings_are_refused(collected: Path) -> None:

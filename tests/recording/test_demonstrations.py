@@ -95,6 +95,6 @@ def test_each_frame_is_pictured_once_and_only_if_it_is_kept(
         assert list(episode.images) == list(cameras)
         for camera in cameras:
             assert episode.images[camera].shape == (len(episode), size, size, 3)
-            shown = (200 * np.clip(episode.qpos[:, 0], 0, 1)).astype(np.uint8) + len(camera)
+            shown = (200 * np.clip(episode.state[:, 0], 0, 1)).astype(np.uint8) + len(camera)
             np.testing.assert_array_equal(episode.images[camera][:, 0, 0, 0], shown)
     assert not [path for path in demonstrations.folder.iterdir() if path.suffix != ".hdf5"]

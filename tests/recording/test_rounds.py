@@ -32,7 +32,7 @@ def demonstration(number: int) -> Episode:
     rng = np.random.default_rng(number)
     action = rng.normal(0.4, 0.1, (30, 16)).astype(np.float32)
     return Episode(
-        action=action, qpos=action.copy(), env_state=rng.normal(size=(30, 7)).astype(np.float32),
+        action=action, state=action.copy(), env_state=rng.normal(size=(30, 7)).astype(np.float32),
         reward=np.zeros(30, np.float32), noise=np.zeros((30, 16), np.float32), seed=1, episode=number,
         task="transfer", control_hz=50.0, success=True,
     )  # fmt: skip

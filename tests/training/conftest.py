@@ -20,7 +20,7 @@ def smooth(steps: int, width: int, phase: float) -> np.ndarray:
 def demonstration(episode: int, steps: int = 30, env_state_dim: int = 7, task: str = "transfer") -> Episode:
     return Episode(
         action=smooth(steps, 16, episode),
-        qpos=smooth(steps, 16, episode + 0.5),
+        state=smooth(steps, 16, episode + 0.5),
         env_state=smooth(steps, env_state_dim, episode + 1.0),
         reward=np.zeros(steps, np.float32),
         noise=np.zeros((steps, 16), np.float32),

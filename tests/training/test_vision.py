@@ -140,7 +140,7 @@ def test_windows_carry_the_features_of_their_steps(lewm_config: TrainConfig) -> 
     steps = np.array([[0, 0], [3, 4], [10, 10], [18, 19]])
     expected = policy.conditioning.embed(np.concatenate(together)[steps])
     np.testing.assert_allclose(window["features"], expected, atol=2e-6)
-    np.testing.assert_array_equal(window["state"], np.asarray(data.qpos)[steps])
+    np.testing.assert_array_equal(window["state"], np.asarray(data.state)[steps])
 
 
 def test_training_from_pictures_resumes_exactly(
@@ -268,7 +268,7 @@ def test_rollouts_show_what_demonstrations_show(
     np.testing.assert_array_equal(first[0, 0], recorded[0])
     executed = (episode.action + episode.noise)[None, :8]
     _, output = run_chunk(transfer_backend, sim, executed)
-    np.testing.assert_array_equal(output.state[0, -1], episode.qpos[8])
+    np.testing.assert_array_equal(output.state[0, -1], episode.state[8])
     np.testing.assert_array_equal(frames.next(first, output.qpos)[0], recorded[[7, 8]])
     assert (recorded[7] != recorded[8]).any()
 

@@ -117,7 +117,7 @@ def _frames(path: Path, episode: Episode, features: dict[str, Feature]) -> Itera
         pictures = {name: file[f"{HDF5_IMAGES}/{name.removeprefix(names.IMAGES)}"] for name in cameras}
         for step in range(len(episode)):
             frame: dict[str, Any] = {
-                names.STATE: episode.qpos[step],
+                names.STATE: episode.state[step],
                 names.ACTION: episode.action[step],
                 names.REWARD: episode.reward[step],
                 names.INTERVENTION: False,

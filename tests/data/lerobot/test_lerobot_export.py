@@ -40,7 +40,7 @@ def test_demonstrations_come_out_whole(folder, tmp_path):
         assert dataset.problems(row) == []
         columns = dataset.columns(row)
         np.testing.assert_array_equal(columns["action"], episode.action)
-        np.testing.assert_array_equal(columns["observation.state"], episode.qpos)
+        np.testing.assert_array_equal(columns["observation.state"], episode.state)
         np.testing.assert_array_equal(columns["observation.environment_state"], episode.env_state)
         np.testing.assert_array_equal(columns["next.reward"][:, 0], episode.reward)
         assert (columns["success"] == episode.success).all()
