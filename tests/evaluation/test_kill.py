@@ -15,7 +15,7 @@ from imf_jax.evaluation.folder import RECORDS
 from imf_jax.evaluation.setup import Setup
 
 DIE = """
-import importlib.util, os, signal, sys
+import os, signal, sys
 from pathlib import Path
 from imf_jax.config import CaptureConfig
 from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy
@@ -23,9 +23,9 @@ from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
 from imf_jax.evaluation.folder import EvaluationFolder
 from imf_jax.evaluation.setup import Setup
 
-spec = importlib.util.spec_from_file_location("fakes", sys.argv[1])
-fakes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fakes)
+sys.path.insert(0, str(Path(sys.argv[1]).parent))
+import rollout_fixtures as fakes
+
 add = EvaluationFolder.add
 
 def die(folder, record):

@@ -100,6 +100,9 @@ class Replay:
     def plan(self, observations: Any, output: Any, seed: int, episodes: np.ndarray, replans: np.ndarray) -> np.ndarray:
         return np.stack([self.actions[e][8 * n : 8 * n + 8] for e, n in zip(episodes, replans, strict=True)])
 
+    def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
+        return {}
+
 
 def test_actions_planned_in_chunks_are_executed_at_their_steps(paths: Callable[..., dict]) -> None:
     """The expert's actions, recorded step by step and played back in chunks, hand over in the very same steps."""

@@ -102,7 +102,7 @@ def test_warp_counts_the_devices_that_the_process_sees() -> None:
 
 
 def seeing(cameras: tuple[str, ...] = ("top", "front")) -> Any:
-    return SimpleNamespace(cameras=cameras, obs_horizon=2)
+    return SimpleNamespace(cameras=cameras, obs_horizon=2, weights=())
 
 
 @pytest.mark.parametrize("free_gb", [1, 8])

@@ -1,6 +1,7 @@
 """The native backend: pure, independent of batch size and order, fresh, and robust to diverging scenes."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -71,7 +72,7 @@ def test_outputs_describe_the_state_after_the_step(transfer_backend: NativeBacke
     assert output.qpos.dtype == np.float32
     from imf_jax.sim import control
 
-    hands, _, _, _ = control.forward_kinematics(control.arm_model(transfer_backend.scene), arms[..., :7])
+    hands, _, _, _ = control.forward_kinematics(control.arm_model(transfer_backend.scene), jnp.asarray(arms[..., :7]))
     np.testing.assert_allclose(output.end_effector[..., :3], hands, atol=2e-6)
 
 
