@@ -3,7 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from imf_jax.cache import cache_dir
@@ -29,7 +30,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     """
     # Warp allocates outside JAX's memory pool: JAX must not take most of a GPU for itself at the start.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    with lasting_streams() as lost, signals_interrupt():
+    with lasting_streams() as lost, signals_interrupt(), _warnings_as_notes():
         code = _exit_code(main)
     if lost:
         print_error(f"output could not be written ({lost[0].strerror}); everything else was done")
@@ -70,6 +71,24 @@ def print_error(message: str) -> None:
 def print_note(message: str) -> None:
     """One line on stderr about something that does not stop the script."""
     _print(f"note: {message}", "dim")
+
+
+class _NoteHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print_note(record.getMessage())
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show what this package logs as lines of the script, however the libraries have set up logging."""
+    logger, handler = logging.getLogger("imf_jax"), _NoteHandler(logging.WARNING)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def _print(message: str, style: str) -> None:

@@ -1,5 +1,6 @@
 """The shared entry of scripts, and the training command line up to the point where training starts."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -37,6 +38,12 @@ def test_exit_codes_and_messages(main, code, message, capsys):
         cli.run_main(main)
     assert stopped.value.code == code
     assert capsys.readouterr().err == message
+
+
+def test_warnings_of_the_package_are_notes(capsys):
+    with pytest.raises(SystemExit):
+        cli.run_main(lambda: logging.getLogger("imf_jax.files").warning("cannot\nflush"))
+    assert capsys.readouterr().err == "note: cannot flush\n"
 
 
 def test_output_that_is_lost_is_no_success(tmp_path):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import imf_jax
-from imf_jax.cache import cache_dir
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.sim.rendering import opengl_renderer
 from imf_jax.sim.rendering.camera import CameraView, camera_view
@@ -243,16 +242,3 @@ def test_programs_of_others_still_find_their_opengl(monkeypatch: pytest.MonkeyPa
         _ = gl_context.GLContext
     monkeypatch.setenv("MUJOCO_GL", "off")
     assert not hasattr(gl_context, "GLContext")
-
-
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setenv("IMF_JAX_CACHE", str(tmp_path / "mine"))
-    assert cache_dir("warp") == tmp_path / "mine" / "warp"
-    assert cache_dir("warp").is_dir()
-    monkeypatch.delenv("IMF_JAX_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir("xla") == tmp_path / "imf_jax" / "xla"
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("IMF_JAX_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="set IMF_JAX_CACHE to a writable folder"):
-        cache_dir("warp")
