@@ -1,1 +1,1 @@
-"""Closed-loop evaluation: the loop itself, what it records, and what it leaves on disk."""
+"""Closed loop of policy and simulator: the loop itself, the planners, the records and captures of its episodes."""

@@ -1,4 +1,4 @@
-"""Will it fit? Memory that a rollout needs, estimated before anything is compiled or launched."""
+"""Memory that a rollout needs, estimated before anything is compiled or launched."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def require_fit(backend: Backend, planner: ProgramPlanner, num_envs: int, device
 
     Args:
         backend: the simulator.
-        planner: what plans.
+        planner: the planner.
         num_envs: scenes simulated at once.
         devices: the devices that share them; none for a backend of the host.
 
@@ -53,7 +53,7 @@ def picture_bytes(backend: Backend, planner: ProgramPlanner) -> int:
 
 
 def capture_bytes(recorders: Sequence[Recorder], num_envs: int, max_steps: int, queue_bytes: int) -> int:
-    """Largest memory [bytes] that captures take: the full queue, and what is held of the running episodes."""
+    """Largest memory [bytes] of captures: the full queue, and the buffers of the running episodes."""
     if not recorders:
         return 0
     return queue_bytes + num_envs * sum(recorder.bytes_per_episode(max_steps) for recorder in recorders)

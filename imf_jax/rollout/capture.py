@@ -19,13 +19,13 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 
 QUEUE_BYTES = 256 * 2**20
-"""Largest size of what waits for the recorders [bytes]."""
+"""Largest size of the data that waits for the recorders [bytes]."""
 
 PATIENCE = 120.0
-"""Seconds without any progress of the recorders after which a waiting loop gives the captures up [s]."""
+"""Time without any progress of the recorders after which a waiting loop gives the captures up [s]."""
 
 GRACE = 20.0
-"""Seconds that the recorders have for what they are doing when the rollout is abandoned [s]."""
+"""Time that the recorders have to finish their current job when the rollout is abandoned [s]."""
 
 SCENES_AT_ONCE = 16
 """Scenes that a recorder is given at once, at most: between two turns of rendering it shows that it makes progress."""
@@ -40,21 +40,21 @@ class _Job(NamedTuple):
 class CaptureQueue:
     """Feeds recorders in the order of events, from a thread of its own; without recorders it is only a passage.
 
-    The thread also closes the recorders when it ends, so that nobody else touches what it writes. One that hangs is
-    left alone, and its recorders are told that they are given up.
+    The thread also closes the recorders when it ends, so that no other thread touches their files. One that hangs is
+    left alone, and its recorders are abandoned.
 
     Args:
         recorders: the captures; closed by `close` and `abandon`.
         on_record: receives each record with its artifacts, when these are complete. Called from one thread at a time,
             in the order in which the episodes ended.
-        limit: largest size of what waits [bytes]; a single event above it is let through alone.
+        limit: largest size of the queue [bytes]; a single event above it is let through alone.
         patience: seconds without progress after which a full queue means that the captures are given up.
-        grace: seconds that `abandon` waits for what the recorders are doing.
+        grace: seconds that `abandon` waits for the current job of the recorders.
 
     Attributes:
         errors: one line for each artifact that could not be made.
         waited_s: time [s] for which the loop was held up: the queue was full, or the end had to be waited for.
-        peak: largest size of what ever waited [bytes].
+        peak: largest size that the queue ever had [bytes].
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class CaptureQueue:
         self.drain()
 
     def reset(self, batch: ResetBatch) -> None:
-        """Episodes have started."""
+        """Queue the start of episodes."""
         self._broadcast("on_reset", batch, batch.episodes)
 
     def steps(self, batch: StepBatch) -> None:
-        """Control steps were executed."""
+        """Queue executed control steps."""
         self._broadcast("on_steps", batch, batch.episodes)
 
     def end(self, record: EpisodeRecord) -> None:
-        """An episode has ended: its record is handed on once its artifacts are made."""
+        """Queue the end of an episode; `on_record` receives its record once its artifacts are made."""
         if self._thread is None or self._given_up:
             self._on_record(record)
             return
@@ -110,7 +110,7 @@ class CaptureQueue:
         self._put(_Job(0, partial(self._finish, record), (record.episode,)))
 
     def drain(self, on_wait: Callable[[int], None] = lambda episodes: None) -> None:
-        """Wait until nothing is waiting any more, or patience has run out.
+        """Wait until the queue is empty, or patience has run out.
 
         Args:
             on_wait: called now and then with the number of episodes whose artifacts are not complete.
@@ -120,7 +120,7 @@ class CaptureQueue:
         self._raise_failure()
 
     def close(self, on_wait: Callable[[int], None] = lambda episodes: None) -> None:
-        """Wait for what is still waiting, then close the recorders; once is enough. `on_wait`: see `drain`."""
+        """Drain the queue, then close the recorders; once is enough. `on_wait`: see `drain`."""
         if self._closing:
             return
         try:
@@ -132,7 +132,7 @@ class CaptureQueue:
         self._raise_failure()
 
     def abandon(self) -> None:
-        """Stop now: what waits is dropped, and the recorders are closed after what they are doing.
+        """Stop now: drop the queue, and close the recorders after their current job.
 
         Episodes whose artifacts are not complete leave no record, so that a resumed run makes both.
         """
@@ -156,7 +156,7 @@ class CaptureQueue:
                 self._abandon_recorders(f"captures did not stop within {limit:.0f} s and were given up")
 
     def _abandon_recorders(self, reason: str) -> None:
-        """Tell the recorders, once, that the thread hangs."""
+        """Abandon the recorders, once, because the thread hangs."""
         if not self._hanging:
             self._hanging = True
             self.errors.append(reason)
@@ -168,7 +168,7 @@ class CaptureQueue:
         self._jobs.clear()
 
     def _miss(self, episodes: Iterable[int]) -> None:
-        """Recorders were not told everything of these episodes."""
+        """Note episodes of which the recorders missed something."""
         with self._condition:
             self._missed.update(episodes)
 
@@ -202,7 +202,7 @@ class CaptureQueue:
         self.waited_s += time.perf_counter() - started
 
     def _give_up(self) -> None:
-        """The recorders hang: write the records that wait for them, without artifacts."""
+        """Give hanging recorders up: write the records that wait for them, without artifacts."""
         self._given_up = True
         reason = f"captures made no progress for {self._patience:.0f} s and were given up"
         self._abandon_recorders(reason)
@@ -213,14 +213,14 @@ class CaptureQueue:
             self._on_record(record)
 
     def _raise_failure(self) -> None:
-        """What handing on a record raised (a full disk, say) ends the rollout: records are not optional."""
+        """Raise what `on_record` raised (a full disk, say): records are not optional, so it ends the rollout."""
         if self._failure is not None:
             failure, self._failure = self._failure, None
             self._given_up = True
             raise failure
 
     def _feed(self) -> None:
-        """The thread: work off the queue, then close the recorders."""
+        """Work off the queue, in the thread, then close the recorders."""
         try:
             while (job := self._next_job()) is not None:
                 job.work()

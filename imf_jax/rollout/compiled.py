@@ -29,7 +29,7 @@ from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 
 CALL_STEPS = 40
-"""Control steps per call of the program, about; the host hears of finished episodes that often."""
+"""Control steps per call of the program, about; the host learns of finished episodes that often."""
 
 
 def replans_per_call(max_steps: int, chunk: int, call_steps: int) -> int:
@@ -46,7 +46,7 @@ class CompiledRollout:
     Args:
         devices: the devices of this process that share the scenes, those of the backend; its first one by default.
         call_steps: control steps per call of the program, about.
-        clock: measures the calls of the program; its stages cannot be told apart.
+        clock: measures the calls of the program; its stages cannot be separated.
 
     Raises:
         ArgumentError: the devices do not divide the scenes.
@@ -120,7 +120,7 @@ class CompiledRollout:
         return log.result
 
     def _batches(self) -> Iterator[np.ndarray]:
-        """The episodes of each batch, uint32 (B,) and fewer in the last one."""
+        """Episodes of each batch, uint32 (B,) and fewer in the last one."""
         for first in range(0, len(self._episodes), self._num_envs):
             yield np.array(self._episodes[first : first + self._num_envs], np.uint32)
 
@@ -131,7 +131,7 @@ class CompiledRollout:
         return episodes[rows], self._loop.begin(keys, np.arange(self._num_envs) < len(episodes))
 
     def _warm_up(self) -> None:
-        """Compile by running the beginning of the first batch, for nothing."""
+        """Compile by running the beginning of the first batch and dropping the result."""
         rows, batch = self._begin(next(self._batches()))
         qpos = np.asarray(batch.output.qpos[0])
         jax.block_until_ready(self._loop.advance(self._weights, self._seed, rows, batch))

@@ -1,4 +1,4 @@
-"""Execution with latency: a plan takes time, and meanwhile the robot goes on with the plan before.
+"""Execution with latency: a plan takes time, and meanwhile the robot follows the plan before.
 
 Latency is counted in control steps, so it is part of the experiment and not of the machine it runs on. Every k control
 steps (`replan_every`) a chunk is planned from the observation at that time t. It takes over at t + d (`delay_steps`),
@@ -9,7 +9,7 @@ episode takes over, the hands stay where they are.
 A chunk of H actions has H - obs_horizon + 1 for now and later. Where k + d is more, it runs out before the next one
 takes over: then the hands stay at its last action ("hold"), or go on by its last increment ("continue").
 
-With a prefix the plan is told the d actions that are executed meanwhile, and the new chunk continues them, as in
+With a prefix the plan is given the d actions that are executed meanwhile, and the new chunk continues them, as in
 training-time real-time chunking (Black et al., "Training-Time Action Conditioning for Efficient Real-Time Chunking",
 2025); the policy must be trained for it, see `imf_jax.models.objectives.imf.given_prefix`. The first plan of an episode
 is given none, and neither is one that is made while, or right after, another planner acts.
@@ -34,7 +34,7 @@ Array = jax.Array
 
 
 class DelayedWeights(NamedTuple):
-    """What differs between runs of one compiled program.
+    """Arguments that differ between runs of one compiled program.
 
     Attributes:
         policy: weights of the policy.
@@ -46,7 +46,7 @@ class DelayedWeights(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """What is to be executed in B scenes as far as it is known.
+    """Planned actions of B scenes, as far as they are known.
 
     Attributes:
         actions: float32 (B, H, 16), aligned with the next chunk: index obs_horizon - 1 is the next control step, those
@@ -58,11 +58,11 @@ class Timeline(NamedTuple):
     executed: Array
 
     def interrupted(self, by_other: Array, at_rest: Array, command: Array) -> "Timeline":
-        """The timeline at a plan, where it was not followed.
+        """Timeline at a plan, corrected where it was not followed.
 
         Args:
             by_other: bool (B,) another planner acts; what is planned goes on, but it is not what is executed.
-            at_rest: bool (B,) nobody has acted in the last step: begin anew and hold the last command until a new plan
+            at_rest: bool (B,) no planner acted in the last step: begin anew and hold the last command until a new plan
                 takes over. The measured pose would not do: it does not press on what a gripper holds.
             command: float32 (B, 16) the last command.
         """
@@ -72,14 +72,14 @@ class Timeline(NamedTuple):
 
 @dataclass(frozen=True)
 class DelayedProgram(PlanProgram):
-    """A policy whose plans come late, as a `PlanProgram`; see the module. Its memory is a `Timeline`.
+    """Policy whose plans come late, as a `PlanProgram`; see the module. Its memory is a `Timeline`.
 
     Attributes:
         policy: plans the chunks.
         replan_every: control steps k between two plans.
         extrapolate: where a chunk runs out, go on by its last increment; else stay at its last action.
         blend_steps: actions within which an old chunk goes over into a new one.
-        prefix: the policy is told what is executed until its plan takes over.
+        prefix: the policy is given the actions that are executed until its plan takes over.
     """
 
     policy: PolicyProgram
@@ -96,7 +96,7 @@ class DelayedProgram(PlanProgram):
     @property
     @override
     def num_action_steps(self) -> int:
-        """Those until the next plan is made."""
+        """Control steps until the next plan is made."""
         return self.replan_every
 
     @property
@@ -106,7 +106,7 @@ class DelayedProgram(PlanProgram):
 
     @override
     def start(self, output: StepOutput) -> Timeline:
-        """Nothing is planned yet, the hands stay where they are."""
+        """Start a timeline without a plan: the hands stay where they are."""
         actions = jnp.repeat(hold(output)[:, None], self.policy.head.pred_horizon, axis=1)
         return Timeline(actions, jnp.zeros(len(actions), bool))
 
@@ -141,7 +141,7 @@ class DelayedProgram(PlanProgram):
 
 
 def hold(output: StepOutput) -> Array:
-    """The action (B, 16) that leaves the hands where they are, gripper openings included; quaternions with w >= 0."""
+    """Action (B, 16) that leaves the hands where they are, gripper openings included; quaternions with w >= 0."""
     quaternion = output.end_effector[..., 3:]
     # Both signs are the same orientation; this one is that of the demonstrations.
     quaternion = jnp.where(quaternion[..., :1] < 0, -quaternion, quaternion)
@@ -150,7 +150,7 @@ def hold(output: StepOutput) -> Array:
 
 
 def join(old: Array, new: Array, start: Array | np.int32 | int, blend_steps: int = 0) -> Array:
-    """One chunk up to `start` and another one from there on.
+    """Join two chunks: the old one up to `start`, the new one from there on.
 
     Args:
         old: float32 (B, H, 16) actions.
@@ -172,7 +172,7 @@ def join(old: Array, new: Array, start: Array | np.int32 | int, blend_steps: int
 
 
 def advance(timeline: Array, steps: int, extrapolate: bool) -> Array:
-    """What is left of a timeline (B, H, 16) after `steps`, and at its end what follows where nothing is planned.
+    """Advance a timeline (B, H, 16) by `steps` and extrapolate its end, where nothing is planned.
 
     Args:
         timeline: float32 (B, H, 16) actions.
@@ -188,7 +188,7 @@ def advance(timeline: Array, steps: int, extrapolate: bool) -> Array:
 
 
 def same_hemisphere(actions: Array, reference: Array) -> Array:
-    """Actions (..., 16) with each quaternion in the sign that is nearer to that of `reference`, the same rotation."""
+    """Actions (..., 16) with the sign of each quaternion that is nearer to `reference`; the rotation is the same."""
 
     def quaternions(values: Array) -> Array:
         return values.reshape(*values.shape[:-1], -1, ARM_ACTION_DIM)[..., 3:7]
@@ -203,7 +203,7 @@ def require_execution(execution: ExecutionConfig, head: HeadConfig, prefix_train
     """Refuse what a policy cannot execute.
 
     Args:
-        execution: what is asked for.
+        execution: the requested execution.
         head: sizes of the policy.
         prefix_training: the longest delay that it was trained to be given a prefix for.
 
@@ -242,7 +242,7 @@ def require_execution(execution: ExecutionConfig, head: HeadConfig, prefix_train
 
 
 def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) -> PolicyPlanner:
-    """A planner whose plans reach the robot as `execution` says; for both loops and every backend.
+    """Make a planner whose plans reach the robot as `execution` says; for both loops and every backend.
 
     Args:
         policy: a trained policy.

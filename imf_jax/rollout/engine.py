@@ -1,4 +1,4 @@
-"""The closed loop on the host: observe, plan, execute a chunk, replace finished scenes, again.
+"""Closed loop on the host: observe, plan, execute a chunk, replace finished scenes, again.
 
 Nothing that an episode experiences depends on which other episodes run beside it: scenes and noise come from keys of
 (seed, episode), plans from fixed rows of fixed batches (`PolicyPlanner`), physics from a backend whose rows are
@@ -40,7 +40,7 @@ class Rollout:
 
     Args:
         backend: the simulator.
-        planner: what chooses actions.
+        planner: chooses the actions.
         episodes: distinct episode indices, at least one; their order has no influence on any result.
         seed: seed of the scenes, as made by `split_seed`.
         max_steps: control steps after which an episode is a timeout.
@@ -49,7 +49,7 @@ class Rollout:
         recorders: captures to feed, from a thread of their own; closed at the end.
         on_progress: called after every chunk.
         should_stop: asked before every plan; True ends the rollout early.
-        queue_bytes: largest size of what waits for the recorders [bytes].
+        queue_bytes: largest size of the recorders' queue [bytes].
         clock: measures the stages of the loop.
     """
 
@@ -132,7 +132,7 @@ class Rollout:
             return self._planner.plan(scenes.observations, scenes.output, self._seed, scenes.episode, scenes.replans)
 
     def _warm_up(self) -> None:
-        """Compile: plan and execute one chunk of the first scenes, for nothing. All of it is free of side effects."""
+        """Compile: plan and execute one chunk of the first scenes and drop the result. It has no side effects."""
         episodes = list(self._keys)[: len(self._slots)]
         sim, output = self._reset(episodes)
         indices = np.array(episodes)
@@ -163,7 +163,7 @@ class Rollout:
         return started if scenes is None or not len(active) else join_rows(scenes, started)
 
     def _drop_unplannable(self, scenes: Scenes, actions: np.ndarray) -> tuple[Scenes, np.ndarray]:
-        """End the scenes that have no finite plan, so that no other is harmed."""
+        """End the scenes without a finite plan, so that no other scene is affected."""
         usable = np.isfinite(actions).all(axis=(1, 2)) & scenes.output.finite
         if usable.all():
             return scenes, actions
@@ -199,7 +199,7 @@ class Rollout:
         return going
 
     def _going_on(self, scenes: Scenes, output: StepOutput, ended: np.ndarray) -> Scenes:
-        """The scenes that are not over, with the pictures that the next plan reads. `output`: leaves (A, K, ...)."""
+        """Scenes whose episode has not ended, with the pictures of the next plan. `output`: leaves (A, K, ...)."""
         qpos = output.qpos
         if ended.any():
             scenes, qpos = take_rows((scenes, qpos), ~ended)
@@ -208,7 +208,7 @@ class Rollout:
         return scenes
 
     def _end(self, scenes: Scenes, row: int, status: Status, error: str | None) -> None:
-        """Write the record of an episode that has ended, and give its slot free."""
+        """Write the record of an episode that has ended, and free its slot."""
         self._log.end(
             episode=int(scenes.episode[row]),
             slot=int(scenes.slot[row]),

@@ -21,7 +21,7 @@ class EpisodeRecord:
     Attributes:
         episode: index of the episode; with `seed` it determines the scene.
         seed: seed of the keys (every split has its own range, see `split_seed`).
-        env_slot: which of the scenes simulated at once held the episode.
+        env_slot: index of the episode's scene among those simulated at once.
         status: success, failure (the task cannot be done any more), timeout (`max_steps` reached) or error.
         steps: control steps with a finite outcome.
         start_step: first step on the slot's own time line, which counts the steps of all its episodes.
@@ -53,7 +53,7 @@ class EpisodeRecord:
     artifacts: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The record as one line of JSON, without the line break."""
+        """Serialise the record as one line of JSON, without the line break."""
         values = asdict(self)
         values["return"] = values.pop("return_")
         return json.dumps({"schema": SCHEMA_VERSION, **values}, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Who has finished how: turns what a loop knows about an episode that has ended into its record, and keeps count."""
+"""Log of finished episodes: makes the record of each from the figures of a loop, and counts them."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from imf_jax.rollout.recorders.base import Recorder
 
 @dataclass(frozen=True)
 class RolloutProgress:
-    """How far a rollout is.
+    """Progress of a rollout.
 
     Attributes:
         episodes: finished episodes.
@@ -21,7 +21,7 @@ class RolloutProgress:
         control_steps: control steps so far, running episodes included.
         loop_s: time [s] since the start of the loop, without waiting for captures.
         share: share of the work in 0..1; a running episode counts by its steps.
-        unwritten: finished episodes whose captures are still being made; told when nothing else is left to do.
+        unwritten: finished episodes whose captures are still being made; counted when nothing else is left to do.
     """
 
     episodes: int
@@ -34,7 +34,7 @@ class RolloutProgress:
 
 @dataclass
 class RolloutResult:
-    """What a rollout tells besides the records it handed out.
+    """Result of a rollout besides its records.
 
     Attributes:
         warmup_s: time [s] before the loop, most of it compilation; not part of `wall_s`.
@@ -67,11 +67,11 @@ class EpisodeLog:
         num_envs: scenes simulated at once.
         on_record: receives each record when its episode has ended and its artifacts are written.
         recorders: captures to feed.
-        queue_bytes: largest size of what waits for the captures [bytes].
+        queue_bytes: largest size of the captures' queue [bytes].
 
     Attributes:
-        captures: the way to the recorders.
-        result: what is known so far.
+        captures: queue of the recorders.
+        result: the figures so far.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class EpisodeLog:
         self._started = self._waited_before = 0.0
 
     def start(self) -> None:
-        """The warm-up has ended, the loop begins."""
+        """Start the clock of the loop: the warm-up has ended."""
         self._started = time.perf_counter()
         self._waited_before = self.captures.waited_s
         self.result.warmup_s = self._started - self._created
 
     def abandon(self) -> None:
-        """The loop was stopped or has failed: captures that are not complete are dropped."""
+        """Drop captures that are not complete: the loop was stopped or has failed."""
         self.captures.abandon()
 
     def close(self, on_progress: Callable[[RolloutProgress], None] | None = None) -> None:
-        """The loop has ended: wait for the captures and finish the result."""
+        """Wait for the captures and finish the result: the loop has ended."""
 
         def waiting(episodes: int) -> None:
             if on_progress:
@@ -125,7 +125,7 @@ class EpisodeLog:
         return time.perf_counter() - self._started - waited
 
     def progress(self, running: int) -> RolloutProgress:
-        """How far the rollout is, when episodes that go on have made `running` steps."""
+        """Progress of the rollout, when episodes that go on have made `running` steps."""
         steps = self.result.control_steps + running
         share = (self._finished + running / self._max_steps) / self._total
         return RolloutProgress(self._finished, self._successes, steps, self.loop_seconds(), min(share, 1.0))

@@ -1,4 +1,4 @@
-"""The scripted expert in the closed loop, as the reference that a policy is read beside."""
+"""Scripted expert in the closed loop, the reference that a policy is compared with."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from imf_jax.sim.experts.transfer import ExpertState, get_expert
 
 @dataclass(frozen=True)
 class ExpertProgram(PlanProgram):
-    """The scripted expert of a task as a `PlanProgram`: one control step per plan, its memory is an `ExpertState`."""
+    """Scripted expert of a task as a `PlanProgram`: one control step per plan, its memory is an `ExpertState`."""
 
     task: str
     obs_horizon: int = 1

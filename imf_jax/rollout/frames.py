@@ -1,4 +1,4 @@
-"""The pictures that plans read: rendered when the next plan needs them, and no others."""
+"""Pictures that plans read: rendered when the next plan needs them, and no others."""
 
 import numpy as np
 
@@ -38,17 +38,17 @@ class FrameReader:
         """Pictures of scenes after a chunk.
 
         Args:
-            past: what the last plan read, uint8 (A, To, C, H, W, 3).
+            past: pictures that the last plan read, uint8 (A, To, C, H, W, 3).
             qpos: generalised positions (A, K, nq) after each of its steps, oldest first.
 
         Returns:
-            what the next plan reads, uint8 (A, To, C, H, W, 3).
+            pictures that the next plan reads, uint8 (A, To, C, H, W, 3).
         """
         newest = qpos[:, -self._horizon :]
         return np.concatenate([past[:, newest.shape[1] :], self._render(newest)], axis=1)
 
     def _render(self, qpos: Array) -> np.ndarray:
-        """uint8 (A, K, C, H, W, 3) of scenes at (A, K, nq), in one call of the renderer."""
+        """Render uint8 (A, K, C, H, W, 3) of scenes at (A, K, nq), in one call of the renderer."""
         images = self._backend.render(qpos.reshape(-1, qpos.shape[-1]), self._cameras)
         self.rendered += images.shape[0] * images.shape[1]
         return images.reshape(*qpos.shape[:2], *images.shape[1:])

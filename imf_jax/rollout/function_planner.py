@@ -1,4 +1,4 @@
-"""Any function of the observations in the closed loop: a policy from elsewhere, a controller, a sanity check."""
+"""Planner around any function of the observations: a policy from elsewhere, a controller, a sanity check."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The closed loop as one compiled program: observe, plan, a chunk of control steps, again, for all scenes at once.
+"""Closed loop as one compiled program: observe, plan, a chunk of control steps, again, for all scenes at once.
 
 What happens in an episode follows from keys of (seed, episode), as on the host. A scene whose episode has ended is
 frozen: shapes never change. `imf_jax.rollout.compiled` runs the program and keeps the records.
@@ -26,7 +26,7 @@ AXIS = "scenes"
 
 
 class EpisodeStats(NamedTuple):
-    """What the record of an episode needs; every field is (B,).
+    """Statistics of running episodes, for their records; every field is (B,).
 
     Attributes:
         running: bool the episode has not ended.
@@ -48,14 +48,14 @@ class EpisodeStats(NamedTuple):
 
 
 class EpisodeBatch(NamedTuple):
-    """B scenes on the device; every leaf has the leading axis B.
+    """Batch of B episodes on the device; every leaf has the leading axis B.
 
     Attributes:
         sim: state of the simulation.
-        output: what was read last.
-        observations: what the next plan reads, see `imf_jax.rollout.planner.Observations`.
-        memory: what the planner remembers.
-        stats: what happened so far.
+        output: the newest output.
+        observations: input of the next plan, see `imf_jax.rollout.planner.Observations`.
+        memory: memory of the planner.
+        stats: statistics of the episodes so far.
     """
 
     sim: SimState
@@ -66,14 +66,14 @@ class EpisodeBatch(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What captures read of R replans of K control steps.
+    """Trajectory of R replans of K control steps, for captures.
 
     Attributes:
         actions: float32 (B, R, K, 16) as planned.
         output: leaves (B, R, K, ...).
         counted: int32 (B, R) how many of the K steps belong to the episode.
         live: bool (B, R) the episode was running and had a plan.
-        notes: what the program says about the actions besides, name -> (B, R, K, ...).
+        notes: notes of the program about the actions, name -> (B, R, K, ...).
     """
 
     actions: Float[Array, "B R K 16"]
@@ -84,7 +84,7 @@ class Trajectory(NamedTuple):
 
 
 class LoopProgram:
-    """The compiled functions of a rollout: `begin` a batch, then `advance` it again and again.
+    """Compiled functions of a rollout: `begin` a batch, then `advance` it again and again.
 
     Args:
         backend: the simulator.
@@ -166,7 +166,7 @@ class LoopProgram:
             unplannable=stats.unplannable | (stats.running & ~usable),
             replans=stats.replans + live,
         )
-        # What is planned for a scene that has ended is not executed, but it must not be harmful either.
+        # The plan of an episode that has ended is not executed, but it must not be harmful either.
         actions = jnp.where(usable[:, None, None], planned, hold(batch.output)[:, None])
         start = batch._replace(stats=stats, memory=keep_rows(live, memory, batch.memory))
         end, (output, counted) = jax.lax.scan(self._control_step, start, jnp.swapaxes(actions, 0, 1))
@@ -181,7 +181,7 @@ class LoopProgram:
     def _control_step(
         self, batch: EpisodeBatch, action: Float[Array, "B 16"]
     ) -> tuple[EpisodeBatch, tuple[StepOutput, Bool[Array, " B"]]]:
-        """One control step of the running scenes; the others stay as they are."""
+        """Make one control step of the running scenes; the others stay as they are."""
         stats = batch.stats
         sim, output = self._backend.step(batch.sim, action)
         live = stats.running
@@ -210,7 +210,7 @@ class LoopProgram:
     def _observe(
         self, past: dict[str, Shaped[Array, "B To ..."]], output: StepOutput, running: Bool[Array, " B"]
     ) -> dict[str, Shaped[Array, "B To ..."]]:
-        """What the next plan reads, after outputs with leading axes (K, B)."""
+        """Observations of the next plan, after outputs with leading axes (K, B)."""
         horizon = self._program.obs_horizon
         newest = {"state": output.state[-horizon:], "env_state": output.env_state[-horizon:]}
         if self._program.cameras:

@@ -1,4 +1,4 @@
-"""How episodes end: the one rule for both loops, in numpy on the host and in JAX in the compiled program."""
+"""Outcome of episodes: one rule for both loops, in numpy on the host and in JAX in the compiled program."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from imf_jax.sim.backends.base import Array, StepOutput
 
 
 class StepOutcome(NamedTuple):
-    """What control steps mean for their episodes; bool arrays of one shape, numpy or JAX.
+    """Outcome of control steps for their episodes; bool arrays of one shape, numpy or JAX.
 
     Attributes:
         ended: the episode ends with this step; for one of the next three reasons, or else by its time limit.
@@ -25,10 +25,10 @@ class StepOutcome(NamedTuple):
 
 
 def step_outcome(output: StepOutput, steps: Array, max_steps: int) -> StepOutcome:
-    """Outcome of control steps whose episodes were running before.
+    """Evaluate control steps whose episodes were running before.
 
     Args:
-        output: what was read after the steps, `success`, `failure` and `finite` bool (...).
+        output: output after the steps, `success`, `failure` and `finite` bool (...).
         steps: whole numbers (...), control steps of the episode up to this one.
         max_steps: control steps after which an episode is a timeout.
     """
@@ -39,7 +39,7 @@ def step_outcome(output: StepOutput, steps: Array, max_steps: int) -> StepOutcom
 
 
 class ChunkOutcome(NamedTuple):
-    """What K control steps mean for A scenes, numpy arrays (A,).
+    """Outcome of K control steps for A episodes, numpy arrays (A,).
 
     Attributes:
         steps: int64 control steps that belong to the episode and have a finite outcome.
@@ -54,7 +54,7 @@ class ChunkOutcome(NamedTuple):
 
 
 def chunk_outcome(output: StepOutput, steps: np.ndarray, max_steps: int) -> ChunkOutcome:
-    """Find where episodes end within a chunk; what comes after an end is ignored.
+    """Find the ends of episodes within a chunk; steps after an end are ignored.
 
     Args:
         output: numpy leaves (A, K, ...).
@@ -79,5 +79,5 @@ def episode_status(*, diverged: bool, success: bool, failure: bool, steps: int) 
 
 
 def unplannable_error(replan: int, finite: bool) -> str:
-    """Why an episode without a usable plan ends; `finite`: of the scene."""
+    """Error of an episode that ends because it has no usable plan; `finite`: the scene is finite."""
     return f"plan {replan} is not finite" if finite else "the scene after its reset is not finite"

@@ -1,4 +1,4 @@
-"""What the closed loop asks for actions: a policy, or any other function of the observations."""
+"""Planners, from which the closed loop gets actions: a policy, or any other function of the observations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ cameras also `images` uint8 (A, obs_horizon, C, H, W, 3)."""
 
 
 class PlanProgram:
-    """A planner as pure functions of B scenes, for loops that are compiled as a whole.
+    """Planner as pure functions of B scenes, for loops that are compiled as a whole.
 
     Subclasses are frozen dataclasses: equal programs share compiled code, and what differs between checkpoints comes in
     as `weights`.
@@ -62,10 +62,10 @@ class PlanProgram:
         """Plan for B scenes. The result of a scene must not depend on the other scenes or on their order.
 
         Args:
-            weights: what differs between checkpoints of one program.
-            memory: what `start` or the last plan returned.
+            weights: arrays that differ between checkpoints of one program.
+            memory: result of `start` or of the last plan.
             observations: see `Observations`.
-            output: what was read after the last step, leaves (B, ...).
+            output: output after the last step, leaves (B, ...).
             seed: uint32 scalar, seed of the rollout; with episode and replan it determines the planning noise.
             episodes: uint32 (B,) episode of each scene.
             replans: uint32 (B,) plans made before in the episode; 0 says that the episode has just begun.
@@ -85,13 +85,13 @@ class PlanProgram:
         return {}
 
     def bytes_per_scene(self) -> int:
-        """About how much memory [bytes] the plan of one more scene needs."""
+        """Memory [bytes], about, that the plan of one more scene needs."""
         return 4096
 
 
 @dataclass(frozen=True)
 class PolicyProgram(PlanProgram):
-    """The plan of an IMF-AttnRes policy: noise, normalisation, vision encoder, network, the executed actions.
+    """Plan of an IMF-AttnRes policy: noise, normalisation, vision encoder, network, the executed actions.
 
     Attributes:
         graph: the structure of the policy; its weights are the other half of `nnx.split`.
@@ -124,7 +124,7 @@ class PolicyProgram(PlanProgram):
         replans: jax.Array,
         prefix: Prefix | None = None,
     ) -> jax.Array:
-        """The whole chunk, float32 (B, H, 16); index obs_horizon - 1 is the action at the time of the observation."""
+        """Whole chunk, float32 (B, H, 16); index obs_horizon - 1 is the action at the time of the observation."""
         policy = nnx.merge(self.graph, weights)
         keys = noise_keys(seed, episodes, replans)
         shape = self.head.pred_horizon, self.head.action_dim
@@ -148,7 +148,7 @@ class PolicyProgram(PlanProgram):
 
     @override
     def bytes_per_scene(self) -> int:
-        """The sources of the residual attention, and the widest layer."""
+        """Memory [bytes] of the sources of the residual attention and of the widest layer."""
         tokens = 2 + self.head.obs_horizon * 3 + self.head.pred_horizon
         return 4 * (tokens * self.head.n_emb * (2 * self.head.n_layer + 1 + 12) + self.image_tokens)
 
@@ -164,7 +164,7 @@ def plan_rows(
     episodes: jax.Array,
     replans: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    """`PlanProgram.plan`; scenes whose episode has just begun (replan 0) get a new memory first.
+    """Run `PlanProgram.plan`; scenes whose episode has just begun (replan 0) get a new memory first.
 
     `output` may be None for a program that does not read it.
 
@@ -176,14 +176,14 @@ def plan_rows(
 
 
 class ProgramPlanner:
-    """Plans with a `PlanProgram` in compiled batches of one fixed size; what it remembers is kept by episode.
+    """Plans with a `PlanProgram` in compiled batches of one fixed size; keeps its memory by episode.
 
     Rounding of a matrix product depends on its size and on the row, so every scene is always planned in the same
     row of a batch of the same size; the rest is padding. One batch is one dispatch.
 
     Args:
-        program: what plans.
-        weights: its first argument.
+        program: the program.
+        weights: its weights.
         rows: rows of a planning batch.
 
     Attributes:
@@ -208,7 +208,7 @@ class ProgramPlanner:
 
         Args:
             observations: see `Observations`.
-            output: what was read after the last step, numpy leaves (A, ...).
+            output: output after the last step, numpy leaves (A, ...).
             seed: seed of the rollout.
             episodes: int64 (A,) episode of each scene.
             replans: int64 (A,) plans made before in the episode.
@@ -240,13 +240,13 @@ class ProgramPlanner:
         return actions
 
     def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
-        """What the program notes about its last plan of these episodes (A,), name -> (A, num_action_steps, ...)."""
+        """Notes of the program about its last plan of these episodes (A,), name -> (A, num_action_steps, ...)."""
         rows = np.array([self._episodes.index(episode) for episode in episodes.tolist()])
         notes = self.program.notes(jax.tree.map(lambda leaf: leaf[rows], self._memory))
         return {name: np.asarray(values) for name, values in notes.items()}
 
     def _recall(self, output: StepOutput, episodes: np.ndarray) -> Any:
-        """What was remembered of these episodes at the last plan; any values where an episode has just begun."""
+        """Memory of these episodes after their last plan; any values where an episode has just begun."""
         if self._memory is None:
             shapes = jax.eval_shape(self.program.start, output)
             return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -256,7 +256,7 @@ class ProgramPlanner:
 
 
 def _gather(batches: list[np.ndarray], parts: tuple[jax.Array, ...]) -> np.ndarray:
-    """Rows of planning batches in the order of the scenes; see `planning_batches`."""
+    """Gather rows of planning batches in the order of the scenes; see `planning_batches`."""
     values = np.empty((sum(int((batch >= 0).sum()) for batch in batches), *parts[0].shape[1:]), parts[0].dtype)
     for batch, part in zip(batches, parts, strict=True):
         used = batch >= 0
@@ -277,7 +277,7 @@ class PolicyPlanner(ProgramPlanner):
     Args:
         policy: a trained policy.
         plan_batch: rows of a planning batch.
-        execute: makes what is run of the policy's program and weights; they themselves by default.
+        execute: makes the executed program and weights from those of the policy; the same by default.
 
     Attributes:
         image_size: height and width of the pictures it reads [pixels].
@@ -290,7 +290,7 @@ class PolicyPlanner(ProgramPlanner):
 
 
 def policy_program(policy: Policy) -> tuple[PolicyProgram, nnx.State]:
-    """The pure functions of a policy, and its weights."""
+    """Split a policy into its pure functions and its weights."""
     graph, weights = nnx.split(policy)
     head, encoder = policy.config.head, policy.config.encoder
     # A vision transformer holds some ten values per pixel of its picture, a convolutional network some more.

@@ -12,7 +12,7 @@ from imf_jax.terminal import make_console
 
 
 class TimeLimit:
-    """A limit on the time of a rollout. Its clock starts when it is first read, so that compilation does not count.
+    """Limit on the time of a rollout. Its clock starts when it is first read, so that compilation does not count.
 
     Args:
         limit_s: the limit [s].
@@ -29,7 +29,7 @@ class TimeLimit:
         return now - self._began
 
     def is_over(self) -> bool:
-        """Whether the limit is reached."""
+        """True once the limit is reached."""
         return self.elapsed_s() >= self.limit_s
 
 
@@ -44,7 +44,7 @@ class ProgressBar:
         self._compiling = True
 
     def __call__(self, progress: RolloutProgress) -> None:
-        """Show how far the rollout is."""
+        """Show the progress of the rollout."""
         if self._compiling:  # the time left is estimated from now on
             self._bar.reset(self._task)
             self._compiling = False
@@ -61,13 +61,13 @@ class ProgressBar:
         counted = progress.episodes if self._total is None else f"{progress.episodes}/{self._total}"
         text = f"{counted} episodes, success {rate}, {speed:,.0f} control steps/s"
         if self._limit is not None:
-            elapsed = min(self._limit.elapsed_s(), self._limit.limit_s)  # what goes on behind it is no rollout any more
+            elapsed = min(self._limit.elapsed_s(), self._limit.limit_s)  # the rollout ends there; only captures go on
             text += f", {clock_time(elapsed)} of {clock_time(self._limit.limit_s)}"
         return text
 
 
 def clock_time(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Format seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
@@ -82,12 +82,12 @@ def progress_bar(
     console: Console | None = None,
     auto_refresh: bool = True,
 ) -> Iterator[ProgressBar]:
-    """A progress bar for `total` episodes that goes away from the terminal's last line when the context ends.
+    """Progress bar for `total` episodes, a context; it leaves the terminal's last line when the context ends.
 
     Args:
         total: episodes of the rollout; None if there is no end to them. Without a limit either, no time left is shown.
         shown: False keeps the terminal silent.
-        label: what is going on.
+        label: description of the rollout.
         limit: time after which the rollout ends.
         console: where to write; stdout by default.
         auto_refresh: draw it between the calls, too.

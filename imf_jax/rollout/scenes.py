@@ -1,4 +1,4 @@
-"""The running scenes of a rollout as one batched pytree, and what a chunk of control steps means for them."""
+"""Running scenes of a rollout as one batched pytree, and how a chunk of control steps updates them."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ class Scenes(NamedTuple):
 
     Attributes:
         episode: int64 episode index.
-        slot: int64 which of the scenes simulated at once this is.
+        slot: int64 index among the scenes simulated at once.
         steps: int64 control steps so far.
         replans: int64 plans executed so far.
         total_reward: float64 sum of rewards so far.
@@ -23,7 +23,7 @@ class Scenes(NamedTuple):
         max_ik_error: float64 largest distance [m] by which a command was moved to become reachable.
         overflow_steps: int64 steps with more contacts or constraints than the buffers hold.
         observations: the last `obs_horizon` observations, oldest first.
-        output: what was read last.
+        output: the newest output.
         sim: state of the simulation.
     """
 
@@ -41,12 +41,12 @@ class Scenes(NamedTuple):
 
 
 def take_rows(tree: Any, rows: np.ndarray | list[int]) -> Any:
-    """Rows (indices or a mask) of every leaf of a batched pytree."""
+    """Take rows (indices or a mask) of every leaf of a batched pytree."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 def join_rows(first: Any, second: Any) -> Any:
-    """Two batched pytrees of the same structure, one after the other."""
+    """Concatenate two batched pytrees of the same structure."""
 
     def join(a: Any, b: Any) -> Any:
         return np.concatenate([a, b]) if isinstance(a, np.ndarray) else jnp.concatenate([a, b])
@@ -77,12 +77,12 @@ def start_scenes(episodes: np.ndarray, slots: np.ndarray, sim: SimState, output:
 
 
 def with_images(scenes: Scenes, images: np.ndarray) -> Scenes:
-    """The scenes with the pictures that the next plan reads, uint8 (A, To, C, H, W, 3)."""
+    """Add the pictures that the next plan reads, uint8 (A, To, C, H, W, 3)."""
     return scenes._replace(observations=scenes.observations | {"images": images})
 
 
 def advance_scenes(scenes: Scenes, sim: SimState, output: StepOutput, count: np.ndarray) -> Scenes:
-    """The scenes after a chunk, of which `count` (A,) steps belong to each. `output`: leaves (A, K, ...).
+    """Update scenes by a chunk, of which `count` (A,) steps belong to each. `output`: leaves (A, K, ...).
 
     Pictures stay as they were: they are rendered later, see `imf_jax.rollout.frames`.
     """
@@ -111,12 +111,12 @@ def advance_scenes(scenes: Scenes, sim: SimState, output: StepOutput, count: np.
 
 
 def take_last(output: StepOutput) -> StepOutput:
-    """The newest of K outputs: leaves (A, K, ...) -> (A, ...)."""
+    """Take the newest of K outputs: leaves (A, K, ...) -> (A, ...)."""
     return jax.tree.map(lambda leaf: leaf[:, -1], output)
 
 
 def run_chunk(backend: Backend, state: SimState, actions: np.ndarray) -> tuple[SimState, StepOutput]:
-    """K control steps: the final state, and outputs as numpy arrays (A, K, ...). `actions`: float32 (A, K, 16)."""
+    """Execute `actions`, float32 (A, K, 16): the final state, and outputs as numpy arrays (A, K, ...)."""
     chunk = getattr(backend, "run_chunk", None)
     if chunk is not None:
         state, output = chunk(state, actions)

@@ -1,4 +1,4 @@
-"""Which episode starts next, and in which row of which planning batch a scene is planned."""
+"""Schedule of a rollout: the order in which episodes start, and the planning batch and row of each scene."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ class EpisodeQueue:
 
     A scene is planned in row `episode % rows`, and two scenes in the same row need two planning batches. The
     queue therefore hands out the first pending episode of the least occupied row. Results of an episode do not
-    depend on the order, so this is free to be whatever is fastest.
+    depend on the order, so the fastest one is chosen.
     """
 
     def __init__(self, episodes: Sequence[int], rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Where the time of a rollout goes: a clock for the stages of the loop, and the figures of `timing.json`.
+"""Timing of a rollout: a clock for the stages of the loop, and the figures of `timing.json`.
 
 The loop takes many scenes through each stage at once. One pass of it is a *call*: a plan for all running scenes and the
 chunk of control steps that follows. Figures are given per call, and per control step of an episode: the share that one
@@ -27,7 +27,7 @@ from imf_jax.files import read_json, write_json
 TIMING = "timing.json"
 
 STAGES = ("obs_read_ms", "preprocess_ms", "inference_ms", "env_step_ms")
-"""The stages within a call that can be told apart on the host."""
+"""Stages within a call that can be measured separately on the host."""
 
 TOTAL = "loop_total_ms"
 
@@ -47,7 +47,7 @@ class StageClock:
     """Measures the stages of one rollout, call by call. Stages may be nested: time belongs to the innermost one.
 
     Args:
-        staged: the stages can be told apart; otherwise only the whole call is measured.
+        staged: the stages can be measured separately; otherwise only the whole call is.
 
     Attributes:
         compile_s: time [s] spent in compilation, before the first call and within calls.
@@ -65,7 +65,7 @@ class StageClock:
 
     @contextmanager
     def measure_compilation(self) -> Iterator[None]:
-        """Listen to JAX for what it compiles within this block."""
+        """Measure the time that JAX spends on compilation within this block."""
 
         def listen(event: str, duration_secs: float, **_: Any) -> None:
             if event == COMPILATION:
@@ -78,14 +78,14 @@ class StageClock:
             jax.monitoring.unregister_event_duration_listener(listen)
 
     def start(self, waited_s: float) -> None:
-        """The warm-up has ended, the first call begins. `waited_s`: see `end_call`."""
+        """Start the first call, after the warm-up. `waited_s`: see `end_call`."""
         self._started = True
         self._spent = dict.fromkeys(STAGES, 0.0)
         self._waited, self._call_since = waited_s, time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure what happens in this block. It must have finished on the device when the block ends."""
+        """Measure the work in this block. It must have finished on the device when the block ends."""
         self._switch()
         self._running.append(name)
         try:
@@ -95,18 +95,18 @@ class StageClock:
             self._running.pop()
 
     def finished(self, values: T) -> T:
-        """`values`, once the device has computed them."""
+        """Return `values` once the device has computed them."""
         return jax.block_until_ready(values)
 
     def end_call(self, steps: int, waited_s: float) -> dict[str, float | int]:
-        """A call has ended, the next one begins.
+        """End a call and start the next one.
 
         Args:
             steps: control steps that it made, over all episodes.
             waited_s: time [s] for which the loop has waited for captures so far.
 
         Returns:
-            its times [ms], and `call` and `call_steps`: its number and `steps`; what a `StepBatch` carries.
+            its times [ms], and `call` and `call_steps`: its number and `steps`; the `timing` of a `StepBatch`.
         """
         now = time.perf_counter()
         total = now - self._call_since - (waited_s - self._waited)
@@ -122,7 +122,7 @@ class StageClock:
         return timing | {"call": len(self._calls) - 1, "call_steps": steps}
 
     def raw(self, warmup_s: float, *, resumed: bool = False) -> dict[str, Any]:
-        """All that was measured, plain JSON types, for `timing_figures`.
+        """Raw measurements, plain JSON types, for `timing_figures`.
 
         Args:
             warmup_s: time before the first call [s].
@@ -139,7 +139,7 @@ class StageClock:
         }
 
     def _switch(self) -> None:
-        """Give the time since the last switch to the stage that ran."""
+        """Add the time since the last switch to the stage that ran."""
         now = time.perf_counter()
         if self._running:
             self._spent[self._running[-1]] += now - self._since
@@ -154,11 +154,11 @@ class NoClock:
         return nullcontext()
 
     def measure_compilation(self) -> AbstractContextManager[None]:
-        """Listen to nothing."""
+        """Measure no compilation."""
         return nullcontext()
 
     def finished(self, values: T) -> T:
-        """`values`, whether or not the device has computed them."""
+        """Return `values`, whether or not the device has computed them."""
         return values
 
 
@@ -169,11 +169,11 @@ def timing_figures(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Content of `timing.json`.
 
     Args:
-        measured: what `StageClock.raw` gave, of each process that shared the evaluation.
+        measured: results of `StageClock.raw`, of each process that shared the evaluation.
 
     Returns:
-        per time `count`, `mean`, `std`, `min`, `max`, `p50`, `p95` [ms] of the calls, None for what cannot be told
-        apart; `aggregates` with the same per control step of an episode.
+        per time `count`, `mean`, `std`, `min`, `max`, `p50`, `p95` [ms] of the calls, None for stages that cannot
+        be separated; `aggregates` with the same per control step of an episode.
     """
     calls = np.array([call for part in measured for call in part["calls"]], dtype=float).reshape(-1, len(TIMES)).T
     steps = np.array([count for part in measured for count in part["steps"]], dtype=np.int64)
@@ -202,12 +202,12 @@ def timing_figures(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_timing(folder: Path, measured: dict[str, Any], *, whole: bool) -> None:
-    """Write `timing.json` of what `StageClock.raw` gave; for `merge_timing`, unless it is the `whole` evaluation."""
+    """Write `timing.json` of a `StageClock.raw`; for `merge_timing`, unless it is the `whole` evaluation."""
     write_json(folder / TIMING, timing_figures([measured]) if whole else measured)
 
 
 def merge_timing(folders: Sequence[Path], out: Path) -> None:
-    """Make one `timing.json` of those that several processes have left, if they have."""
+    """Merge the `timing.json` of several processes into one, if there are any."""
     measured = [read_json(folder / TIMING) for folder in folders if (folder / TIMING).exists()]
     if measured:
         write_json(out / TIMING, timing_figures(measured))

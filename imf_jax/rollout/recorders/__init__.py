@@ -7,13 +7,13 @@ from imf_jax.rollout.recorders.base import OnlyEpisodes, Recorder, RecorderConte
 
 
 def make_recorders(capture: CaptureConfig, context: RecorderContext) -> list[Recorder]:
-    """The recorders that are asked for. Nothing is compiled or written yet.
+    """Make the requested recorders. Nothing is compiled or written yet.
 
     Raises:
         ArgumentError: a camera is not in the scene, or so many videos at once cannot be open.
         UserError: a package is not installed.
     """
-    # Imported only if asked for: some need packages that others can do without.
+    # Imported only if requested: some need packages that others can do without.
     modules = [importlib.import_module(f"{__name__}.{name}") for name in capture.recorders]
     recorders = [module.make_recorder(capture, context) for module in modules]
     if context.num_episodes is None:

@@ -1,4 +1,4 @@
-"""What a capture sees of a rollout, and the buffer that most captures keep per episode."""
+"""Base class and inputs of recorders, and the buffer that most of them keep per episode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class ResetBatch:
 
     Attributes:
         episodes: int64 (B,) their episode indices.
-        output: what was read after the reset, numpy leaves (B, ...).
+        output: output after the reset, numpy leaves (B, ...).
     """
 
     episodes: np.ndarray
@@ -29,15 +29,15 @@ class ResetBatch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepBatch:
-    """The K control steps between two replans of A scenes.
+    """K control steps between two replans of A scenes.
 
     Attributes:
         episodes: int64 (A,) episode of each row.
         actions: float32 (A, K, 16) commanded actions as planned.
-        output: what was read after each step, numpy leaves (A, K, ...).
+        output: output after each step, numpy leaves (A, K, ...).
         count: int64 (A,) how many of the K steps belong to the episode; rows past it must be ignored.
-        timing: what `imf_jax.rollout.timing.StageClock.end_call` told of these steps, (A,) each; empty without a clock.
-        notes: what the planner says about the actions besides, name -> (A, K, ...); most planners say nothing.
+        timing: figures of `imf_jax.rollout.timing.StageClock.end_call` of these steps, (A,); empty without a clock.
+        notes: notes of the planner about the actions, name -> (A, K, ...); most planners have none.
     """
 
     episodes: np.ndarray
@@ -50,7 +50,7 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class RecorderContext:
-    """What recorders are made for, besides what `imf_jax.config.CaptureConfig` asks of them.
+    """Context of recorders: what they need to know besides their settings in `imf_jax.config.CaptureConfig`.
 
     Attributes:
         folder: the evaluation folder.
@@ -66,49 +66,49 @@ class RecorderContext:
 
 
 class Recorder:
-    """A capture.
+    """Base class of captures.
 
     Its methods are called from one thread: setup, then per episode reset, steps ..., finish or discard, at the end
     close. Only `abandon` comes from another one. Subclasses override what they need; by default nothing happens.
 
     Attributes:
-        name: how messages call the capture.
+        name: name of the capture in messages.
     """
 
     name: str
 
     def setup(self, qpos: np.ndarray) -> None:
-        """Compile what will be needed, for any scene at `qpos` (nq,); called once, before the clock starts."""
+        """Compile, for any scene at `qpos` (nq,); called once, before the clock starts."""
 
     def bytes_per_episode(self, max_steps: int) -> int:
-        """Largest memory [bytes] that is held for a running episode of `max_steps` control steps."""
+        """Largest memory [bytes] held for a running episode of `max_steps` control steps."""
         return 0
 
     def on_reset(self, reset: ResetBatch) -> None:
-        """Episodes have started."""
+        """Handle the start of episodes."""
 
     def on_steps(self, steps: StepBatch) -> None:
-        """Control steps were executed."""
+        """Handle executed control steps."""
 
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        """An episode has ended.
+        """Finish an episode that has ended.
 
         Args:
             record: its record, still without artifacts.
 
         Returns:
-            kind of artifact -> path relative to the evaluation folder, for what was written.
+            kind of artifact -> path relative to the evaluation folder, for each file that was written.
         """
         return {}
 
     def discard(self, episode: int) -> None:
-        """Forget an episode of which something was missed; nothing of it may be left."""
+        """Discard an episode of which something was missed; nothing of it may be left."""
 
     def close(self) -> None:
-        """The rollout has ended; called also when it was interrupted or failed."""
+        """Close the recorder at the end of a rollout, also of one that was interrupted or failed."""
 
     def abandon(self) -> None:
-        """The capture hangs and is given up: nothing that is open may be kept.
+        """Give up the capture because it hangs: nothing that is open may be kept.
 
         Another thread calls this, perhaps while one of the other methods runs: it only takes a note. Should the method
         that hangs return after all, `close` follows.

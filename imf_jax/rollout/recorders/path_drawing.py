@@ -10,7 +10,7 @@ from imf_jax.sim.rendering.camera import CameraView
 
 @dataclass(frozen=True)
 class PathStyle:
-    """How one arm's path looks. Colours are RGB 0..255."""
+    """Style of one arm's path. Colours are RGB 0..255."""
 
     label: str
     fill: tuple[int, int, int]
@@ -43,7 +43,7 @@ def draw_path(
     height: int | None = None,
     legend: bool = True,
 ) -> np.ndarray:
-    """The picture with both executed paths in red, as chains of capsules that become brighter with time.
+    """Draw both executed paths in red, as chains of capsules that become brighter with time.
 
     The thickness is metric, so a path looks thinner farther away. Hollow marks are starts, filled marks are ends.
     With `depth`, stretches behind a surface are drawn thin and faint.
@@ -142,7 +142,7 @@ def _draw_ends(canvas: np.ndarray, view: CameraView, path: np.ndarray, style: Pa
 
 
 def _draw_mark(canvas: np.ndarray, centre: np.ndarray, size: float, style: PathStyle, filled: bool) -> np.ndarray:
-    """A mark with a white and a dark rim, readable on any background; a hollow one has a white middle."""
+    """Draw a mark with a white and a dark rim, readable on any background; a hollow one has a white middle."""
     rows, columns = np.indices(canvas.shape[:2], dtype=np.float32) + 0.5
     away = np.stack([columns - centre[0], rows - centre[1]])
     gap = np.hypot(*away) if style.marker == "disc" else np.abs(away).max(axis=0)
@@ -155,7 +155,7 @@ def _draw_mark(canvas: np.ndarray, centre: np.ndarray, size: float, style: PathS
 
 
 def _draw_legend(picture: np.ndarray) -> np.ndarray:
-    """A panel with both arms' marks and their meaning, sized to the picture."""
+    """Draw a panel with both arms' marks and their meaning, sized to the picture."""
     row = max(11.0, picture.shape[0] / 28)
     font = ImageFont.load_default(0.72 * row)
     texts = [LEFT.label, RIGHT.label, "hollow: start, filled: end"]
@@ -186,7 +186,7 @@ def _bounds(uv: np.ndarray, margin: float, shape: tuple[int, int]) -> tuple[slic
 
 
 def _to_segment(box: tuple[slice, slice], start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For the pixels of `box`: position 0..1 of the nearest point of the segment, and the distance to it [pixels]."""
+    """Position 0..1 of the nearest point of the segment, and distance to it [pixels], for the pixels of `box`."""
     x = np.arange(box[1].start, box[1].stop) + 0.5 - start[0]
     y = np.arange(box[0].start, box[0].stop)[:, None] + 0.5 - start[1]
     direction = end - start

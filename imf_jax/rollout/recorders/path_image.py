@@ -31,12 +31,12 @@ PICTURE_SIZE = 512
 
 
 def make_recorder(capture: CaptureConfig, context: RecorderContext) -> "PathImageRecorder":
-    """The recorder of --save-images."""
+    """Make the recorder of --save-images."""
     return PathImageRecorder(context.folder, SceneRenderer(context.backend.model, capture.camera))
 
 
 class RenderedScene(NamedTuple):
-    """A picture and all that is needed to draw into it.
+    """Picture of a scene, with the depth and view that drawing into it needs.
 
     Attributes:
         image: uint8 (H, W, 3) RGB.
@@ -50,7 +50,7 @@ class RenderedScene(NamedTuple):
 
 
 class SceneRenderer:
-    """Makes good-looking pictures of single scenes: large, with shadows. The tracer compiles at the first one.
+    """Renders single scenes for people: large, with shadows. The ray tracer compiles at the first picture.
 
     Args:
         model: the scene.
@@ -67,7 +67,7 @@ class SceneRenderer:
         self._renderer: WarpRenderer | None = None
 
     def __call__(self, qpos: np.ndarray) -> RenderedScene:
-        """RenderedScene the scene at generalised positions `qpos` float64 (nq,)."""
+        """Render the scene at generalised positions `qpos` float64 (nq,)."""
         size = self._size
         if self._renderer is None:
             self._renderer = WarpRenderer(
@@ -79,13 +79,13 @@ class SceneRenderer:
 
 
 class PathImageRecorder(Recorder):
-    """Writes `trajectory.png`: where link7 of both arms went (not where the policy wanted it), in red.
+    """Writes `trajectory.png`: the executed path of link7 of both arms (not the commanded one), in red.
 
     The picture shows the scene after the last step.
 
     Args:
         folder: the evaluation folder.
-        photograph: makes the picture of a scene at generalised positions (nq,).
+        photograph: renders a scene at generalised positions (nq,).
     """
 
     name = "path_image"
@@ -98,12 +98,12 @@ class PathImageRecorder(Recorder):
 
     @override
     def setup(self, qpos: np.ndarray) -> None:
-        """The ray tracer compiles at its first picture."""
+        """Render a first picture, which compiles the ray tracer."""
         self._photograph(qpos)
 
     @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """Two positions per step, and two pictures with depth while one is drawn."""
+        """Memory [bytes] of two positions per step, and of two pictures with depth while one is drawn."""
         return 24 * max_steps + 2 * 16 * PICTURE_SIZE**2
 
     @override

@@ -1,4 +1,4 @@
-"""`trajectory.npz`: what was commanded and what the arms did, per episode."""
+"""`trajectory.npz`: the commanded actions and the executed motion of both arms, per episode."""
 
 import io
 from pathlib import Path
@@ -20,7 +20,7 @@ from imf_jax.rollout.recorders.base import (
 
 
 def make_recorder(capture: CaptureConfig, context: RecorderContext) -> "TrajectoryRecorder":
-    """The recorder of --save-trajectory."""
+    """Make the recorder of --save-trajectory."""
     return TrajectoryRecorder(context.folder)
 
 
@@ -47,7 +47,7 @@ class TrajectoryRecorder(Recorder):
 
     @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """The arrays, those of timing included, and the archive that is made of them."""
+        """Memory [bytes] of the arrays, those of timing included, and of the archive that is made of them."""
         return 2 * (4 * (1 + 16 + 14) + 8 * 7) * max_steps
 
     @override

@@ -1,4 +1,4 @@
-"""`front.mp4` and its like: every control step of an episode as a frame of a video, one file per camera."""
+"""Videos such as `front.mp4`: every control step of an episode as a frame, one file per camera."""
 
 import resource
 from collections.abc import Callable
@@ -37,7 +37,7 @@ ENCODER_BYTES = 2 * 2**20
 """Memory of an open encoder [bytes], measured at small pictures and rounded up; the rest grows with the picture."""
 
 ENCODER_BYTES_PER_PIXEL = 32
-"""The part that grows with the picture [bytes]: reference frames and motion vectors."""
+"""Memory of an open encoder that grows with the picture [bytes]: reference frames and motion vectors."""
 
 INDEX_BYTES = 64
 """Memory that a frame leaves behind until the file is closed [bytes]: its place in the index of the file."""
@@ -50,7 +50,7 @@ Render = Callable[[np.ndarray], np.ndarray]
 
 
 def make_recorder(capture: CaptureConfig, context: RecorderContext) -> Recorder:
-    """The recorder of --record-video.
+    """Make the recorder of --record-video.
 
     Raises:
         UserError, ArgumentError: see `require_encoder`.
@@ -72,7 +72,7 @@ def make_recorder(capture: CaptureConfig, context: RecorderContext) -> Recorder:
 
 
 class CameraRenderer:
-    """Makes the pictures of videos, with a ray tracer of its own that compiles at the first one.
+    """Renders the frames of videos, with a ray tracer of its own that compiles at the first one.
 
     Args:
         model: the scene.
@@ -89,7 +89,7 @@ class CameraRenderer:
         self._renderer: WarpRenderer | None = None
 
     def __call__(self, qpos: np.ndarray) -> np.ndarray:
-        """Pictures uint8 (B, C, H, W, 3) of scenes at generalised positions (B, nq)."""
+        """Render pictures uint8 (B, C, H, W, 3) of scenes at generalised positions (B, nq)."""
         if self._renderer is None:
             self._renderer = WarpRenderer(self._model, self._cameras, self._size, self._size)
         return self._renderer.render(qpos)
@@ -131,12 +131,12 @@ class VideoRecorder(Recorder):
 
     @override
     def setup(self, qpos: np.ndarray) -> None:
-        """The ray tracer compiles at its first picture."""
+        """Render a first frame, which compiles the ray tracer."""
         self._render(qpos[None])
 
     @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """Per camera an encoder with its index, and the pictures that are on their way to it.
+        """Memory [bytes] per camera of an encoder with its index, and of the pictures that are on their way to it.
 
         Not counted is the ray tracer itself, whose size does not depend on the episodes.
         """
@@ -146,7 +146,7 @@ class VideoRecorder(Recorder):
 
     @override
     def on_reset(self, reset: ResetBatch) -> None:
-        """A video begins with the first step."""
+        """Do nothing: a video begins with the first step."""
 
     @override
     def on_steps(self, steps: StepBatch) -> None:
@@ -197,16 +197,16 @@ class VideoRecorder(Recorder):
 
     @override
     def close(self) -> None:
-        """Videos of episodes that did not end are removed."""
+        """Remove the videos of episodes that did not end."""
         for episode in list(self._open):
             self.discard(episode)
 
     @override
     def abandon(self) -> None:
-        """A video gets its name when it is complete."""
+        """Do nothing: a video gets its name only when it is complete."""
 
     def _add(self, episode: int, views: np.ndarray) -> None:
-        """Encode a moment, uint8 (C, H, W, 3); what goes wrong costs the videos of this episode only."""
+        """Encode a moment, uint8 (C, H, W, 3); a failure costs the videos of this episode only."""
         if episode in self._failed:
             return
         try:
@@ -226,7 +226,7 @@ class VideoRecorder(Recorder):
             self._open[episode].append(video)
 
     def _partial(self, episode: int, camera: str) -> Path:
-        """Where a video is until it is complete."""
+        """Path of a video until it is complete."""
         return partial_path(self._folder / episode_folder(episode) / f"{camera}.mp4")
 
 
