@@ -1,1 +1,1 @@
-"""Evaluations from start to report: which episodes, what is kept, what the figures say."""
+"""Evaluations from start to report: episodes, folders, resuming, statistics, comparison."""

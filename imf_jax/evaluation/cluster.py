@@ -27,26 +27,26 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """This process among those of an evaluation.
+    """Cluster of the processes of an evaluation, as one of them sees it.
 
     Attributes:
-        index: which one this is, from 0.
-        count: how many there are; 1 without a cluster.
+        index: index of this process, from 0.
+        count: number of processes; 1 without a cluster.
     """
 
     index: int = 0
     count: int = 1
 
     def share(self, episodes: Sequence[int]) -> Sequence[int]:
-        """The episodes that this process runs: every `count`-th."""
+        """Share of the episodes that this process runs: every `count`-th."""
         return episodes[self.index :: self.count]
 
     def folder(self, out: Path) -> Path:
-        """Where this process writes."""
+        """Folder that this process writes to."""
         return out if self.count == 1 else process_folder(out, self.index)
 
     def wait(self, name: str) -> None:
-        """Wait until all processes are here.
+        """Wait until all processes have reached this point.
 
         Raises:
             UserError: one of them has failed.
@@ -62,12 +62,12 @@ class Cluster:
 
 
 def process_folder(out: Path, index: int) -> Path:
-    """Where process `index` writes its share."""
+    """Folder that process `index` writes its share to."""
     return out / PROCESSES / f"{index:03d}"
 
 
 def read_cluster(config: ClusterConfig) -> tuple[str, int, int] | None:
-    """Coordinator, number of processes and index of this one, from flags or environment; None for a single process.
+    """Read coordinator, number of processes and index of this one, from flags or environment; None for a single one.
 
     Raises:
         ArgumentError: some of the three are there and some are not, or they contradict each other.
@@ -93,7 +93,7 @@ def read_cluster(config: ClusterConfig) -> tuple[str, int, int] | None:
 
 
 def join_cluster(config: ClusterConfig) -> Cluster:
-    """Meet the other processes; call it before anything else uses JAX's devices.
+    """Join the other processes; call it before anything else uses JAX's devices.
 
     Raises:
         ArgumentError: see `read_cluster`.

@@ -27,19 +27,19 @@ from imf_jax.rollout.timing import StageClock, write_timing
 from imf_jax.seeds import Split, split_seed
 
 Existing = Literal["refuse", "replace", "resume"]
-"""What to do with an evaluation that is in the folder already."""
+"""Treatment of an evaluation that is in the folder already."""
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated, and what is kept of it.
+    """Settings of an evaluation: its episodes, and the captures that are kept.
 
     Attributes:
         episodes: scenes to evaluate: 0, 1, ... of the seed.
         num_envs: scenes simulated at once, on all devices of a process together.
-        split: what the scenes serve; splits never share one.
+        split: purpose of the scenes; splits never share one.
         seed: the user's seed.
-        capture: what is kept of each episode besides its record.
+        capture: captures of each episode besides its record.
         captured_episodes: captures are made of the first so many episodes; of all by default.
     """
 
@@ -57,7 +57,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Hooks:
-    """How an evaluation talks with whoever started it.
+    """Hooks between an evaluation and its caller.
 
     Attributes:
         should_stop: asked before every plan; True ends the evaluation early.
@@ -75,7 +75,7 @@ class Summary:
     """A finished evaluation.
 
     Attributes:
-        folder: where its files are.
+        folder: the folder of its files.
         metrics: content of `metrics.json`.
         records: the episodes, in order of their index.
     """
@@ -86,17 +86,17 @@ class Summary:
 
     @property
     def headline(self) -> str:
-        """Success with its interval, in one line."""
+        """Success rate with its interval, in one line."""
         return success_line(self.metrics)
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """The pictures that were made, in order of the episodes."""
+        """Pictures that were made, in order of the episodes."""
         return tuple(self.folder / r.artifacts["path_image"] for r in self.records if "path_image" in r.artifacts)
 
     @property
     def exit_code(self) -> int:
-        """What a command line tells its caller; see `imf_jax.errors`. A missing capture counts like an error."""
+        """Exit code of a command line; see `imf_jax.errors`. A missing capture counts like an error."""
         if self.metrics["interrupted"]:
             return EXIT_INTERRUPTED
         if not self.records:
@@ -116,18 +116,18 @@ def evaluate(
 ) -> Summary:
     """Roll out all episodes and write manifest, records, captures, metrics and report to `out`.
 
-    What is written is there as soon as it is known: the manifest before the first episode, each record when its
-    episode ends. Interrupted or failed evaluations keep what they have.
+    Files are written as early as possible: the manifest before the first episode, each record when its episode
+    ends. Interrupted or failed evaluations keep what they have.
 
     Args:
-        setup: what is rolled out, on what and where.
-        settings: what to evaluate and to keep.
+        setup: policy, backend and devices.
+        settings: the episodes and captures.
         out: the evaluation folder.
-        about: more for the manifest than the provenance of the policy, plain JSON types: `config`, `reference`, ...
-        existing: what to do with an evaluation that is in `out` already: refuse to write there, replace it, or resume
+        about: entries of the manifest besides the policy's provenance, plain JSON types: `config`, `reference`, ...
+        existing: treatment of an evaluation that is in `out` already: refuse to write there, replace it, or resume
             it, which runs only episodes without a record, and all if there is none yet.
         cluster: the processes that share the episodes; all of them call this function with the same arguments.
-        hooks: how the evaluation talks with whoever started it.
+        hooks: hooks of the caller.
 
     Raises:
         ArgumentError: a seed outside its range, an unknown camera, a renderer that would render nothing, or more
@@ -143,11 +143,11 @@ def evaluate(
 
 @dataclass
 class Prepared:
-    """An evaluation that may begin: everything is checked, and nothing is compiled.
+    """Prepared evaluation: everything is checked, and nothing is compiled.
 
     Attributes:
         setup, settings, out, existing, cluster: see `evaluate`.
-        folder: where this process writes.
+        folder: the folder that this process writes to.
         manifest: content of `manifest.json`.
         episodes: those of this process.
         seed: seed of its keys.
@@ -177,7 +177,7 @@ class Prepared:
 def prepare(
     setup: Setup, settings: EvaluationSettings, out: Path, about: dict[str, Any], existing: Existing, cluster: Cluster
 ) -> Prepared:
-    """Check settings and folder, and take up what is there of an evaluation that is resumed; see `evaluate`."""
+    """Check settings and folder, and read the records of an evaluation that is resumed; see `evaluate`."""
     backend, planner = setup.backend, setup.policy.planner
     require_possible(setup, settings, cluster)
     seed = split_seed(settings.split, settings.seed)
@@ -194,7 +194,7 @@ def prepare(
             require_resumable(out)
         else:
             require_empty(out, replace=existing == "replace")
-    cluster.wait("start")  # process 0 has looked at the folder before anybody writes to it
+    cluster.wait("start")  # process 0 has looked at the folder before any process writes to it
     if existing == "resume" and not started(folder):
         existing = "refuse"
     prepared = Prepared(setup, settings, out, existing, cluster, folder, manifest, episodes, seed, num_envs, recorders)
@@ -211,7 +211,7 @@ def prepare(
 
 
 def require_possible(setup: Setup, settings: EvaluationSettings, cluster: Cluster) -> None:
-    """Refuse what cannot be evaluated, or would do nothing.
+    """Refuse settings that cannot be evaluated, or would have no effect.
 
     Raises:
         ArgumentError: names the flag.
@@ -249,7 +249,7 @@ def describe(setup: Setup, settings: EvaluationSettings, cluster: Cluster, about
 
 
 def run(prepared: Prepared, hooks: Hooks) -> dict[str, Any]:
-    """Roll out the episodes that are missing, and write what comes of them; returns the metrics of this process."""
+    """Roll out the missing episodes, and write their results; returns the metrics of this process."""
     setup, settings, folder, records = prepared.setup, prepared.settings, prepared.folder, prepared.records
     backend, alone = setup.backend, prepared.cluster.count == 1
     there = {record.episode for record in records}
@@ -290,14 +290,14 @@ def run(prepared: Prepared, hooks: Hooks) -> dict[str, Any]:
         if missing or prepared.measured is None:
             metrics = evaluation_metrics(records, result, len(prepared.episodes), backend.task.stages)
             metrics["resumed_episodes"] = len(there)
-        else:  # it was complete: what was measured, and what could not be captured, stays
+        else:  # it was complete: its measurements and capture errors stay
             metrics = prepared.measured
         files.finish(metrics, records)
     return metrics
 
 
 def finish(prepared: Prepared, metrics: dict[str, Any]) -> Summary:
-    """Make one evaluation of the shares of several processes, and the report; `metrics`: of this process."""
+    """Merge the shares of several processes, and write the report; `metrics`: of this process."""
     out, records = prepared.out, prepared.records
     if prepared.cluster.count > 1:
         metrics, records = merge_shares(

@@ -1,4 +1,4 @@
-"""What is rolled out: a checkpoint or a scripted expert becomes a planner with a name and a provenance."""
+"""Evaluated policy: a planner, of a checkpoint or a scripted expert, with a name and a provenance."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from imf_jax.config.recording import RolloutConfig
 
 
 class EvaluatedPolicy(NamedTuple):
-    """What is rolled out.
+    """Policy to roll out, with its name and provenance.
 
     Attributes:
-        planner: what acts.
+        planner: plans its actions.
         task: the task that it is rolled out on.
-        label: how messages and reports call it.
-        provenance: what the manifest says about it, plain JSON types.
-        folder: how a folder with its results is called if nobody names one.
+        label: its name in messages and reports.
+        provenance: its entries of the manifest, plain JSON types.
+        folder: default name of a folder with its results.
         image_size: height and width of the pictures that it reads [pixels].
         checkpoint: the checkpoint folder that it was loaded from, if it was.
     """
@@ -33,7 +33,7 @@ class EvaluatedPolicy(NamedTuple):
 
 
 def load_evaluated_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
-    """The policy or the scripted expert that the flags name.
+    """Load the policy or the scripted expert that the flags name.
 
     Raises:
         UserError: there is no complete checkpoint, or it cannot be read.
@@ -43,7 +43,7 @@ def load_evaluated_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy
 
 
 def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> EvaluatedPolicy:
-    """The policy of a checkpoint folder, or of the newest complete checkpoint of a run folder."""
+    """Load the policy of a checkpoint folder, or of the newest complete checkpoint of a run folder."""
     from imf_jax.checkpoints import load_policy
     from imf_jax.evaluation.manifest import folder_hash
     from imf_jax.rollout.delay import policy_planner
@@ -66,7 +66,7 @@ def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Evalua
 
 
 def _load_expert(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
-    """The scripted expert of a task, "transfer" by default."""
+    """Load the scripted expert of a task, "transfer" by default."""
     config.execution.require_no_plan_ahead()
     from imf_jax.rollout.expert_planner import ExpertPlanner
 

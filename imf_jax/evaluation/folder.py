@@ -1,4 +1,4 @@
-"""The files of an evaluation folder. Whole files appear at once or not at all; records are flushed one by one."""
+"""Files of an evaluation folder. Whole files appear at once or not at all; records are flushed one by one."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ REPORT = "report.html"
 
 
 class EvaluationFolder:
-    """A folder that receives one evaluation: manifest, records, metrics. Use it as a context manager.
+    """Folder that receives one evaluation: manifest, records, metrics. Use it as a context manager.
 
     Args:
         path: the folder; made if it is not there.
@@ -44,7 +44,7 @@ class EvaluationFolder:
                     (path / name).unlink(missing_ok=True)
                 shutil.rmtree(path / EPISODES, ignore_errors=True)
             write_json(path / MANIFEST, manifest)
-            # Unbuffered: what a full disk does not take is known at once.
+            # Unbuffered: a full disk is noticed at once.
             self._records = open(path / RECORDS, "ab" if resumed else "wb", buffering=0)  # noqa: SIM115 - closed by __exit__
 
     def add(self, record: EpisodeRecord) -> None:
@@ -84,7 +84,7 @@ class EvaluationFolder:
 
 
 def lines_of(records: Sequence[EpisodeRecord]) -> bytes:
-    """Content of `episodes.jsonl`, in order of the episodes."""
+    """Serialise the content of `episodes.jsonl`, in order of the episodes."""
     ordered = sorted(records, key=lambda record: record.episode)
     return "".join(record.to_json() + "\n" for record in ordered).encode()
 

@@ -1,4 +1,4 @@
-"""A night of evaluations: a file of named jobs, checked as a whole before the first one starts.
+"""Batch of evaluations: a file of named jobs, checked as a whole before the first one starts.
 
 ```yaml
 jobs:
@@ -12,7 +12,7 @@ jobs:
     expert: true
 ```
 
-A job is one evaluation per seed. What it does not name is as on the command line.
+A job is one evaluation per seed. Settings that it does not name are those of the command line.
 """
 
 import dataclasses
@@ -51,18 +51,18 @@ GROUPS = ("execution", "capture")
 NOT_OVERRIDABLE = (
     "jobs", "out", "resume", "continue_on_error", "cluster", "checkpoint", "expert", "task", "episodes", *GROUPS,
 )  # fmt: skip
-"""Flags of the whole night, or with a key of their own; those of a group are overridden one by one."""
+"""Flags of all jobs together, or with a key of their own; those of a group are overridden one by one."""
 
 JobStatus = Literal["done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One evaluation of a file of jobs.
+    """Evaluation of a file of jobs.
 
     Attributes:
-        name: unique; its folder is called so.
-        config: as if it had been given at the command line.
+        name: unique; also the name of its folder.
+        config: its configuration, as of a command line.
     """
 
     name: str
@@ -92,10 +92,10 @@ _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _uni
 
 
 def read_jobs(path: Path, defaults: EvalConfig) -> list[Job]:
-    """All jobs of a YAML or JSON file, each with a complete configuration.
+    """Read all jobs of a YAML or JSON file, each with a complete configuration.
 
     Args:
-        path: the file; its suffix says which (`.json`, else YAML).
+        path: the file; its suffix gives the format (`.json`, else YAML).
         defaults: the command line.
 
     Raises:
@@ -119,7 +119,7 @@ def read_jobs(path: Path, defaults: EvalConfig) -> list[Job]:
         f"--jobs {path} must hold one key `jobs` with a list of jobs",
     )
     jobs = [job for number, entry in enumerate(entries, start=1) for job in _read_entry(entry, number, path, defaults)]
-    names = [job.name.lower() for job in jobs]  # some file systems do not tell A from a
+    names = [job.name.lower() for job in jobs]  # some file systems do not distinguish A from a
     repeated = sorted({name for name in names if names.count(name) > 1})
     require(not repeated, f"{path}: two jobs are called {', '.join(repeated)}; give each job a name of its own")
     return jobs
@@ -189,21 +189,21 @@ def _require_checkpoint(config: EvalConfig, where: str) -> None:
 
 
 def resolve_folders(jobs: Sequence[Job], out: Path | None) -> dict[str, Path]:
-    """Where each job writes, decided once: `<out>/<name>`, or `evals/<timestamp>_<name>` without --out."""
+    """Resolve the folder of each job, once: `<out>/<name>`, or `evals/<timestamp>_<name>` without --out."""
     stamp = timestamp()
     return {job.name: out / job.name if out else Path("evals") / f"{stamp}_{job.name}" for job in jobs}
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended.
+    """Result of a job.
 
     Attributes:
         name: of the job.
-        folder: where its files are.
+        folder: the folder of its files.
         status: "done" also if some of its episodes ended in an error.
         exit_code: as if it had been run alone.
-        line: success, or what went wrong.
+        line: success, or the error.
     """
 
     name: str
@@ -214,13 +214,13 @@ class JobResult:
 
 
 def run_job(job: Job, folder: Path, run: Callable[[EvalConfig, Path], Any], *, resume: bool) -> JobResult:
-    """Run a job and leave `job.json` in its folder, whatever happens; a folder of somebody else is left alone.
+    """Run a job and write `job.json` to its folder, also if it fails; a folder of something else stays as it is.
 
     Args:
         job: the job.
-        folder: where it writes.
+        folder: the folder that it writes to.
         run: evaluates a configuration into a folder and returns its `Summary`.
-        resume: complete a job that was begun.
+        resume: complete a job that was started.
     """
     from imf_jax.evaluation.folder import require_empty
     from imf_jax.evaluation.resume import require_resumable, started
@@ -263,7 +263,7 @@ def run_job(job: Job, folder: Path, run: Callable[[EvalConfig, Path], Any], *, r
 
 
 def _leave_quietly(write: Callable[..., None], *arguments: Any, **more: Any) -> None:
-    """What cannot be written to a full or read-only disk is said at the terminal anyway."""
+    """Write a file, ignoring a full or read-only disk: the result is shown at the terminal anyway."""
     try:
         write(*arguments, **more)
     except OSError:
@@ -271,7 +271,7 @@ def _leave_quietly(write: Callable[..., None], *arguments: Any, **more: Any) -> 
 
 
 def _finished(folder: Path) -> dict[str, Any]:
-    """How many episodes a job has finished so far."""
+    """Count the finished and the successful episodes of a job so far."""
     from imf_jax.evaluation.folder import read_records
 
     try:
@@ -301,7 +301,7 @@ def run_jobs(
         say: receives a line before each job.
 
     Returns:
-        how the jobs ended that were begun, and the exit code: 130 interrupted, 1 a job failed and the rest did not run,
+        results of the started jobs, and the exit code: 130 interrupted, 1 a job failed and the rest did not run,
         3 a job failed or had episodes with errors and the rest went on, else 0.
     """
     results: list[JobResult] = []

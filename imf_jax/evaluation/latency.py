@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 
 
 def sweep_delays(config: LatencyConfig, policy: PolicyConfig) -> list[int]:
-    """The delays to evaluate, in ascending order.
+    """List the delays to evaluate, in ascending order.
 
     Args:
         config: the sweep.
@@ -44,12 +44,12 @@ def sweep_delays(config: LatencyConfig, policy: PolicyConfig) -> list[int]:
 
 
 def delay_folder(out: Path, delay: int) -> Path:
-    """Where in the folder of a sweep the evaluation of a delay [control steps] lies."""
+    """Folder, within that of a sweep, of the evaluation of a delay [control steps]."""
     return out / f"delay_{delay:02d}"
 
 
 def require_sweep(out: Path, delays: Sequence[int]) -> None:
-    """Refuse to continue what is no sweep.
+    """Refuse to continue in a folder that holds no sweep.
 
     Args:
         out: the folder of the sweep; there may be nothing of it yet.
@@ -66,7 +66,7 @@ def require_sweep(out: Path, delays: Sequence[int]) -> None:
 
 
 def sweep_rows(results: dict[int, Sequence[EpisodeRecord]], control_hz: float) -> list[dict[str, Any]]:
-    """The figures of each delay, and what changed from the smallest one on the scenes that both have.
+    """Compute the figures of each delay, and the changes from the smallest one on the scenes that both have.
 
     Args:
         results: delay [control steps] -> the episodes.
@@ -105,7 +105,7 @@ def sweep_rows(results: dict[int, Sequence[EpisodeRecord]], control_hz: float) -
 
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The figures for a terminal."""
+    """Format the figures as a table for the terminal."""
     first = rows[0]["delay_steps"]
     heads = ("delay", "[ms]", "success", "%", "95 % interval", f"lost / won against {first}", "p (Holm)")
     cells = []
@@ -123,7 +123,7 @@ def sweep_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def sweep_plot(rows: Sequence[dict[str, Any]], title: str) -> bytes:
-    """Success with its intervals over the delay: a PNG."""
+    """Plot success with its intervals over the delay, as a PNG."""
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if row["n_episodes"]]

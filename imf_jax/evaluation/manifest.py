@@ -1,4 +1,4 @@
-"""`manifest.json`: everything an evaluation was started with, so that its figures can be traced and repeated."""
+"""`manifest.json`: all settings and versions of an evaluation, so that its figures can be traced and repeated."""
 
 import hashlib
 import os
@@ -41,7 +41,7 @@ def environment() -> dict[str, Any]:
 
 
 def build_manifest(**content: Any) -> dict[str, Any]:
-    """A manifest of `content` (plain JSON types), with schema version, time of creation, versions and device."""
+    """Build a manifest of `content` (plain JSON types), with schema version, time of creation, versions and device."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return {"schema": MANIFEST_VERSION, "created": created, **content, **environment()}
 

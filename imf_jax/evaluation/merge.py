@@ -1,4 +1,4 @@
-"""Shares of several processes become one evaluation."""
+"""Merge the shares of several processes into one evaluation."""
 
 import shutil
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from imf_jax.rollout.timing import merge_timing
 def merge_shares(
     out: Path, cluster: Cluster, manifest: dict[str, Any], *, requested: int, stages: Sequence[str]
 ) -> tuple[dict[str, Any], list[EpisodeRecord]]:
-    """Wait for all processes; process 0 makes one evaluation of their shares, with its report.
+    """Wait for all processes; process 0 merges their shares into one evaluation, with its report.
 
     Args:
         out: the evaluation folder.
         cluster: the processes; all of them call this function.
         manifest: of the whole evaluation.
-        requested: episodes that were asked for.
+        requested: number of requested episodes.
         stages: names of the task's stages.
 
     Returns:

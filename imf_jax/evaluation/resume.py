@@ -1,4 +1,4 @@
-"""Continue an evaluation that was interrupted or killed: which episodes are there, and is it the same evaluation?"""
+"""Resume an evaluation that was interrupted or killed: check that it is the same one, and read its episodes."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import EPISODES
 
 DAMAGED = "episodes.damaged.jsonl"
-"""Where lines of a record file go that cannot be read."""
+"""File for lines of a record file that cannot be read."""
 
 IGNORED_KEYS = {"created", "versions", "device", "devices", "policy", "training", "reference", "config"}
 """Entries of a manifest that may differ between the parts of one evaluation."""
@@ -32,7 +32,7 @@ _FREE_FLAGS = {
     "reference",
     "resume",
 }
-"""Flags that may differ; checkpoint, backend and delay are compared as what they turned out to be."""
+"""Flags that may differ; checkpoint, backend and delay are compared by their resolved values."""
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -55,7 +55,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def started(path: Path) -> bool:
-    """Has an evaluation been started in this folder?"""
+    """True if an evaluation has been started in this folder."""
     return (path / MANIFEST).is_file()
 
 
@@ -98,7 +98,7 @@ def prepare_resume(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRe
 
 
 def _read_lines(path: Path) -> tuple[list[EpisodeRecord], list[bytes], list[str]]:
-    """Records by order of the file, lines that are none, and what is wrong with these."""
+    """Read the records in order of the file, the damaged lines, and the problems of these."""
     records: dict[int, EpisodeRecord] = {}
     damaged, problems = [], []
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
@@ -129,7 +129,7 @@ def _remove_artifacts(path: Path, keep: Iterable[int]) -> None:
 
 
 def require_resumable(path: Path) -> None:
-    """Refuse to resume what was never started, unless there is nothing at all.
+    """Refuse to resume in a folder without an evaluation, unless the folder is empty or missing.
 
     Raises:
         ArgumentError: the folder holds something else.

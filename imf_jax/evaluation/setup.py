@@ -1,4 +1,4 @@
-"""What is rolled out, on what and where: the assembly that evaluations, sweeps of the delay and recordings share."""
+"""Assembly of policy, backend and devices, which evaluations, sweeps of the delay and recordings share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from imf_jax.sim.backends.choice import local_devices, make_backend, resolve_bac
 
 @dataclass(frozen=True)
 class Setup:
-    """What is rolled out, on what and where. Nothing is compiled by making one.
+    """Policy, backend and devices of a rollout. Nothing is compiled by making one.
 
     Attributes:
-        policy: what acts.
+        policy: the policy to roll out.
         backend: the simulator of its task.
         devices: those that share the scenes of a compiled backend; none for a backend of the host.
     """
@@ -29,7 +29,7 @@ class Setup:
 
     @property
     def place(self) -> str:
-        """Where it runs, for messages: "cpu", "4 x NVIDIA H100"."""
+        """Devices that it runs on, for messages: "cpu", "4 x NVIDIA H100"."""
         kind = (self.devices or local_devices())[0].device_kind
         return f"{len(self.devices)} x {kind}" if len(self.devices) > 1 else str(kind)
 
@@ -62,7 +62,7 @@ def assemble(config: EvalConfig | RolloutConfig) -> Setup:
 def make_rollout(
     backend: Backend, planner: ProgramPlanner, episodes: Sequence[int], *, devices: Sequence[Any], **options: Any
 ) -> Any:
-    """The loop that suits the backend; see `Rollout` for the options."""
+    """Make the loop that suits the backend; see `Rollout` for the options."""
     if not backend.compiled:
         return Rollout(backend, planner, episodes, **options)
     from imf_jax.rollout.compiled import CompiledRollout  # it imports MJX, which the host loop does without

@@ -1,4 +1,4 @@
-"""Figures over the episodes of a run."""
+"""Statistics over the episodes of a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -89,9 +89,9 @@ def _percent(successes: int, trials: int) -> dict[str, Any]:
 
 
 def stage_statistics(records: Sequence[EpisodeRecord], stages: Sequence[str]) -> list[dict[str, Any]]:
-    """How many episodes reached each stage of a task: those with a step whose reward was at least the stage's number.
+    """Count the episodes that reached each stage of a task: with a step whose reward was at least the stage's number.
 
-    Episodes that ended in an error count with what they reached before.
+    Episodes that ended in an error count with the stages they reached before.
 
     Args:
         records: the episodes.
@@ -119,7 +119,7 @@ def stage_statistics(records: Sequence[EpisodeRecord], stages: Sequence[str]) ->
 
 
 def episode_statistics(records: Sequence[EpisodeRecord], stages: Sequence[str] = ()) -> dict[str, Any]:
-    """The figures of `metrics.json` that follow from the records.
+    """Compute the figures of `metrics.json` that follow from the records.
 
     Args:
         records: the episodes.
@@ -150,12 +150,12 @@ def episode_statistics(records: Sequence[EpisodeRecord], stages: Sequence[str] =
 def evaluation_metrics(
     records: Sequence[EpisodeRecord], result: RolloutResult, requested: int, stages: Sequence[str]
 ) -> dict[str, Any]:
-    """Content of `metrics.json`.
+    """Compute the content of `metrics.json`.
 
     Args:
         records: the episodes.
-        result: what the loop measured.
-        requested: episodes that were asked for.
+        result: measurements of the loop.
+        requested: number of requested episodes.
         stages: names of the task's stages, if it has any.
     """
     return {
@@ -174,7 +174,7 @@ def evaluation_metrics(
 
 
 def success_line(metrics: dict[str, Any]) -> str:
-    """The headline of a run: "success 47/50 = 94.0 % (95 % interval 83.8-97.9 %)", errors named if there are any."""
+    """Headline of a run: "success 47/50 = 94.0 % (95 % interval 83.8-97.9 %)", errors named if there are any."""
     if not metrics["n_episodes"]:
         return "success 0/0: no episode was finished"
     low, high = metrics["pc_success_ci95"]
@@ -186,7 +186,7 @@ def success_line(metrics: dict[str, Any]) -> str:
 
 
 def ranking_warning(episodes: int) -> str | None:
-    """Why a success rate over so few episodes must not be used to choose between checkpoints; None if it may be."""
+    """Warning that so few episodes cannot rank checkpoints; None if there are enough."""
     if episodes >= ENOUGH_EPISODES:
         return None
     low, high = wilson_interval((episodes + 1) // 2, episodes)

@@ -30,7 +30,7 @@ GRID = 0.1
 
 
 class Series(NamedTuple):
-    """One curve: a name, `x` (N,) and `y` (N,), and whether its points are marked."""
+    """Curve of a chart: a name, `x` (N,) and `y` (N,), and whether its points are marked."""
 
     name: str
     x: np.ndarray
@@ -47,11 +47,11 @@ def line_chart(
     log: bool = False,
     mark: float | None = None,
 ) -> Markup:
-    """Curves over one axis; points that are not finite are left out.
+    """Draw curves over one axis; points that are not finite are left out.
 
     Args:
         series: the curves.
-        title: what the chart shows; read out by screen readers too.
+        title: title of the chart; also for screen readers.
         x_label: name and unit of the x axis.
         y_range: limits of the y axis; by default those of the values.
         log: logarithmic y axis; values that are not positive are left out.
@@ -108,12 +108,12 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def path_plot(paths: Sequence[tuple[np.ndarray, np.ndarray]], bounds: np.ndarray, title: str) -> Markup:
-    """Top view of end-effector paths: x away from the robots is up, y to their left is left.
+    """Draw the top view of end-effector paths: x away from the robots is up, y to their left is left.
 
     Args:
         paths: per episode the positions of the left and of the right arm, (T, 3) world frame [m].
         bounds: ((x low, y low), (x high, y high)) [m], see `path_bounds`.
-        title: what is shown.
+        title: title of the plot.
     """
     (x_low, y_low), (x_high, y_high) = bounds
     parts = []
@@ -150,7 +150,7 @@ def path_plot(paths: Sequence[tuple[np.ndarray, np.ndarray]], bounds: np.ndarray
 
 
 def path_bounds(paths: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """((x low, y low), (x high, y high)) [m] of all paths, widened to grid lines."""
+    """Bounds ((x low, y low), (x high, y high)) [m] of all paths, widened to grid lines."""
     points = np.concatenate([arm[:, :2] for path in paths for arm in path])
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
@@ -161,7 +161,7 @@ def path_bounds(paths: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def simplify_path(points: np.ndarray, tolerance: float = PATH_TOLERANCE) -> np.ndarray:
-    """Fewer points (M, 2) of a path (N, 2), Douglas and Peucker (1973); rows that are not finite are left out."""
+    """Simplify a path (N, 2) to points (M, 2), Douglas and Peucker (1973); rows that are not finite are left out."""
     points = points[np.isfinite(points).all(axis=1)]
     if len(points) < 3:
         return points
@@ -184,11 +184,11 @@ def simplify_path(points: np.ndarray, tolerance: float = PATH_TOLERANCE) -> np.n
 
 
 def stage_strip(reward: np.ndarray, longest: int, stages: Sequence[str]) -> Markup:
-    """The stages of an episode along its steps.
+    """Draw the stages of an episode along its steps.
 
     Args:
         reward: (T,) staged reward per step.
-        longest: steps that the full width stands for.
+        longest: number of steps of the full width.
         stages: names of the stages 1, 2, ...
     """
     level = np.clip(np.nan_to_num(np.rint(reward)), 0, max(len(stages), 1)).astype(int)
@@ -214,16 +214,16 @@ def stage_strip(reward: np.ndarray, longest: int, stages: Sequence[str]) -> Mark
 
 
 def shade(stage: int, stages: int) -> int:
-    """Which of the style sheet's `STAGE_COLOURS` shows a stage of so many."""
+    """Number of the style sheet's shade, below `STAGE_COLOURS`, for one of `stages` stages."""
     return min(STAGE_COLOURS - 1, math.ceil(stage * (STAGE_COLOURS - 1) / max(stages, STAGE_COLOURS - 1)))
 
 
 def range_bar(values: dict[str, float], largest: float, label: str) -> Markup:
-    """Min to p95 as a bar with a mark at the median; what lies beyond p95 is a thin line up to `max` or the edge.
+    """Draw min to p95 as a bar with a mark at the median; a thin line goes on from p95 to `max` or the edge.
 
     Args:
         values: `min`, `p50`, `p95`, `max`.
-        largest: what the full width stands for.
+        largest: value at the full width.
         label: for screen readers.
     """
     scale = 100 / largest if largest > 0 else 0.0
@@ -247,7 +247,7 @@ def _usable(curve: Series, log: bool) -> Series:
 
 
 def _y_ticks(low: float, high: float, log: bool) -> list[float]:
-    """Ticks that enclose low..high; decades on a logarithmic axis if there are enough."""
+    """Compute ticks that enclose low..high; decades on a logarithmic axis if there are enough."""
     if log and high - low >= 1.5:
         return [float(power) for power in range(math.floor(low), math.ceil(high) + 1)]
     return nice_ticks(low, high)

@@ -20,7 +20,7 @@ SHOWN_EPISODES = 10
 
 @dataclass(frozen=True)
 class Pair:
-    """Two evaluations, episode by episode.
+    """Paired comparison of two evaluations, episode by episode.
 
     Attributes:
         first, second: positions of the evaluations in the comparison.
@@ -47,20 +47,20 @@ class Pair:
 
     @property
     def significant(self) -> bool:
-        """The corrected p value is below `SIGNIFICANCE`."""
+        """True if the corrected p value is below `SIGNIFICANCE`."""
         return self.p_value_holm < SIGNIFICANCE
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Evaluations side by side.
+    """Comparison of several evaluations.
 
     Attributes:
-        evaluations: what is compared.
+        evaluations: the compared evaluations.
         labels: one name for each, all different.
         statistics: `episode_statistics` of each.
         pairs: every two of them.
-        warnings: what limits the conclusions, one line each.
+        warnings: limits of the conclusions, one line each.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -71,7 +71,7 @@ class Comparison:
 
 
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar test, Q. McNemar (1947): are discordant episodes split like tosses of a fair coin?
+    """Exact two-sided McNemar test, Q. McNemar (1947), of discordant episodes against tosses of a fair coin.
 
     Args:
         only_first: number of episodes in which only the first side succeeded.
@@ -113,7 +113,7 @@ def compare(evaluations: Sequence[Evaluation]) -> Comparison:
 
 
 def conclusion(comparison: Comparison, pair: Pair) -> str:
-    """What a pair says, in one line."""
+    """Conclusion from a pair, in one line."""
     first, second = comparison.labels[pair.first], comparison.labels[pair.second]
     discordant = len(pair.only_first) + len(pair.only_second)
     if not discordant:
@@ -156,7 +156,7 @@ def _require_same_scenes(first: Evaluation, other: Evaluation) -> None:
 
 
 def _table(evaluations: Sequence[Evaluation], first: int, second: int) -> dict[str, Any]:
-    """The fields of `Pair` that count episodes."""
+    """Compute the fields of `Pair` that count episodes."""
     one, two = (
         {record.episode: record.status == "success" for record in evaluations[index].records}
         for index in (first, second)

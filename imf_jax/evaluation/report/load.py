@@ -1,4 +1,4 @@
-"""An evaluation as its folder tells it. Damaged or missing parts are reported, not raised."""
+"""Load an evaluation folder. Damaged or missing parts are reported, not raised."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from imf_jax.sim.tasks import TASKS
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What could be read.
+    """Evaluation as read from its folder.
 
     Attributes:
         folder: the evaluation folder.
         manifest: content of `manifest.json`; empty if it could not be read.
         metrics: content of `metrics.json`; empty if it could not be read, as after a kill.
         records: the episodes, in order of their index, each once.
-        problems: one line for each thing that could not be read.
+        problems: one line for each file or record that could not be read.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class Evaluation:
 
     @property
     def label(self) -> str:
-        """How the evaluated policy is called."""
+        """Name of the evaluated policy."""
         return str(self.manifest.get("policy", self.folder.resolve().name))
 
     @property
@@ -76,6 +76,6 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         return read_json(path)
     except UserError as error:
-        # Whoever reads the report has given the right folder.
+        # The folder of a report is right, so the advice to give another one is left out.
         problems.append(str(error).removesuffix("; give the folder of an evaluation"))
         return {}

@@ -1,4 +1,4 @@
-"""`report.html`: one evaluation on one page that opens offline. Whatever can be read is shown, the rest is said."""
+"""`report.html`: one evaluation on one page that opens offline. Parts that cannot be read are listed as problems."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ _TEMPLATES = jinja2.Environment(
 
 
 def write_report(folder: Path) -> Path:
-    """Make `report.html` from what an evaluation folder holds, replacing an older one.
+    """Write `report.html` from the files of an evaluation folder, replacing an older one.
 
     Returns:
         path of the page.
@@ -62,7 +62,7 @@ def write_report(folder: Path) -> Path:
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
-    """Make the page of a comparison, replacing an older one; returns its path.
+    """Write the page of a comparison, replacing an older one; returns its path.
 
     Raises:
         UserError: it cannot be written.
@@ -109,7 +109,7 @@ def _headline(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _both_rates(label: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
-    """Success of all episodes; if some ended in an error, also of those that did not."""
+    """Success rate of all episodes; if some ended in an error, also of those that did not."""
     rates = [_rate(label, figures)]
     if figures["n_error"]:
         completed = {**figures["completed"], "n_success": figures["n_success"]}
@@ -130,7 +130,7 @@ def _rate(label: str, figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reference(manifest: dict[str, Any]) -> dict[str, Any] | None:
-    """The evaluation that this one is read beside, if its figures are there."""
+    """Evaluation that this one is compared with, if its figures are there."""
     reference = _object(manifest.get("reference"))
     try:
         rate = _rate(str(reference["label"]), reference)
@@ -141,7 +141,7 @@ def _reference(manifest: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _subtitle(manifest: dict[str, Any]) -> str:
-    """When, on what, on which scenes: as much as the manifest knows."""
+    """Subtitle with date, device and scenes, as far as the manifest has them."""
     seeds, device, versions = (_object(manifest.get(name)) for name in ("seeds", "device", "versions"))
     parts = (
         manifest.get("created"),
@@ -161,7 +161,7 @@ def _requested(evaluation: Evaluation) -> str:
 
 
 def _facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the run took, as far as `metrics.json` knows."""
+    """Times and speeds of the run, as far as `metrics.json` has them."""
     wanted = (
         ("control_steps_per_s", "control steps per second", "{:,.0f}"),
         ("wall_s", "closed loop", "{:.1f} s"),
@@ -184,7 +184,7 @@ def _stage_legend(evaluation: Evaluation, rows: list[EpisodeRow]) -> list[tuple[
 
 
 def _discordant(comparison: Comparison) -> list[dict[str, Any]]:
-    """Episodes in which not all evaluations came to the same: number, and every record."""
+    """Episodes whose outcome differs between evaluations: number, and every record."""
     tables = [{record.episode: record for record in evaluation.records} for evaluation in comparison.evaluations]
     return [
         {"episode": episode, "records": [table[episode] for table in tables]}
@@ -194,7 +194,7 @@ def _discordant(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _settings_that_differ(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """Entries of the manifests that are not the same in all, without what differs anyway."""
+    """Entries in which the manifests differ, without those that always do."""
     manifests = [evaluation.manifest for evaluation in comparison.evaluations]
     # By flag: which group holds a flag has changed between versions.
     flat = [

@@ -1,4 +1,4 @@
-"""What a report takes from the files beside the records. A missing or damaged file costs its part, never the page."""
+"""Parts of a report from the files beside the records. A missing or damaged file costs its part, never the page."""
 
 import base64
 import json
@@ -37,11 +37,11 @@ LOG_RATIO = 20.0
 """A loss that falls by more than this factor is drawn on a logarithmic axis."""
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, Image.DecompressionBombError)
-"""What reading a damaged picture or archive raises."""
+"""Exceptions that reading a damaged picture or archive raises."""
 
 
 class Link(NamedTuple):
-    """A file beside the page: its name for the reader, and its address (None if the file is not there)."""
+    """Link to a file beside the page: its name for the reader, and its address (None if the file is not there)."""
 
     text: str
     address: str | None
@@ -49,7 +49,7 @@ class Link(NamedTuple):
 
 @dataclass
 class EpisodeRow:
-    """One line of the table of episodes."""
+    """Row of the table of episodes."""
 
     record: EpisodeRecord
     links: list[Link] = field(default_factory=list)
@@ -61,9 +61,9 @@ class EpisodeRow:
 
 
 def episode_rows(evaluation: Evaluation, problems: list[str]) -> list[EpisodeRow]:
-    """The lines of the table, with what could be read for each; appends to `problems` what could not."""
+    """Rows of the table, with all that could be read for each; the rest is noted in `problems`."""
     rows = [_row(evaluation.folder, record, problems) for record in evaluation.records]
-    # Those that did not succeed are looked at first.
+    # Episodes that did not succeed come first: they are looked at first.
     pictured = sorted((row for row in rows if row.picture), key=lambda row: row.record.status == "success")
     for row in pictured[:MAX_THUMBNAILS]:
         _embed(evaluation.folder / row.record.artifacts["path_image"], row, problems)
@@ -91,10 +91,10 @@ def path_plots(rows: Sequence[EpisodeRow]) -> tuple[list[tuple[str, Markup]], in
 
 
 def timing_rows(folder: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The stages of `timing.json`; none if there is no such file.
+    """Rows of the stages of `timing.json`; none if there is no such file.
 
-    Each has `name`, its figures [ms], `per_step` [ms] (None if it is not said) and a `bar`. Of a stage that could not
-    be told apart the bar is None, and there are no figures.
+    Each has `name`, its figures [ms], `per_step` [ms] (None if it is missing) and a `bar`. Of a stage that could not
+    be measured separately the bar is None, and there are no figures.
     """
     if not (folder / TIMING).exists():
         return []
@@ -111,7 +111,7 @@ def timing_rows(folder: Path, problems: list[str]) -> list[dict[str, Any]]:
         problems.append(f"{TIMING} cannot be read ({type(error).__name__}: {error}); there is no timing chart")
         return []
     measured = [stage for stage in figures.values() if stage]
-    # One straggler must not squeeze everything else into a corner.
+    # One outlier must not squeeze all other bars.
     usual = 1.5 * max((stage["p95"] for stage in measured), default=0.0)
     largest = min(usual, max((stage["max"] for stage in measured), default=0.0))
     return [
@@ -180,7 +180,7 @@ def _row(folder: Path, record: EpisodeRecord, problems: list[str]) -> EpisodeRow
 
 
 def _inside(name: str) -> bool:
-    """A relative path that does not leave its folder, and no address with a scheme."""
+    """True for a relative path that does not leave its folder, and is no address with a scheme."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
 
@@ -213,7 +213,7 @@ def _checkpoint(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _run_folder(evaluation: Evaluation) -> Path | None:
-    """The run whose checkpoint was evaluated, <run>/checkpoints/<step>, or of which this is a validation."""
+    """Run folder of the evaluated checkpoint, <run>/checkpoints/<step>, or of which this is a validation."""
     folder, checkpoint = evaluation.folder.resolve(), _checkpoint(evaluation)
     stored, sha256 = checkpoint.get("path"), checkpoint.get("sha256")
     if not isinstance(stored, str):  # of a validation the folder is <run>/validation/step_<n>
@@ -229,10 +229,10 @@ def _run_folder(evaluation: Evaluation) -> Path | None:
 
 
 def _checkpoint_places(stored: Path, folder: Path) -> Iterator[Path]:
-    """Where a checkpoint may be now, most likely first.
+    """Places at which a checkpoint may be now, most likely first.
 
     Args:
-        stored: where it was, <run>/checkpoints/<step>. Manifests of older versions say it relative to the folder in
+        stored: its path then, <run>/checkpoints/<step>. Manifests of older versions give it relative to the folder in
             which the evaluation was started.
         folder: the evaluation, absolute; it may have been moved together with the run.
     """
