@@ -1,4 +1,4 @@
-"""Builds what records: the dataset, and the strategy that the flags name. Needs the packages of datasets."""
+"""Assembly of a recording: the dataset, and the strategy that the flags name. Needs the packages of datasets."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,12 +31,12 @@ def open_recording(
     """Create or resume the dataset that the flags name.
 
     Args:
-        session: what is rolled out.
-        on_note: receives what had to be mended.
+        session: the run.
+        on_note: receives one line for each repair.
         keep: episodes of a resumed dataset to keep; all by default.
 
     Returns:
-        the recording, and the scenes of this seed that the dataset holds anything of.
+        the recording, and the scenes of this seed of which the dataset holds frames.
 
     Raises:
         ArgumentError: a resumed dataset has other features; both are named.
@@ -47,7 +47,7 @@ def open_recording(
     task = get_task(session.policy.task)
     pictures = dict.fromkeys(flags.cameras, (flags.image_size, flags.image_size))
     features = robot_features(pictures, task.env_state_dim)
-    event_rules(session)  # what it refuses must not leave an empty dataset behind
+    event_rules(session)  # settings that it refuses must not leave an empty dataset behind
     known: set[int] = set()
     if flags.resume:
         writer = LeRobotWriter.resume(flags.dataset, features, session.fps(), keep=keep)
@@ -61,14 +61,14 @@ def open_recording(
 
 
 def make_render(backend: Backend, cameras: tuple[str, ...], size: int) -> Render:
-    """What takes the recorded pictures. The loop renders at the same time, so it has a renderer of its own."""
+    """Make the renderer of the recorded pictures, which is not the loop's: that one renders at the same time."""
     return WarpRenderer(backend.model, cameras, size, size).render
 
 
 def make_strategy(
     session: Session, recording: Recording, on_segment: OnSegment | None = None, cameras: tuple[str, ...] = ()
 ) -> Strategy:
-    """The strategy that the flags name; `on_segment` and its `cameras`: see `DaggerStrategy`."""
+    """Make the strategy that the flags name; `on_segment` and its `cameras`: see `DaggerStrategy`."""
     config, fps = session.config, session.fps()
     if config.strategy == "episodic":
         return EpisodicStrategy(recording)
@@ -88,7 +88,7 @@ def make_strategy(
 
 
 def event_rules(session: Session) -> EventRules:
-    """What counts as an event.
+    """Make the rules of the events that the flags name.
 
     Raises:
         ArgumentError: the event camera cannot be used.
@@ -102,10 +102,10 @@ def event_rules(session: Session) -> EventRules:
 
 
 def camera_test(backend: Backend, camera: str, size: int) -> Callable[[np.ndarray], bool]:
-    """Is a point on the picture of a camera? The function takes (3,) [m].
+    """Make a test whether a point (3,) [m] is on the picture of a camera.
 
     Raises:
-        ArgumentError: the camera moves with an arm, so that what it sees says nothing about the object.
+        ArgumentError: the camera moves with an arm, so that its view says nothing about the object.
     """
     if backend.model.cam_bodyid[backend.model.camera(camera).id] != 0:
         raise ArgumentError(f"--event-camera {camera} moves; --events out_of_view needs one that stands still")
@@ -119,7 +119,7 @@ def camera_test(backend: Backend, camera: str, size: int) -> Callable[[np.ndarra
 
 
 def intervention_rules(dagger: DaggerConfig, round_number: int) -> InterventionRules:
-    """When the expert is in charge in round 1, 2, ..."""
+    """Make the rules for the expert's interventions in round 1, 2, ..."""
     return InterventionRules(
         distance=dagger.distance if "distance" in dagger.intervene else None,
         no_progress_steps=dagger.no_progress_steps if "no_progress" in dagger.intervene else None,
@@ -129,6 +129,6 @@ def intervention_rules(dagger: DaggerConfig, round_number: int) -> InterventionR
 
 
 def corrected(session: Session, planner: ProgramPlanner, *, round_number: int) -> ProgramPlanner:
-    """The planner with the expert as its corrector."""
+    """Make a planner with the expert as its corrector."""
     rules = intervention_rules(session.config.dagger, round_number)
     return CorrectedPlanner(planner, session.policy.task, rules)

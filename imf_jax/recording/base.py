@@ -1,7 +1,7 @@
-"""The life of a strategy, and how it is fed from a rollout: setup, on_step for every control step, finish.
+"""Base class of strategies, and the recorder that feeds them: setup, on_step for every control step, finish.
 
-A strategy never changes what happens in a rollout. It is a capture like any other: what it is told comes through the
-bounded queue of `imf_jax.rollout.capture`, and it works in that queue's thread.
+A strategy never changes what happens in a rollout. It is a capture like any other: its frames come through the bounded
+queue of `imf_jax.rollout.capture`, and it works in that queue's thread.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ INTERVENTION = "intervention"
 
 
 class Frame(NamedTuple):
-    """One control step of one scene: what was observed before it, what was commanded, where it led.
+    """Control step of one scene: the observation before it, the command, the observation after it.
 
     Attributes:
         scene: index of the episode of the rollout.
         step: control step of the scene, from 0.
-        before: what was read before the step, leaves (...) of one scene; `before.qpos` is what a picture needs.
+        before: output before the step, leaves (...) of one scene; pictures are rendered at `before.qpos`.
         action: float32 (16,) as commanded.
-        after: what was read after the step.
+        after: output after the step.
         intervention: the corrector chose the action.
     """
 
@@ -40,46 +40,46 @@ class Frame(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it takes [bytes]."""
+        """Memory of the frame [bytes]."""
         return int(self.action.nbytes + sum(np.asarray(leaf).nbytes for leaf in (*self.before, *self.after)))
 
 
 class Strategy:
-    """What is done with a rollout. This one counts only; the others record.
+    """Base class of strategies, which only counts; the others record.
 
     `setup`, then for the scenes, in any order and side by side: `on_step` ..., `on_end`; at last `finish`.
 
     Attributes:
-        name: as on the command line.
+        name: its name on the command line.
     """
 
     name = "base"
 
     @property
     def failed(self) -> str | None:
-        """Why it cannot go on; the rollout is ended then."""
+        """Reason why the strategy cannot go on, which ends the rollout; None while it can."""
         return None
 
     def setup(self, qpos: np.ndarray) -> None:
-        """Prepare what takes long, for scenes at `qpos` (nq,); may be called again before the next rollout."""
+        """Compile, for scenes at `qpos` (nq,); may be called again before the next rollout."""
 
     def on_step(self, frames: Sequence[Frame]) -> None:
-        """Control steps were executed; frames of one scene come in order."""
+        """Handle executed control steps; frames of one scene come in order."""
 
     def on_end(self, record: EpisodeRecord) -> None:
-        """An episode has ended."""
+        """Handle the end of an episode."""
 
     def on_lost(self, scene: int) -> None:
-        """Something of a scene was missed; nothing of it that is still open may be kept."""
+        """Handle the loss of frames of a scene; nothing of it that is still open may be kept."""
 
     def abandon(self) -> None:
-        """It hangs and is given up: nothing that is open may be kept. Called as `Recorder.abandon`."""
+        """Give up the strategy because it hangs: nothing that is open may be kept. Called as `Recorder.abandon`."""
 
     def finish(self) -> None:
-        """The recording has finished, or was stopped early."""
+        """Finish the recording, also one that was stopped early."""
 
     def wants_to_stop(self) -> bool:
-        """Has it had enough? Asked from another thread."""
+        """True once the strategy needs no more frames. Called from another thread."""
         return self.failed is not None
 
     def bytes_per_scene(self, max_steps: int) -> int:
@@ -106,14 +106,14 @@ class StrategyRecorder(Recorder):
 
     @override
     def on_reset(self, reset: ResetBatch) -> None:
-        """The first observation of each scene."""
+        """Keep the first observation of each scene."""
         for row, scene in enumerate(reset.episodes.tolist()):
             self._newest[scene] = jax.tree.map(lambda leaf, row=row: np.array(leaf[row]), reset.output)
             self._steps[scene] = 0
 
     @override
     def on_steps(self, steps: StepBatch) -> None:
-        """An observation belongs to the step after it, so all are shifted by one."""
+        """Pass frames on; an observation belongs to the step after it, so all are shifted by one."""
         frames: list[Frame] = []
         intervened = steps.notes.get(INTERVENTION)
         for row, (scene, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
@@ -148,7 +148,7 @@ class StrategyRecorder(Recorder):
 
     @override
     def close(self) -> None:
-        """A strategy outlives a rollout, its `finish` comes later."""
+        """Do nothing: a strategy outlives a rollout, its `finish` comes later."""
 
     @override
     def abandon(self) -> None:

@@ -36,7 +36,7 @@ HOPELESS_SHARE = 0.2
 
 @dataclass(frozen=True)
 class CollectionSummary:
-    """What a collection did: scenes tried, scenes in which the expert succeeded, control steps, wall time [s]."""
+    """Summary of a collection: scenes tried, scenes in which the expert succeeded, control steps, wall time [s]."""
 
     attempted: int
     succeeded: int
@@ -54,7 +54,7 @@ class DemonstrationRecorder(Recorder):
         cameras: cameras whose pictures are recorded.
 
     Attributes:
-        failed: why nothing is written any more, or None.
+        failed: reason why nothing is written any more, or None.
     """
 
     name = "demonstrations"
@@ -66,16 +66,16 @@ class DemonstrationRecorder(Recorder):
         self.failed: UserError | None = None
 
     def setup(self, qpos: np.ndarray) -> None:
-        """Make the first picture: it compiles the renderer."""
+        """Render a first picture, which compiles the renderer."""
         if self._cameras:
             self._backend.render(qpos[None], self._cameras)
 
     def bytes_per_episode(self, max_steps: int) -> int:
-        """Its pictures; the rest is small beside them."""
+        """Memory [bytes] of its pictures; the rest is small beside them."""
         return max_steps * (len(self._cameras) * 3 * self._backend.image_size**2 + 1000)
 
     def on_reset(self, reset: ResetBatch) -> None:
-        """Begin episodes; what is observed now belongs to the step after it."""
+        """Begin episodes; an observation belongs to the step after it."""
         for row, episode in enumerate(reset.episodes.tolist()):
             self._buffer.start(episode)
             self._newest[episode] = _observation(reset.output, row)
@@ -133,7 +133,7 @@ class DemonstrationRecorder(Recorder):
         return {"demonstration": path.name}
 
     def keeps(self, record: EpisodeRecord) -> bool:
-        """Whether an episode becomes a demonstration."""
+        """True if an episode becomes a demonstration."""
         return record.status == "success"
 
     def discard(self, episode: int) -> None:
@@ -147,7 +147,7 @@ def _observation(output: Any, rows: Any) -> dict[str, np.ndarray]:
 
 
 def scenes_at_once(config: CollectConfig, max_steps: int, free: int | None) -> int:
-    """`config.num_envs`, or fewer where the pictures of so many running scenes would not fit in memory.
+    """Scenes at once: `config.num_envs`, or fewer where the pictures of so many running scenes would not fit in memory.
 
     Args:
         config: of the collection.
@@ -167,7 +167,7 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
     are recorded depends on nothing else.
 
     Args:
-        config: what to record.
+        config: the collection.
         report: called with the number of recorded demonstrations and a line about the running scenes.
 
     Raises:

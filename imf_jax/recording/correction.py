@@ -1,7 +1,7 @@
-"""A policy under supervision: the scripted expert takes over where the policy goes astray, then gives back.
+"""Policy under supervision: the scripted expert takes over where the policy goes wrong, then gives control back.
 
 As in HG-DAgger (Kelly et al. 2019) the corrector drives whole stretches, not single actions: a policy that predicts
-chunks learns from stretches. When it steps in is a rule of what happens (`distance`, `no_progress`) or a draw (`beta`,
+chunks learns from stretches. It intervenes by a rule on the episode (`distance`, `no_progress`) or by a draw (`beta`,
 the schedule of DAgger, Ross et al. 2011). It works one control step at a time, in both loops and on every backend.
 """
 
@@ -30,7 +30,7 @@ MEMORY = 0.9
 """Share of the disagreement that is kept from one control step to the next: it is averaged over about 0.2 s."""
 
 AGREEMENT = 0.5
-"""The expert gives back when the disagreement is below this share of what it steps in for."""
+"""The expert gives control back when the disagreement is below this share of the one at which it intervenes."""
 
 RESTART_STEPS = 150
 """An expert that is stuck for so many control steps of a correction starts its plan over, 3 s."""
@@ -40,7 +40,7 @@ _BETA_STREAM = 1
 
 
 class Mode(IntEnum):
-    """Who acts: the policy, nobody (the last command is held), the corrector."""
+    """Source of the action: the policy, a pause (the last command is held), the corrector."""
 
     AUTONOMOUS = 0
     PAUSED = 1
@@ -48,21 +48,21 @@ class Mode(IntEnum):
 
 
 def next_mode(mode: Array, wanted: Array) -> Array:
-    """Modes after a control step, int32 (B,): one step towards who should be in charge.
+    """Compute the modes after a control step, int32 (B,): one step towards the wanted one.
 
-    Charge never goes from the policy to the corrector directly, or back: in the pause between them the one that takes
-    over looks at where the hands are, so that it goes on from there.
+    Control never goes from the policy to the corrector directly, or back: in the pause between them the one that takes
+    over reads the poses of the hands, so that it goes on from there.
 
     Args:
         mode: int32 (B,) values of `Mode`.
-        wanted: bool (B,) the corrector should be in charge; else the policy.
+        wanted: bool (B,) the corrector should act; else the policy.
     """
     return jnp.where(wanted, jnp.minimum(mode + 1, Mode.CORRECTING), jnp.maximum(mode - 1, Mode.AUTONOMOUS))
 
 
 @dataclass(frozen=True)
 class InterventionRules:
-    """When the expert is in charge.
+    """Rules for the interventions of the expert.
 
     Attributes:
         distance: largest distance between the actions of policy and expert, positions and openings, averaged over
@@ -79,15 +79,15 @@ class InterventionRules:
 
 
 class Supervision(NamedTuple):
-    """What is remembered of B scenes.
+    """Memory of the supervision of B scenes.
 
     Attributes:
         policy: memory of the policy's program.
         chunk: float32 (B, K, 16) its last plan.
-        cursor: int32 (B,) which of these actions is next; K asks for a new plan.
+        cursor: int32 (B,) index of the next of these actions; K requests a new plan.
         plans: int32 (B,) plans of the policy so far.
-        expert: memory of the expert, which follows also while it is not in charge.
-        mode: int32 (B,) who acted in the last step, see `Mode`.
+        expert: memory of the expert, which is updated also while it does not act.
+        mode: int32 (B,) mode of the last step, see `Mode`.
         corrected: int32 (B,) control steps of the running correction.
         disagreement: float32 (B, 2, 4) averaged difference of the actions: per arm position and opening [m].
         best_stage: int32 (B,) highest stage so far.
@@ -110,12 +110,12 @@ class Supervision(NamedTuple):
 
 @dataclass(frozen=True)
 class CorrectedProgram(PlanProgram):
-    """A policy and its corrector as a `PlanProgram` of one control step per plan.
+    """Policy and its corrector as a `PlanProgram` of one control step per plan.
 
     Attributes:
         policy: plans chunks; called whenever a scene has used one up.
         task: whose expert corrects.
-        rules: when.
+        rules: the rules for interventions.
     """
 
     policy: PlanProgram
@@ -180,7 +180,7 @@ class CorrectedProgram(PlanProgram):
         return action[:, None], memory
 
     def notes(self, memory: Supervision) -> dict[str, Array]:
-        """What there is to say about the last plan, leaves (B, 1): did the expert act?"""
+        """Notes about the last plan, leaves (B, 1): bool, the expert acted."""
         return {INTERVENTION: (memory.mode == Mode.CORRECTING)[:, None]}
 
     @override
@@ -190,7 +190,7 @@ class CorrectedProgram(PlanProgram):
     def _supervise(
         self, memory: Supervision, output: StepOutput, seed: Array, episodes: Array, step: Array
     ) -> tuple[Array, Supervision]:
-        """One control step: who is in charge, and what is commanded, (B, 16)."""
+        """Supervise one control step: the next memory and the commanded actions (B, 16)."""
         expert, rules = get_expert(self.task), self.rules
         proposal = jnp.take_along_axis(memory.chunk, memory.cursor[:, None, None], axis=1)[:, 0]
         ready = self._ready(memory, output)
@@ -214,7 +214,7 @@ class CorrectedProgram(PlanProgram):
         action = jnp.where(autonomous[:, None], proposal, memory.command)
         action = jnp.where(correcting[:, None], correction, action)
         return action, memory._replace(
-            # Having been in the corrector's hands, the policy plans anew when it is in charge again.
+            # After a correction the policy plans anew when it acts again.
             cursor=jnp.where(mode == Mode.PAUSED, self.policy.num_action_steps, memory.cursor + 1),
             expert=acted,
             mode=mode,
@@ -226,19 +226,19 @@ class CorrectedProgram(PlanProgram):
         )
 
     def _ready(self, memory: Supervision, output: StepOutput) -> ExpertState:
-        """The expert before it acts: it goes on from the last command, and starts over where that is called for."""
+        """Prepare the expert to act: it goes on from the last command, and starts over where it has to."""
         correcting, paused = memory.mode == Mode.CORRECTING, memory.mode == Mode.PAUSED
         shadow = anchored(memory.expert, memory.command)
         expert = keep_rows(correcting, memory.expert, shadow)
         fresh = anchored(get_expert(self.task).start(output), memory.command)
         stuck = correcting & (memory.expert.waited > RESTART_STEPS)
-        lost = paused & (output.stage == 0) & (memory.best_stage > 0)  # what was touched once is not any more
+        lost = paused & (output.stage == 0) & (memory.best_stage > 0)  # the object is no longer touched
         expert = keep_rows(stuck | lost, fresh, expert)
         return expert._replace(waited=jnp.where(paused, 0, expert.waited))
 
 
 def anchored(expert: ExpertState, command: Array) -> ExpertState:
-    """The expert as if it had given this command, float32 (B, 16), so that it goes on from there."""
+    """Anchor the expert at a command, float32 (B, 16), as if it had given it, so that it goes on from there."""
     arms = command.reshape(-1, 2, 8)
     w, z = arms[..., 3], arms[..., 6]
     yaw = jnp.arctan2(2 * w * z, w * w - z * z)  # downward hands turn about z only
@@ -247,24 +247,24 @@ def anchored(expert: ExpertState, command: Array) -> ExpertState:
 
 
 def difference(one: Array, other: Array) -> Array:
-    """How two actions (B, 16) differ, float32 (B, 2, 4): per arm position and gripper opening [m]."""
+    """Difference of two actions (B, 16), float32 (B, 2, 4): per arm position and gripper opening [m]."""
     arms = (one - other).reshape(-1, 2, 8)
     return jnp.concatenate([arms[..., :3], arms[..., 7:]], axis=-1)
 
 
 def drawn(seed: Array, episodes: Array, stretch: Array) -> Array:
-    """A number in 0..1 per scene and stretch, a function of (seed, episode, stretch) alone; float32 (B,)."""
+    """Draw a number in 0..1 per scene and stretch, a function of (seed, episode, stretch) alone; float32 (B,)."""
     keys = noise_keys(seed, episodes, stretch)
     return jax.vmap(lambda key: seeds.uniform(seeds.fold_in(key, _BETA_STREAM)))(keys)
 
 
 class CorrectedPlanner(ProgramPlanner):
-    """A planner whose policy is corrected; for both loops.
+    """Planner whose policy is corrected; for both loops.
 
     Args:
         policy: a planner with a program.
         task: whose expert corrects.
-        rules: when.
+        rules: the rules for interventions.
     """
 
     def __init__(self, policy: ProgramPlanner, task: str, rules: InterventionRules) -> None:
@@ -273,5 +273,5 @@ class CorrectedPlanner(ProgramPlanner):
 
 
 def beta_of_round(beta: float, number: int) -> float:
-    """The share that the expert drives in round 1, 2, ...: beta, beta^2, ... (Ross et al. 2011)."""
+    """Share of the stretches that the expert drives in round 1, 2, ...: beta, beta^2, ... (Ross et al. 2011)."""
     return float(np.clip(beta, 0, 1)) ** number

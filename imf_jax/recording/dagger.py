@@ -1,7 +1,7 @@
-"""DAgger: the expert corrects the policy, and what it did is recorded: the corrections, or the episodes around them.
+"""DAgger: the expert corrects the policy, and its corrections are recorded, or the whole episodes around them.
 
 Every frame of a correction is kept. None is thinned out, and a correction that is still going on when the rollout ends
-is kept as far as it went.
+is kept up to there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +23,8 @@ OnSegment = Callable[[list[Frame], dict[str, np.ndarray], bool], None]
 returns), and whether its scene succeeded within it."""
 
 
-class _Piece(NamedTuple):
-    """A segment that is being recorded; frames and pictures are kept only for training."""
+class _Segment(NamedTuple):
+    """Open segment; frames and pictures are kept only for training."""
 
     episode: OpenEpisode
     frames: list[Frame]
@@ -32,14 +32,14 @@ class _Piece(NamedTuple):
 
 
 class DaggerStrategy(RecordingStrategy):
-    """Records corrections.
+    """Records the corrections of the expert.
 
     Args:
         recording: the dataset.
         save: corrections only, each an episode of the dataset; or whole episodes, in which the column `intervention`
-            says who acted.
-        on_segment: also gets what is recorded, for training.
-        cameras: of the recorded ones, those whose pictures it gets.
+            marks the frames in which the expert acted.
+        on_segment: also receives each segment, for training.
+        cameras: of the recorded ones, those whose pictures it receives.
 
     Attributes:
         corrections: corrections so far.
@@ -59,7 +59,7 @@ class DaggerStrategy(RecordingStrategy):
         super().__init__(recording)
         self._save_episodes = save == "episodes"
         self._on_segment, self._cameras = on_segment, cameras
-        self._open: dict[int, _Piece] = {}
+        self._open: dict[int, _Segment] = {}
         self._correcting: set[int] = set()
         self.corrections = 0
         self.frames = 0
@@ -99,7 +99,7 @@ class DaggerStrategy(RecordingStrategy):
 
     @override
     def finish(self) -> None:
-        """Corrections that were going on are kept, marked as cut; unfinished episodes are not."""
+        """Keep the corrections that were going on, marked as cut, but no unfinished episodes."""
         for scene in list(self._open):
             if self.failed is None and not self._save_episodes:
                 self._close(scene, success=False, cut=True)
@@ -108,7 +108,7 @@ class DaggerStrategy(RecordingStrategy):
 
     @override
     def bytes_per_scene(self, max_steps: int) -> int:
-        """Frames are held only for training, about 1 KiB each; their pictures are on disk."""
+        """Memory [bytes] of the frames, held only for training, about 1 KiB each; their pictures are on disk."""
         return 1024 * max_steps if self._on_segment is not None else 0
 
     def _count(self, frame: Frame) -> None:
@@ -122,7 +122,7 @@ class DaggerStrategy(RecordingStrategy):
     def _begin(self, scene: int) -> None:
         episode = self._recording.open()
         with self._spooling():
-            self._open[scene] = _Piece(episode, [], PictureSpool(self._recording.writer.folder, self._cameras))
+            self._open[scene] = _Segment(episode, [], PictureSpool(self._recording.writer.folder, self._cameras))
 
     def _close(self, scene: int, *, success: bool, cut: bool = False) -> None:
         if scene not in self._open:
@@ -137,7 +137,7 @@ class DaggerStrategy(RecordingStrategy):
 
     @contextmanager
     def _spooling(self) -> Iterator[None]:
-        """End the recording where pictures cannot be kept."""
+        """End the recording if pictures cannot be kept."""
         try:
             yield
         except OSError as error:

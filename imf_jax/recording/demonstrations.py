@@ -1,4 +1,4 @@
-"""The demonstrations of DAgger: those to begin with, and what the expert did about the policy's mistakes."""
+"""Demonstrations of DAgger: the initial ones, and the expert's corrections of the policy."""
 
 import os
 import shutil
@@ -18,12 +18,12 @@ from imf_jax.recording.spool import PictureSpool
 
 
 class Demonstrations:
-    """The growing folder of demonstrations: a copy of the first ones, and every correction as an episode behind them.
+    """Growing folder of demonstrations: a copy of the initial ones, and every correction as an episode after them.
 
     Args:
         folder: made by `begin`; call `keep` before anything is added.
-        session: what is rolled out.
-        encoder_cameras: whose pictures the policy learns from.
+        session: the run.
+        encoder_cameras: the cameras whose pictures the policy learns from.
         image_size: their height and width [pixels].
 
     Attributes:
@@ -41,7 +41,7 @@ class Demonstrations:
         self._next = 0
 
     def begin(self, first: Path) -> None:
-        """Make the folder out of the demonstrations to begin with: linked, or copied where that cannot be."""
+        """Make the folder from the initial demonstrations: linked, or copied where links are not possible."""
         with atomic_folder(self.folder) as aside:
             for path in list_episodes(first):
                 try:
@@ -53,7 +53,7 @@ class Demonstrations:
         return len(list_episodes(self.folder))
 
     def keep(self, count: int) -> None:
-        """Remove the episodes behind the first `count`."""
+        """Keep the first `count` episodes and remove the others."""
         remove_partials(self.folder, "episode_*")
         paths = list_episodes(self.folder)
         for path in paths[count:]:
@@ -61,11 +61,11 @@ class Demonstrations:
         self._next = episode_number(paths[count - 1]) + 1
 
     def add(self, frames: list[Frame], pictures: dict[str, np.ndarray], success: bool) -> None:
-        """Write what is worth learning from of a recorded segment.
+        """Write the parts of a recorded segment that are worth learning from.
 
         Args:
-            frames: of the segment.
-            pictures: of the cameras `recorded`, uint8 (T, H, W, 3) each.
+            frames: frames of the segment.
+            pictures: pictures of the cameras `recorded`, uint8 (T, H, W, 3) each.
             success: the scene succeeded within the segment.
 
         Raises:
@@ -98,7 +98,7 @@ class Demonstrations:
         )
 
     def _take_pictures(self, frames: list[Frame], spool: PictureSpool) -> None:
-        """Picture what was not recorded in this size, a bounded number of frames at a time."""
+        """Render the pictures that were not recorded in this size, a bounded number of frames at a time."""
         if not self._rendered:
             return
         if self._render is None:
@@ -111,7 +111,7 @@ class Demonstrations:
 
 
 def teachable(frames: list[Frame], success: bool) -> Iterator[slice]:
-    """The parts of a segment to learn from: all of it if its scene succeeded, else only what the expert did."""
+    """Parts of a segment to learn from: all of it if its scene succeeded, else only the steps of the expert."""
     if success:
         yield slice(0, len(frames))
         return

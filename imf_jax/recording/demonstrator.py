@@ -1,7 +1,7 @@
-"""The scripted expert under noise, as it demonstrates a task.
+"""Scripted expert under noise, as it demonstrates a task.
 
-What is executed is the expert's command plus smooth noise; what a demonstration holds as `action` is the command
-without it. The expert acts on the disturbed scene, so the demonstrations show how to come back (as in DART, Laskey et
+The executed command is the expert's plus smooth noise; the `action` of a demonstration is the command without the
+noise. The expert acts on the disturbed scene, so the demonstrations show how to come back (as in DART, Laskey et
 al. 2017).
 """
 
@@ -28,12 +28,12 @@ CLEAN_ACTION = "clean_action"
 
 
 class Disturbance(NamedTuple):
-    """The noise process of B scenes.
+    """Noise process of B scenes.
 
     Attributes:
         key: uint32 (B, 2) key data.
         scale: float32 (B, 2, 4) standard deviations of an arm's position [m] and yaw [rad].
-        value: float32 (B, 2, 4) the noise now.
+        value: float32 (B, 2, 4) current noise.
     """
 
     key: jax.Array
@@ -42,7 +42,7 @@ class Disturbance(NamedTuple):
 
 
 class Demonstration(NamedTuple):
-    """What is remembered of B scenes.
+    """Memory of the demonstrator of B scenes.
 
     Attributes:
         expert: memory of the expert.
@@ -57,7 +57,7 @@ class Demonstration(NamedTuple):
 
 @dataclass(frozen=True)
 class DemonstratorProgram(PlanProgram):
-    """The expert of a task with noise on what it commands; one control step per plan.
+    """Expert of a task with noise on its commands; one control step per plan.
 
     Attributes:
         task: whose expert demonstrates.
@@ -102,11 +102,11 @@ class DemonstratorProgram(PlanProgram):
         return disturb(clean, disturbance.value)[:, None], Demonstration(expert, disturbance, clean)
 
     def notes(self, memory: Demonstration) -> dict[str, jax.Array]:
-        """The last command before the noise, float32 (B, 1, 16)."""
+        """Notes about the last plan: the command before the noise, float32 (B, 1, 16)."""
         return {CLEAN_ACTION: memory.clean[:, None]}
 
     def _draw(self, keys: jax.Array) -> Disturbance:
-        """Noise of fresh scenes: each draws its share of the largest standard deviations. `keys`: uint32 (B, 2)."""
+        """Draw the noise of fresh scenes, each a share of the largest standard deviations. `keys`: uint32 (B, 2)."""
 
         def strength(key: jax.Array) -> jax.Array:
             return seeds.uniform(seeds.typed_keys(key))
@@ -117,7 +117,7 @@ class DemonstratorProgram(PlanProgram):
 
 
 def evolve(disturbance: Disturbance) -> Disturbance:
-    """The noise one control step later: a first-order autoregressive process that keeps its standard deviation."""
+    """Advance the noise by one control step: a first-order autoregressive process that keeps its standard deviation."""
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         after, now = seeds.split(seeds.typed_keys(key))
@@ -130,7 +130,7 @@ def evolve(disturbance: Disturbance) -> Disturbance:
 
 
 def disturb(action: jax.Array, noise: jax.Array) -> jax.Array:
-    """Actions, float32 (B, 16), with noise, float32 (B, 2, 4), on the positions [m] and the yaw [rad] of both hands."""
+    """Disturb actions, float32 (B, 16), by noise, float32 (B, 2, 4), on positions [m] and yaw [rad] of both hands."""
     arms = action.reshape(-1, 2, 8)
     half = 0.5 * noise[..., 3]
     cos, sin = jnp.cos(half), jnp.sin(half)

@@ -11,7 +11,7 @@ from imf_jax.rollout.episode import EpisodeRecord
 
 
 class EpisodicStrategy(RecordingStrategy):
-    """Records whole scenes; one that is not over when the rollout ends is not recorded."""
+    """Records whole episodes; one that has not ended when the rollout ends is not recorded."""
 
     name = "episodic"
 
@@ -28,7 +28,7 @@ class EpisodicStrategy(RecordingStrategy):
 
     @override
     def on_end(self, record: EpisodeRecord) -> None:
-        """A scene that ended before its first step leaves nothing."""
+        """Save the episode; one that ended before its first step leaves nothing."""
         episode = self._open.pop(record.episode, None)
         if episode is not None:
             self._recording.save(episode, record.episode, success=record.status == "success")

@@ -1,4 +1,4 @@
-"""Moments of a scene that are worth keeping, found as its control steps come."""
+"""Events of a scene that are worth keeping, detected as its control steps come."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ DROP_STEPS = 5
 """Control steps for which a lifted object must have been lost to count as dropped: contacts flicker."""
 
 STALL_DISTANCE = 0.005
-"""Hands that stay within this distance of where they were count as standing still [m]."""
+"""Hands that stay within this distance of an earlier position count as standing still [m]."""
 
 AT_END: dict[Status, EventName] = {"timeout": "failure", "error": "non_finite"}
-"""Events that only the end of a scene tells: time ran out, or physics or a plan was not finite."""
+"""Events at the end of an episode: time ran out, or physics or a plan was not finite."""
 
 
 @dataclass(frozen=True)
 class EventRules:
-    """What counts as an event.
+    """Rules that define the events.
 
     Attributes:
-        events: those that are looked for.
+        events: the events to detect.
         reward_jump: change of the reward from one step to the next.
         stall_steps: control steps without any motion of the hands.
-        in_view: is this point (3,) [m] on the picture? Only for `out_of_view`.
+        in_view: test whether a point (3,) [m] is on the picture. Only for `out_of_view`.
     """
 
     events: tuple[EventName, ...]
@@ -40,7 +40,7 @@ class EventRules:
 
 
 class EventDetector:
-    """Watches one scene."""
+    """Detects the events of one scene."""
 
     def __init__(self, rules: EventRules) -> None:
         self._rules = rules
@@ -51,7 +51,7 @@ class EventDetector:
         self._was_in_view = True
 
     def update(self, frame: Frame) -> tuple[EventName, ...]:
-        """The events that this step brings, each once and not for as long as it lasts."""
+        """Detect the events that begin with this step, each once and not for as long as it lasts."""
         found: dict[EventName, bool] = {
             "success": bool(frame.after.success),
             "failure": bool(frame.after.failure) and not bool(frame.after.success),

@@ -1,7 +1,7 @@
-"""Highlight: run on and on, keep only the moments around an event.
+"""Highlight: run without an end, keep only the moments around an event.
 
-What led to an event is known only afterwards, so each scene has a ring buffer of its last moments. It holds where
-everything was and not how it looked: pictures are made of what is kept, and of nothing else.
+An event is known only after the moments that led to it, so each scene has a ring buffer of its last moments. It holds
+states and no pictures: only frames that are kept are rendered.
 """
 
 import json
@@ -23,7 +23,7 @@ CLIPS = "meta/highlights.jsonl"
 
 
 class _Clip:
-    """A clip that is being recorded: the episode, its first step, what happened, how many frames are still wanted."""
+    """Open clip: the episode, its first step, its events, the number of frames still wanted."""
 
     def __init__(self, episode: OpenEpisode, first_step: int) -> None:
         self.episode, self.first_step = episode, first_step
@@ -37,7 +37,7 @@ class HighlightStrategy(RecordingStrategy):
 
     Args:
         recording: the dataset.
-        rules: what counts as an event.
+        rules: the rules that define the events.
         pre_frames: frames kept from before an event, at most.
         post_frames: frames kept from after it, at most.
         ring_bytes: memory of the ring buffer of one scene [bytes].
@@ -82,7 +82,7 @@ class HighlightStrategy(RecordingStrategy):
 
     @override
     def on_end(self, record: EpisodeRecord) -> None:
-        """Some events show only now, and there is no post-roll any more."""
+        """Save the open clip: some events show only at the end, and there is no post-roll any more."""
         scene, event = record.episode, AT_END.get(record.status)
         if event in self._rules.events and scene in self._last_steps:
             frames = self._rings[scene].drain()
@@ -103,7 +103,7 @@ class HighlightStrategy(RecordingStrategy):
 
     @override
     def finish(self) -> None:
-        """Clips that were being recorded end here, marked as cut."""
+        """Save the open clips, marked as cut."""
         for scene in list(self._clips):
             if self.failed is None:
                 self._save(scene, cut=True)

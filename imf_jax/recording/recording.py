@@ -1,4 +1,4 @@
-"""The dataset that a strategy writes: frames become rows and pictures, and a failure ends the recording for good."""
+"""Recording to a dataset: frames become rows and pictures, and a failure ends the recording for good."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ from imf_jax.errors import UserError
 from imf_jax.recording.base import Frame, Strategy
 
 RENDER_SCENES = 32
-"""Scenes pictured in one call; it bounds the memory of the pictures."""
+"""Scenes rendered in one call; it bounds the memory of the pictures."""
 
 BITS_PER_PIXEL = 0.1
-"""Of an encoded picture, about, counted per place on the picture and not per channel."""
+"""Bits of an encoded picture, about, per pixel and not per channel."""
 
 Render = Callable[[np.ndarray], np.ndarray]
 """Generalised positions (B, nq) -> pictures uint8 (B, C, H, W, 3)."""
@@ -30,14 +30,14 @@ class Recording:
 
     Args:
         writer: the dataset.
-        task: what is done in the episodes.
+        task: description of the task.
         seed: seed of the scenes.
-        make_render: makes what takes the pictures, in the thread that will use it; None without cameras.
+        make_render: makes the renderer of the pictures, in the thread that will use it; None without cameras.
 
     Attributes:
         num_bytes: measured size of the saved episodes [bytes].
         num_cut: saved episodes that are cut.
-        failed: why nothing is written any more.
+        failed: reason why nothing is written any more, or None.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Recording:
         self.failed: str | None = None
 
     def setup(self, qpos: np.ndarray) -> None:
-        """Make the first picture: it compiles the renderer."""
+        """Render a first picture, which compiles the renderer."""
         if self._render is None and self._make_render is not None:
             self._render = self._make_render()
             self._render(qpos[None])
@@ -65,7 +65,7 @@ class Recording:
             raise self.fail(error) from None
 
     def filled(self, frames: Sequence[Frame]) -> Iterator[tuple[Frame, dict[str, Any]]]:
-        """Each frame with what the dataset keeps of it, pictures included."""
+        """Yield each frame with the values that the dataset keeps of it, pictures included."""
         for first in range(0, len(frames), RENDER_SCENES):
             part = frames[first : first + RENDER_SCENES]
             pictures = self._render(np.stack([frame.before.qpos for frame in part])) if self._render else None
@@ -76,7 +76,7 @@ class Recording:
                 yield frame, values
 
     def add(self, episode: OpenEpisode, values: dict[str, Any]) -> None:
-        """Append what `filled` made of a frame."""
+        """Append the values that `filled` made of a frame."""
         try:
             episode.add(values)
         except (UserError, OSError) as error:
@@ -87,9 +87,9 @@ class Recording:
 
         Args:
             episode: made by `open`.
-            scene: what it was recorded of.
+            scene: the recorded scene.
             success: the scene succeeded within it.
-            cut: it ends before what it holds was over.
+            cut: it ends before its scene or correction does.
 
         Raises:
             UserError: it could not be saved, and nothing more will be.
@@ -105,7 +105,7 @@ class Recording:
         return number
 
     def abandon(self) -> None:
-        """Give up what is open, which another thread may still be writing; nothing more is recorded."""
+        """Give up the open episodes, which another thread may still be writing; nothing more is recorded."""
         self.failed = self.failed or "the recording was stopped: it hung and was given up; is the disk still there?"
         self.writer.abandon()
 
@@ -121,13 +121,13 @@ class Recording:
         return values
 
     def fail(self, error: Exception) -> UserError:
-        """Note that nothing more can be recorded; returns what to raise."""
+        """Note that nothing more can be recorded; returns the error to raise."""
         self.failed = self.failed or f"the recording was stopped: {error}"
         return UserError(self.failed)
 
 
 class RecordingStrategy(Strategy):
-    """What strategies with a dataset share.
+    """Base class of strategies with a dataset.
 
     Args:
         recording: the dataset.
@@ -143,7 +143,7 @@ class RecordingStrategy(Strategy):
 
     @override
     def setup(self, qpos: np.ndarray) -> None:
-        """The ray tracer compiles at its first picture."""
+        """Render a first picture, which compiles the ray tracer."""
         self._recording.setup(qpos)
 
     @override
@@ -152,12 +152,12 @@ class RecordingStrategy(Strategy):
 
 
 def segment_bytes(measured: int, num_frames: int, features: Mapping[str, Feature]) -> int:
-    """Size of an episode that is being recorded [bytes].
+    """Estimate the size of an open episode [bytes].
 
     Args:
-        measured: what is encoded, and the rows.
+        measured: size of the encoded pictures and of the rows [bytes].
         num_frames: frames in it.
-        features: of the dataset; the pictures are estimated by them while the encoder has not given out any.
+        features: of the dataset; they give an estimate of the pictures while the encoder has not returned any.
     """
     rows = num_frames * sum(
         np.dtype(feature.dtype).itemsize * feature.shape[0]
@@ -168,13 +168,13 @@ def segment_bytes(measured: int, num_frames: int, features: Mapping[str, Feature
 
 
 def estimated_frame_bytes(features: Mapping[str, Feature]) -> float:
-    """About how large the encoded pictures of one frame are [bytes]: height x width x bits per pixel, all cameras."""
+    """Estimate the size of the encoded pictures of a frame [bytes]: height x width x bits per pixel, all cameras."""
     shapes = [feature.shape for feature in features.values() if feature.dtype == "video"]
     return sum(height * width * BITS_PER_PIXEL / 8 for height, width, _ in shapes)
 
 
 def episode_scenes(folder: Path) -> list[tuple[int, int] | None]:
-    """Seed and scene of each episode of a dataset, None where it does not say.
+    """Read seed and scene of each episode of a dataset, None where it does not have them.
 
     Raises:
         UserError: the dataset is damaged.
@@ -187,7 +187,7 @@ def episode_scenes(folder: Path) -> list[tuple[int, int] | None]:
 
 
 def recorded_scenes(folder: Path, seed: int) -> set[int]:
-    """The scenes of a seed of which a dataset holds anything.
+    """Scenes of a seed of which a dataset holds frames.
 
     Raises:
         UserError: the dataset is damaged.

@@ -1,15 +1,15 @@
-"""The last moments of a scene, bounded in time and in memory."""
+"""Ring buffer of the last moments of a scene, bounded in time and in memory."""
 
 from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 
 class Sized(Protocol):
-    """Anything that knows how much memory it takes [bytes]."""
+    """Object of a known size in memory [bytes]."""
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it takes [bytes]."""
+        """Size in memory [bytes]."""
         ...
 
 
@@ -24,7 +24,7 @@ class RingBuffer(Generic[T]):
         max_bytes: most memory of all frames together [bytes].
 
     Attributes:
-        num_bytes: memory of what it holds [bytes].
+        num_bytes: memory of its frames [bytes].
     """
 
     def __init__(self, max_frames: int, max_bytes: int) -> None:

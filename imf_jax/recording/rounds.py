@@ -1,16 +1,16 @@
 """Rounds of DAgger: roll out under supervision, add the corrections to the demonstrations, train, evaluate, again.
 
-Every round trains a new policy on all that there is by then, with the same number of steps: what changes from round to
-round is the data. Every policy is evaluated, without the expert, on the same validation scenes.
+Every round trains a new policy on all demonstrations so far, with the same number of steps: only the data changes from
+round to round. Every policy is evaluated, without the expert, on the same validation scenes.
 
     <out>/demonstrations/      the demonstrations, and the corrections of all rounds as further episodes
-    <out>/round_0/evaluation/  of the policy to begin with
+    <out>/round_0/evaluation/  of the initial policy
     <out>/round_1/run/         the training run of round 1
     <out>/round_1/evaluation/
     <out>/rounds.json          success per round with Wilson intervals
 
-A round has a row in `rounds.json` once it is recorded, and its success once it is evaluated; that is what `--resume`
-goes by. What a round had recorded when it was cut off is removed and recorded again.
+A round has a row in `rounds.json` once it is recorded, and its success once it is evaluated; `--resume` reads these.
+The recording of a round that was cut off is removed and made again.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def run_rounds(
 
     Raises:
         ArgumentError: the folder of the rounds exists, or holds others than those to resume, or the checkpoint does not
-            tell its demonstrations.
+            name its demonstrations.
         UserError: there are no demonstrations.
     """
     flags = config.dagger
@@ -69,7 +69,7 @@ def run_rounds(
 
     def keep(row: dict[str, Any]) -> None:
         rows[row["round"] :] = [row]
-        write_json(flags.out / ROUNDS, {**circumstances(session), "rounds": rows})
+        write_json(flags.out / ROUNDS, {**round_manifest(session), "rounds": rows})
 
     summary, policy = StrategySummary(complete=True), session.policy
     with recording.writer as writer:
@@ -80,7 +80,7 @@ def run_rounds(
         demonstrations.keep(rows[-1]["demonstrations"])
         for number in range(flags.rounds + 1):
             if number == len(rows):
-                summary, told = record_round(
+                summary, recorded = record_round(
                     session, policy, recording, demonstrations, number, should_stop, show_progress
                 )
                 if summary.failed is not None or summary.interrupted:
@@ -90,7 +90,7 @@ def run_rounds(
                     return summary
                 write_statistics(demonstrations.folder)
                 counts = {"demonstrations": len(demonstrations), "dataset_episodes": writer.num_episodes}
-                keep({"round": number, **counts, **told})
+                keep({"round": number, **counts, **recorded})
                 log_run(session, summary, writer.folder)
             if number > 0:
                 run = flags.out / f"round_{number}" / "run"
@@ -108,8 +108,8 @@ def run_rounds(
     return summary
 
 
-def circumstances(session: Session) -> dict[str, Any]:
-    """What all rounds in a folder have in common, as a manifest; the number of rounds may grow."""
+def round_manifest(session: Session) -> dict[str, Any]:
+    """Manifest of the settings that all rounds in a folder share; the number of rounds may grow."""
     flags = flat_flags(to_dict(session.config))
     del flags["rounds"]
     return {
@@ -120,7 +120,7 @@ def circumstances(session: Session) -> dict[str, Any]:
 
 
 def prepare_resume(session: Session) -> list[dict[str, Any]]:
-    """The rows of the rounds to go on with; none if they were cut off before there was one.
+    """Read the rows of the rounds to resume; none if they were cut off before there was one.
 
     Raises:
         ArgumentError: there are other rounds in the folder, or episodes in the dataset that are not of these.
@@ -132,7 +132,7 @@ def prepare_resume(session: Session) -> list[dict[str, Any]]:
     if path.is_file():
         before = read_json(path)
         rows = before.pop("rounds", [])
-        differing = differences(before, circumstances(session))
+        differing = differences(before, round_manifest(session))
         require(
             not differing,
             f"--resume: {flags.out} holds rounds with another {', '.join(differing)}; repeat their command with "
@@ -164,10 +164,10 @@ def record_round(
     should_stop: Callable[[], bool],
     show_progress: bool,
 ) -> tuple[StrategySummary, dict[str, Any]]:
-    """Let the expert supervise the policy of the round before on scenes of their own.
+    """Record a round: the expert supervises the policy of the round before on scenes of their own.
 
     Returns:
-        how it went, `frames` counting those in which the expert acted; and its part of the row of the round.
+        its summary, `frames` counting those in which the expert acted; and its part of the row of the round.
     """
     scenes = session.config.episodes or SCENES
     strategy = make_strategy(session, recording, demonstrations.add, demonstrations.recorded)
@@ -194,7 +194,7 @@ def record_round(
 
 
 def training_config(policy: EvaluatedPolicy, config: RolloutConfig) -> TrainConfig:
-    """How each round trains: as the checkpoint was trained, from new weights, without validation on the way."""
+    """Training configuration of a round: as of the checkpoint, from new weights, without validation on the way."""
     flags, before = config.dagger, from_dict(TrainConfig, policy.provenance["training"])
     steps = flags.train_steps or before.max_steps
     optimizer = before.optimizer
@@ -214,7 +214,7 @@ def training_config(policy: EvaluatedPolicy, config: RolloutConfig) -> TrainConf
 
 
 def train_round(config: TrainConfig) -> int:
-    """Train the policy of a round, or go on with it; returns the exit code of the training."""
+    """Train the policy of a round, or resume its training; returns the exit code of the training."""
     from imf_jax.checkpoints import CONFIG, newest_checkpoint
     from imf_jax.training.loop import train
 
@@ -256,7 +256,7 @@ def evaluated(
 
 
 def round_line(row: dict[str, Any]) -> str:
-    """A row of the table for the terminal."""
+    """Format a row of the table for the terminal."""
     low, high = row["pc_success_ci95"]
     corrected = f", {row['corrected_frames']} frames corrected" if "corrected_frames" in row else ""
     return (

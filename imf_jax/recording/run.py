@@ -1,4 +1,4 @@
-"""One run of a recording strategy, from the flags to the log in its dataset."""
+"""Run of a recording strategy, from the flags to the log in its dataset."""
 
 import contextlib
 import itertools
@@ -17,10 +17,10 @@ from imf_jax.recording.base import Strategy
 from imf_jax.recording.session import Session, StrategySummary
 
 BLOCK_SCENES = 2**16
-"""Scenes of one loop; a run without an end is a row of such loops."""
+"""Scenes of one loop; a run without an end is a sequence of such loops."""
 
 LOG = "meta/rollouts.jsonl"
-"""In a dataset: one line per run that recorded into it: what was rolled out, with which settings, what came out."""
+"""Log in a dataset, one line per run that recorded into it: policy, settings and results."""
 
 
 def run_strategy(
@@ -30,7 +30,7 @@ def run_strategy(
     on_note: Callable[[str], None] = lambda line: None,
     show_progress: bool = False,
 ) -> StrategySummary:
-    """Do what the flags ask for, except for rounds; see `imf_jax.recording.rounds`.
+    """Run the strategy that the flags name, except for rounds; see `imf_jax.recording.rounds`.
 
     Args:
         config: the flags.
@@ -78,12 +78,12 @@ def run_strategy(
 
 
 def wanted_scenes(config: RolloutConfig, known: set[int]) -> tuple[Iterator[Sequence[int]], int | None]:
-    """The scenes to run, a row for each loop, and how many they are (None without an end).
+    """List the scenes to run, a sequence for each loop, and their number (None without an end).
 
     Args:
         config: the flags.
-        known: scenes that the dataset holds anything of. Episodic recordings complete them to as many as are asked for;
-            others, which may hold parts of a scene, go on behind the last one.
+        known: scenes of which the dataset holds frames. Episodic recordings complete them to the requested number;
+            others, which may hold parts of a scene, go on after the last one.
     """
     if config.strategy == "episodic":
         missing = [scene for scene in range(config.episodes or SCENES) if scene not in known]
@@ -96,7 +96,7 @@ def wanted_scenes(config: RolloutConfig, known: set[int]) -> tuple[Iterator[Sequ
 
 
 def log_run(session: Session, summary: StrategySummary, folder: Path) -> None:
-    """Append to the log of a dataset what was rolled out and what came out."""
+    """Append the policy, settings and results of a run to the log of its dataset."""
     records = summary.records
     line = build_manifest(
         policy=session.policy.label,
@@ -117,7 +117,7 @@ def log_run(session: Session, summary: StrategySummary, folder: Path) -> None:
 
 
 def logged_runs(folder: Path) -> list[dict[str, Any]]:
-    """The lines of the log of a dataset; one that was cut off by a kill is left out."""
+    """Read the lines of the log of a dataset; one that was cut off by a kill is left out."""
     runs = []
     for line in (folder / LOG).read_text(encoding="utf-8").splitlines() if (folder / LOG).is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):

@@ -1,8 +1,8 @@
 """Sentry: record everything, unattended, scene after scene, until a limit is reached or a stop is requested.
 
 A recording that goes on for hours must not hang on one file: an episode of the dataset that has grown too large is
-saved and the next one begins with the very next frame. The rollout does not notice, so whatever the policy remembers
-is kept across the cut.
+saved and the next one begins with the very next frame. The rollout is not affected, so the memory of the
+policy is kept across the cut.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from imf_jax.rollout.episode import EpisodeRecord
 class SentryStrategy(RecordingStrategy):
     """Records continuously. A scene is one episode of the dataset, or several where it was cut.
 
-    The column `success` says whether the scene succeeded within the segment; segments that end before their scene are
+    The column `success` is true if the scene succeeded within the segment; segments that end before their scene are
     marked as cut.
 
     Args:
         recording: the dataset.
         shard_bytes: measured size at which an episode of the dataset is cut [bytes].
-        max_bytes: measured size of all together at which it has had enough [bytes]; None for no limit.
+        max_bytes: measured size of all together at which it stops [bytes]; None for no limit.
     """
 
     name = "sentry"
@@ -38,7 +38,7 @@ class SentryStrategy(RecordingStrategy):
     @override
     def on_step(self, frames: Sequence[Frame]) -> None:
         for frame, values in self._recording.filled(frames):
-            # Only now: had the scene been over with the frame before, its segment would not be cut.
+            # Only now: had the episode ended with the frame before, its segment would not be cut.
             if frame.scene in self._open and self._size(frame.scene) >= self._shard_bytes:
                 self._save(frame.scene, success=False, cut=True)
             if frame.scene not in self._open:
@@ -59,7 +59,7 @@ class SentryStrategy(RecordingStrategy):
 
     @override
     def finish(self) -> None:
-        """What is recorded of the scenes that were running is kept too, marked as cut."""
+        """Save the recordings of running scenes too, marked as cut."""
         for scene in list(self._open):
             if self.failed is None:
                 self._save(scene, success=False, cut=True)

@@ -1,4 +1,4 @@
-"""One run of a strategy from its flags to its last frame."""
+"""Session of a strategy, from its flags to its last frame."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +18,17 @@ from imf_jax.seeds import split_seed
 
 @dataclass
 class StrategySummary:
-    """A finished run.
+    """Summary of a finished run.
 
     Attributes:
-        records: the scenes that ended.
+        records: records of the scenes that ended.
         wall_s: time of the loops [s].
-        control_steps: of the scenes that ended.
+        control_steps: control steps of the scenes that ended.
         interrupted: a stop was requested before it was done.
-        failed: why the strategy could not go on.
-        errors: one line for each thing that was not recorded.
+        failed: reason why the strategy could not go on, or None.
+        errors: one line for each scene or frame that was not recorded.
         frames: frames that were recorded.
-        complete: there was nothing left to do.
+        complete: nothing was left to do.
     """
 
     records: list[EpisodeRecord] = field(default_factory=list)
@@ -42,7 +42,7 @@ class StrategySummary:
 
     @property
     def exit_code(self) -> int:
-        """What a command line tells its caller; see `imf_jax.errors`."""
+        """Exit code of a command line; see `imf_jax.errors`."""
         if self.failed is not None:
             return EXIT_FAILED
         if self.interrupted:
@@ -53,7 +53,7 @@ class StrategySummary:
 
 
 class Session:
-    """What is rolled out and where: policy, backend, devices. Nothing is compiled or recorded by making one.
+    """Policy, backend and devices of a run. Nothing is compiled or recorded by making one.
 
     Raises:
         UserError, ArgumentError: something that the flags name cannot be used.
@@ -87,13 +87,13 @@ class Session:
         should_stop: Callable[[], bool] = lambda: False,
         show_progress: bool = False,
     ) -> StrategySummary:
-        """Roll out and let the strategy do its work; it is not finished by that.
+        """Roll out and feed the strategy, without finishing it.
 
         Args:
-            strategy: what is done with the scenes.
-            planner: what acts.
-            scenes: rows of scenes, each for one loop.
-            total: of all rows together, None if there is no end to them.
+            strategy: the strategy to feed.
+            planner: the planner.
+            scenes: sequences of scenes, each for one loop.
+            total: number of all scenes together, None without an end.
             should_stop: asked before every plan by the user; limits and the strategy itself also end it.
             show_progress: show a progress bar.
         """
@@ -128,13 +128,13 @@ class Session:
                 if stop():
                     break
         summary.failed = strategy.failed
-        # A sentry is meant to be ended.
+        # A stop is the usual end of a sentry.
         summary.interrupted = should_stop() and strategy.name != "sentry"
         return summary
 
 
 def check_dataset_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse a dataset that cannot be recorded into, before anything else is done.
+    """Refuse a dataset that cannot be recorded into, before anything is loaded.
 
     Raises:
         ArgumentError: the name does not fit, or there is none to resume, or one that was not to be resumed.

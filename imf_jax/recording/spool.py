@@ -1,4 +1,4 @@
-"""Pictures of something that is still growing, on disk: 700 control steps of three cameras are 413 MB."""
+"""Spool on disk for the pictures of an open segment: 700 control steps of three cameras are 413 MB."""
 
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class PictureSpool:
-    """Pictures of several cameras in temporary files; a context that removes them.
+    """Spool of the pictures of several cameras in temporary files; a context that removes them.
 
     Args:
-        folder: on whose disk. The files have no name in it, so that not even a kill leaves one behind.
+        folder: a folder on the disk to use. The files have no name in it, so that not even a kill leaves one behind.
         cameras: names of the cameras.
     """
 
@@ -30,7 +30,7 @@ class PictureSpool:
         self._shapes[camera] = pictures.shape[-3:]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Camera -> uint8 (T, H, W, 3) read from disk where it is used; none of a camera without pictures.
+        """Map pictures into memory: camera -> uint8 (T, H, W, 3), read on use; none of a camera without pictures.
 
         Raises:
             OSError: the disk is full.
