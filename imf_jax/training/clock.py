@@ -1,4 +1,4 @@
-"""How fast training is, and how much of the time goes into the compiled step."""
+"""Speed of training, and the share of the time that the compiled step takes."""
 
 import time
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class TrainingClock:
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
-        """Work that counts neither for nor against the step."""
+        """Set the time of this block aside: it counts neither for nor against the step."""
         started = time.perf_counter()
         try:
             yield
@@ -41,13 +41,13 @@ class TrainingClock:
             self._since_line.excluded += elapsed
 
     def line(self) -> dict[str, float]:
-        """`steps_per_s` and `step_share` since the last call."""
+        """Figures `steps_per_s` and `step_share` since the last call."""
         figures = self._since_line.figures()
         self._since_line = _Span()
         return figures
 
     def total(self) -> dict[str, float]:
-        """`steps_per_s` and `step_share` since the beginning."""
+        """Figures `steps_per_s` and `step_share` since the beginning."""
         return self._total.figures()
 
 

@@ -1,4 +1,4 @@
-"""One training run from its configuration to its last checkpoint: start or resume, train, say what came out."""
+"""Training run from its configuration to its last checkpoint: start or resume, train, report the result."""
 
 import hashlib
 import json
@@ -35,14 +35,14 @@ MAY_CHANGE = (
     "out", "data", "resume", "max_steps", "keep", "log_every", "save_every", "policy.encoder.weights", "tracker",
     "tracker_mode",
 )  # fmt: skip
-"""Settings that may differ between a run and its continuation. What lies in folders may move, but not change."""
+"""Settings that may differ between a run and its continuation. The content of folders may move, but not change."""
 
 TRACKING = "tracking.json"
-"""Holds the name by which services know the run; only there if a tracker was named."""
+"""File with the name of the run in services; only there if a tracker was named."""
 
 
 def train(config: TrainConfig) -> int:
-    """Train, and print which checkpoint is the best one.
+    """Train, and print the best checkpoint.
 
     Returns:
         exit code: 0, or 130 if it was interrupted (the state is in a checkpoint then).
@@ -122,7 +122,7 @@ def check_out(config: TrainConfig) -> None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """What differs between two configurations and must not: "field old value -> new value"."""
+    """List the settings that differ between two configurations and must not: "field old value -> new value"."""
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
@@ -144,7 +144,7 @@ def check_demonstrations(config: TrainConfig, task: str, data: Demonstrations, e
         f"policy.head.action_dim is {config.policy.head.action_dim}, but the actions in {config.data} have "
         f"{action_dim} entries",
     )
-    # A policy that sees never reads the scene state, and demonstrations made by others have none.
+    # A policy that sees never reads the scene state, and imported demonstrations have none.
     require(
         env_state_dim == found or not isinstance(config.policy.encoder, StateEncoderConfig),
         f"task {config.task} has a scene state of {env_state_dim} entries, but {config.data} has {found}; "
@@ -153,7 +153,7 @@ def check_demonstrations(config: TrainConfig, task: str, data: Demonstrations, e
 
 
 def data_sha256(data: Demonstrations, pictures: PictureFolder | None) -> str:
-    """Fingerprint of demonstrations, by which a resumed run knows that they are still the same.
+    """Fingerprint of demonstrations, by which a resumed run checks that they are still the same.
 
     Args:
         data: the demonstrations, without pictures or features.
@@ -171,7 +171,7 @@ def data_sha256(data: Demonstrations, pictures: PictureFolder | None) -> str:
 def restore(
     config: TrainConfig, state: TrainState, frozen: Any, fingerprint: str, encoder: dict[str, Any] | None
 ) -> tuple[TrainState, CheckpointMeta | None]:
-    """The state to start from: of the newest complete checkpoint if the run is resumed and has one.
+    """Restore the state to start from: of the newest complete checkpoint if the run is resumed and has one.
 
     Raises:
         ArgumentError: the demonstrations or the frozen encoder have changed.
@@ -207,7 +207,7 @@ def open_run(config: TrainConfig) -> None:
 
 
 def tracked_run(config: TrainConfig, first_step: int) -> TrackedRun:
-    """What trackers are told about a run that `open_run` has opened.
+    """Describe a run that `open_run` has opened, for trackers.
 
     The run's name in services is kept beside it, so that a resumed run goes on there too.
     """
@@ -228,7 +228,7 @@ def _read_id(path: Path) -> str | None:
 
 
 def run_summary(run: Path, summary: TrainingSummary) -> dict[str, Any]:
-    """Content of `summary.json`: how training ended and which checkpoint is the best."""
+    """Content of `summary.json`: the end of training and the best checkpoint."""
     best = saved_state.best_checkpoint(run)
     return {
         "status": "interrupted" if summary.interrupted else "done",
@@ -243,7 +243,7 @@ def run_summary(run: Path, summary: TrainingSummary) -> dict[str, Any]:
 
 
 def final_line(run: Path, summary: TrainingSummary, steps: int) -> str:
-    """Which checkpoint is the best by what, where training ended and how fast it was."""
+    """Final line of a run: the best checkpoint and the reason, the last step and the speed."""
     best = saved_state.best_checkpoint(run)
     if best is None:
         raise UserError(f"run {run} holds no complete checkpoint; something removed it")

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW with warm-up and cosine decay, clipped gradients, and an average of the weights."""
+"""Optimizer: AdamW with warm-up and cosine decay, clipped gradients, and an average of the weights."""
 
 from typing import TypeVar
 

@@ -40,11 +40,11 @@ def stage_progress(title: str, total: int, console: Console | None = None) -> It
 
 
 class TrainingProgress:
-    """A progress bar; use it as a context manager.
+    """Progress bar of training; use it as a context manager.
 
     Args:
-        first_step: where the run starts; not 0 if it was resumed.
-        max_steps: where it ends.
+        first_step: step at which the run starts; not 0 if it was resumed.
+        max_steps: step at which it ends.
         console: where to write; stdout by default.
     """
 
@@ -63,7 +63,7 @@ class TrainingProgress:
         self._last_line = time.perf_counter()
 
     def update(self, step: int, loss: float, steps_per_s: float) -> None:
-        """Steps were taken; `loss` is their mean."""
+        """Show the steps taken; `loss` is their mean."""
         text = f"loss {loss:.4f}, {steps_per_s:.1f} steps/s"
         self._bar.update(self._task, completed=step, text=text)
         now = time.perf_counter()
@@ -73,11 +73,11 @@ class TrainingProgress:
             self.say(f"train {step}/{self._max_steps}, {text}, time left {minutes}:{seconds:02d}")
 
     def busy(self, text: str) -> None:
-        """Something else than training goes on."""
+        """Show that other work than training goes on."""
         self._bar.update(self._task, text=text)
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._console.print(line)
 
     def __enter__(self) -> "TrainingProgress":

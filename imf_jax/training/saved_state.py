@@ -43,7 +43,7 @@ def save_checkpoint(
 
     Args:
         run: the run folder.
-        state: what to keep.
+        state: the training state.
         frozen: the rest of the policy.
         config: stored beside it.
         meta: `files` is filled in here.
@@ -74,13 +74,13 @@ def save_checkpoint(
 
 
 def best_checkpoint(run: Path) -> tuple[Path, CheckpointMeta] | None:
-    """The checkpoint with the highest validation success; None if there is no checkpoint.
+    """Find the checkpoint with the highest validation success; None if there is no checkpoint.
 
     Of equals it is the later one, but where none ever succeeded the one with the highest mean return. Without any
     validated checkpoint it is the newest.
     Episodes end with success, so among policies that succeed a higher return only means a slower one.
     """
-    candidates = [(path, read_meta(path)) for path in complete_checkpoints(run)]
+    checkpoints = [(path, read_meta(path)) for path in complete_checkpoints(run)]
 
     def rank(checkpoint: tuple[Path, CheckpointMeta]) -> tuple[bool, float, float, int]:
         meta = checkpoint[1]
@@ -88,11 +88,11 @@ def best_checkpoint(run: Path) -> tuple[Path, CheckpointMeta] | None:
         success = figures.get("success", 0.0)
         return meta.validation is not None, success, 0.0 if success else figures.get("return", 0.0), meta.step
 
-    return max(candidates, key=rank, default=None)
+    return max(checkpoints, key=rank, default=None)
 
 
 def prune(run: Path, keep: int) -> None:
-    """Delete all complete checkpoints but the newest `keep` and the best one, and what killed writers left behind."""
+    """Delete all complete checkpoints but the newest `keep` and the best one, and leftovers of killed writers."""
     folder = run / FOLDER
     if not folder.is_dir():
         return
@@ -105,7 +105,7 @@ def prune(run: Path, keep: int) -> None:
 
 
 def restore_state(path: Path, state: TrainState, frozen: FrozenParts) -> TrainState:
-    """The training state of a checkpoint.
+    """Restore the training state of a checkpoint.
 
     Args:
         path: a complete checkpoint.
@@ -124,7 +124,7 @@ def restore_state(path: Path, state: TrainState, frozen: FrozenParts) -> TrainSt
 
 
 def _split(state: TrainState, frozen: FrozenParts) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What goes to `policy/` and what to `training/`; nothing is stored twice."""
+    """Split a state into the parts for `policy/` and for `training/`; nothing is stored twice."""
     training = {"step": state.step, "optimizer": state.optimizer, "sums": state.sums}
     if state.average is not None:
         training["params"] = nnx.merge_state(state.params, state.statistics)

@@ -1,4 +1,4 @@
-"""What training changes, and the compiled function that changes it: many optimizer steps per call.
+"""Training state, and the compiled function that updates it: many optimizer steps per call.
 
 Every random number of a step follows from (seed, step), and the number of steps per call is an argument of one
 compiled loop, so the result depends on neither how steps are grouped into calls nor where a run was resumed.
@@ -26,7 +26,7 @@ SUMMED = ("loss", "mse", "dudt_rms", "grad_norm")
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes.
+    """Training state: everything that a step changes.
 
     Attributes:
         step: int32 scalar, optimizer steps taken.
@@ -46,7 +46,7 @@ class TrainState(NamedTuple):
 
 
 def no_sums() -> dict[str, Array]:
-    """`TrainState.sums` of no step."""
+    """Empty `TrainState.sums`, of no step."""
     return {name: jnp.zeros((), jnp.float32) for name in (*SUMMED, "count")}
 
 
@@ -56,7 +56,7 @@ def acting_weights(state: TrainState) -> nnx.State:
 
 
 def initial_state(policy: Policy, config: TrainConfig) -> tuple[TrainState, FrozenParts]:
-    """The state before the first step. It shares no buffer with `policy`."""
+    """Make the state before the first step. It shares no buffer with `policy`."""
     frozen, *changing = split_policy(policy)
     params, statistics = jax.tree.map(jnp.copy, changing)
     optimizer = build_optimizer(config.optimizer, config.max_steps)
@@ -66,7 +66,7 @@ def initial_state(policy: Policy, config: TrainConfig) -> tuple[TrainState, Froz
 
 
 def trained_policy(state: TrainState, frozen: FrozenParts) -> Policy:
-    """The policy to act with: averaged weights if there are any, else the newest. Its buffers are copies."""
+    """Build the policy to act with: averaged weights if there are any, else the newest. Its buffers are copies."""
     return nnx.merge(frozen.graph, *jax.tree.map(jnp.copy, (acting_weights(state), frozen.variables)))
 
 

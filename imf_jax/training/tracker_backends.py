@@ -1,4 +1,4 @@
-"""The trackers a user can name: SwanLab, Weights & Biases, TensorBoard. Their libraries are imported only then."""
+"""Trackers that a user can name: SwanLab, Weights & Biases, TensorBoard. Their libraries are imported only then."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ PROJECT = "imf_jax"
 
 
 class SwanLabTracker(Tracker):
-    """SwanLab; offline runs lie in `<run>/swanlab` and are sent by `swanlab sync`."""
+    """Tracker for SwanLab; offline runs lie in `<run>/swanlab` and are sent by `swanlab sync`."""
 
     def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
         self._swanlab, self._mode = library, mode
@@ -34,7 +34,7 @@ class SwanLabTracker(Tracker):
             log_dir=str(folder),
             mode=self._mode,
             config=dict(run.config),
-            # No question at the terminal of a run that nobody may be watching; no copy of what it prints.
+            # No question at the terminal of a run that may be unattended; no copy of its output.
             settings=self._swanlab.Settings(interactive=False, terminal={"proxy_type": "none"}),
             **identity,
         )
@@ -50,7 +50,7 @@ class SwanLabTracker(Tracker):
 
     @override
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Becomes part of the run's configuration, the place for what is not a curve."""
+        """Add to the run's configuration, the place for values that are no curves."""
         self._swanlab.config.update({"summary": dict(values)})
 
     @override
@@ -59,7 +59,7 @@ class SwanLabTracker(Tracker):
 
 
 class WandbTracker(Tracker):
-    """Weights & Biases; offline runs lie in `<run>/wandb` and are sent by `wandb sync`."""
+    """Tracker for Weights & Biases; offline runs lie in `<run>/wandb` and are sent by `wandb sync`."""
 
     def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
         self._wandb, self._mode = library, mode
@@ -96,14 +96,14 @@ class WandbTracker(Tracker):
 
 
 class TensorBoardTracker(Tracker):
-    """Event files in `<run>/tensorboard`; nothing is ever sent, so online and offline are the same."""
+    """Tracker for TensorBoard: event files in `<run>/tensorboard`; nothing is ever sent, online or offline."""
 
     def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
         self._library, self._mode = library, mode
 
     @override
     def start(self, run: TrackedRun) -> None:
-        """Of a resumed run, what came after its first step is marked as void."""
+        """Start a run; of a resumed one, figures after its first step are marked as void."""
         self._writer = self._library.SummaryWriter(
             logdir=str(run.folder / "tensorboard"),
             purge_step=run.first_step + 1 if run.resumed else None,
@@ -141,7 +141,7 @@ BACKENDS: dict[TrackerName, tuple[str, type]] = {
 
 
 def make_trackers(names: Sequence[TrackerName], mode: TrackerMode) -> dict[str, Tracker]:
-    """The trackers of these names, not started yet.
+    """Make the trackers of these names, not started yet.
 
     Raises:
         UserError: a library is not installed; the message says how to install it.
@@ -164,6 +164,6 @@ def _make(name: TrackerName, mode: TrackerMode) -> Tracker:
 
 
 def _as_code(values: Mapping[str, Any]) -> str:
-    """JSON as TensorBoard's Markdown shows it unchanged: every line indented by four spaces."""
+    """Format JSON so that TensorBoard's Markdown shows it unchanged: every line indented by four spaces."""
     lines = json.dumps(dict(values), indent=2, default=str).splitlines()
     return "\n".join(f"    {line}" for line in lines)

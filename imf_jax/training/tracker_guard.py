@@ -1,4 +1,4 @@
-"""A tracker at arm's length: whatever it does, training goes on.
+"""Guard around a tracker: whatever the tracker does, training goes on.
 
 Every call is made by a daemon thread of the tracker's own, fed through a bounded queue. So a tracker that raises is
 counted, one that hangs fills its queue and is left behind, and none delays a training step.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_FAILURES = 3
-"""A tracker that has failed this often is asked nothing any more."""
+"""A tracker that has failed this often is not called any more."""
 
 QUEUE_SIZE = 1000
 """Calls that may wait for a slow tracker."""
@@ -20,7 +20,7 @@ _left_behind: set[str] = set()
 
 
 def left_behind() -> tuple[str, ...]:
-    """Trackers of this process whose thread never came back; what they do at exit may hang as well."""
+    """Trackers of this process whose thread never came back; their exit handlers may hang as well."""
     return tuple(sorted(_left_behind))
 
 
@@ -28,7 +28,7 @@ class GuardedTracker:
     """Hands calls over to a tracker in its own thread.
 
     Args:
-        name: how the user calls the tracker.
+        name: the user's name of the tracker.
         tracker: the tracker; see `trackers.Tracker`.
         on_warning: receives one line at the first failure, and one when the tracker is given up.
         queue_size: see `QUEUE_SIZE`.
@@ -50,7 +50,7 @@ class GuardedTracker:
         self._thread.start()
 
     def call(self, method: str, *arguments: Any) -> None:
-        """Ask for a call of `method`; returns at once."""
+        """Queue a call of `method`; returns at once."""
         if self._disabled:
             return
         try:
@@ -59,7 +59,7 @@ class GuardedTracker:
             self._failed(f"{method}: it does not keep up")
 
     def close(self) -> None:
-        """Ask for the end: what waits is still done, then the tracker's `finish`."""
+        """Queue the end: queued calls are still made, then the tracker's `finish`."""
         self._closing.set()
 
     def wait(self, deadline: float) -> None:
@@ -70,7 +70,7 @@ class GuardedTracker:
             self._failed("finish: it did not end in time", fatal=True)
 
     def report(self) -> dict[str, Any]:
-        """How the tracker has done: `failures`, `first_failure`, `disabled`, `finished`."""
+        """Report on the tracker: `failures`, `first_failure`, `disabled`, `finished`."""
         return {
             "failures": self._failures,
             "first_failure": self._first_failure,
@@ -96,7 +96,7 @@ class GuardedTracker:
             getattr(self._tracker, method)(*arguments)
         except BaseException as error:  # some libraries raise SystemExit; here it would end the thread unseen
             # A tracker that did not start cannot do anything else either.
-            self._failed(f"{method}: {_said(error)}", fatal=method == "start")
+            self._failed(f"{method}: {_error_line(error)}", fatal=method == "start")
             return False
         self._started |= method == "start"
         return True
@@ -116,8 +116,8 @@ class GuardedTracker:
             self._on_warning(f"tracker {self.name} failed {self._failures} times and is given up")
 
 
-def _said(error: BaseException) -> str:
-    """An error in one line of bearable length, whatever its own text does."""
+def _error_line(error: BaseException) -> str:
+    """Format an error as one line of limited length, also if its own text cannot be made."""
     try:
         text = " ".join(str(error).split())
     except Exception:

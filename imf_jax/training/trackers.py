@@ -1,6 +1,6 @@
-"""Where the figures of a training run go: always to local files, and to the trackers that the user names.
+"""Trackers of a training run: always local files, and the trackers that the user names.
 
-`metrics.jsonl` has one JSON object per line, `summary.json` what came out. They are the truth of a run; trackers are
+`metrics.jsonl` has one JSON object per line, `summary.json` the results. They are the truth of a run; trackers are
 external (see `tracker_guard`) that can neither stop nor slow it.
 """
 
@@ -23,15 +23,15 @@ SUMMARY = "summary.json"
 IMAGES = "validation/images"
 
 FINISH_TIMEOUT = 30.0
-"""Time that all trackers together are given to send what they still have [s]."""
+"""Time limit of all trackers together for sending their queued calls [s]."""
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What trackers are told about a run.
+    """Description of a run, for trackers.
 
     Attributes:
-        name: how to call it.
+        name: name of the run.
         folder: the run folder.
         config: the configuration, plain JSON types.
         first_step: training steps done before; not 0 if the run is resumed.
@@ -51,23 +51,23 @@ class Tracker:
     """Receives the figures of one training run; called in the order of the methods. By default it does nothing."""
 
     def start(self, run: TrackedRun) -> None:
-        """The run begins, or goes on after `run.first_step`."""
+        """Start the run, or resume it after `run.first_step`."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Take over the figures of a step. Names are grouped by a slash, as in `validation/success`."""
+        """Receive the figures of a step. Names are grouped by a slash, as in `validation/success`."""
 
     def images(self, step: int, paths: Sequence[Path]) -> None:
-        """Take over the pictures of a validation."""
+        """Receive the pictures of a validation."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Take over what came out, plain JSON types."""
+        """Receive the results, plain JSON types."""
 
     def finish(self) -> None:
-        """The run has finished, was interrupted or has failed."""
+        """Finish a run that is done, was interrupted or has failed."""
 
 
 class JsonlTracker(Tracker):
-    """Appends to `metrics.jsonl` and hands every line to the operating system at once; writes `summary.json`.
+    """Appends to `metrics.jsonl` and flushes every line to the operating system at once; writes `summary.json`.
 
     Lines after the first step of a resumed run are removed, and so is a line that was cut off; they belong to steps
     that it takes again.
@@ -83,12 +83,12 @@ class JsonlTracker(Tracker):
 
     @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers that JSON does not know become null."""
+        """Write a line of figures; numbers that JSON does not have become null."""
         self._write({"step": step, **{name: finite(value) for name, value in values.items()}})
 
     @override
     def images(self, step: int, paths: Sequence[Path]) -> None:
-        """The paths are noted, relative to the run folder."""
+        """Write the paths, relative to the run folder."""
         self._write({"step": step, IMAGES: [os.path.relpath(path, self._folder) for path in paths]})
 
     @override
@@ -105,7 +105,7 @@ class JsonlTracker(Tracker):
 
 
 class Trackers:
-    """The local files and the user's trackers as one; use it as a context manager around the training.
+    """Local files and the user's trackers as one; use it as a context manager around the training.
 
     Args:
         run: the run; local files are opened at once.
@@ -131,28 +131,28 @@ class Trackers:
             tracker.call("start", run)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Hand on the figures of a step."""
+        """Send the figures of a step."""
         self._local.scalars(step, values)
         for tracker in self._external:
             # A figure that is not a number is null in the local file; services differ in what they make of it.
             tracker.call("scalars", step, {name: value for name, value in values.items() if math.isfinite(value)})
 
     def images(self, step: int, paths: Sequence[Path]) -> None:
-        """Hand on the pictures of a validation, if there are any."""
+        """Send the pictures of a validation, if there are any."""
         if paths:
             self._local.images(step, paths)
             for tracker in self._external:
                 tracker.call("images", step, tuple(paths))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Take over what came out; `finish` writes it, when it is known how the trackers have done."""
+        """Keep the results; `finish` writes them, together with the reports on the trackers."""
         self._summary = dict(values)
 
     def finish(self, timeout: float | None = None) -> None:
-        """Let the trackers send what they have, and write `summary.json`.
+        """Let the trackers send their queued calls, and write `summary.json`.
 
         Args:
-            timeout: time they are given together [s]; see `FINISH_TIMEOUT`.
+            timeout: time limit of all together [s]; see `FINISH_TIMEOUT`.
         """
         deadline = time.monotonic() + (self._finish_timeout if timeout is None else timeout)
         for tracker in self._external:
@@ -179,7 +179,7 @@ class Trackers:
 
 
 def finite(value: float) -> float | None:
-    """The number, or None if JSON does not know it (NaN, infinity)."""
+    """Return the number, or None if JSON does not have it (NaN, infinity)."""
     return value if math.isfinite(value) else None
 
 

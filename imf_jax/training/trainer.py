@@ -1,4 +1,4 @@
-"""The training loop: compiled steps in between; log, validation and checkpoints at their steps."""
+"""Training loop: compiled steps, with log lines, validations and checkpoints at their steps."""
 
 import math
 import time
@@ -23,7 +23,7 @@ CALL_TIME = 0.4
 """Aimed duration of one call of the compiled loop [s]: short enough for Ctrl-C and the progress bar."""
 
 Validate = Callable[[Policy, int], Validation | None]
-"""(policy, step) -> what came out; None if it was stopped early."""
+"""(policy, step) -> its result; None if it was stopped early."""
 
 Save = Callable[[TrainState, dict[str, float] | None], None]
 """Write a checkpoint of a state and of its validation, if there was one."""
@@ -31,7 +31,7 @@ Save = Callable[[TrainState, dict[str, float] | None], None]
 
 @dataclass
 class TrainingSummary:
-    """What a call of `Trainer.run` did.
+    """Summary of a call of `Trainer.run`.
 
     Attributes:
         state: the state it ended with.
@@ -50,11 +50,11 @@ class TrainingSummary:
 
 @dataclass
 class Trainer:
-    """One run, from the state it is given to `config.max_steps`.
+    """Trainer of one run, from the state it is given to `config.max_steps`.
 
     Attributes:
         config: the run.
-        frozen: what of the policy is not trained.
+        frozen: parts of the policy that are not trained.
         data: the demonstrations.
         save: see `Save`.
         tracker: receives the figures.
@@ -80,7 +80,7 @@ class Trainer:
         """Train to the end, or until asked to stop; the last state is always in a checkpoint.
 
         Args:
-            state: where to start; its buffers are used up.
+            state: the state to start from; its buffers are donated.
             validated: the validation of its step, if one is due, has been done.
             saved: there is a checkpoint of it.
 
@@ -119,7 +119,7 @@ class Trainer:
         return TrainingSummary(state, interrupted, compile_s, **clock.total())
 
     def _steps_of_call(self, step: int) -> int:
-        """Steps until something is due, but no more than fit in `CALL_TIME`."""
+        """Steps until the next log line, validation or checkpoint, but no more than fit in `CALL_TIME`."""
         config = self.config
         periods = [config.log_every, config.save_every]
         if self.validate is not None and config.validation.every:

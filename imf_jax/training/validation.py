@@ -19,7 +19,7 @@ MAX_PLAN_BATCH = 16
 
 
 class Validation(NamedTuple):
-    """What a validation came to.
+    """Result of a validation.
 
     Attributes:
         figures: `success` in 0..1, `n_success`, `n_episodes`, `n_error`, `return` (mean), `wall_s` [s].
@@ -91,7 +91,7 @@ class RolloutValidation:
 
 
 def validation_line(figures: dict[str, float]) -> str:
-    """Figures in one line, as in "9/10 = 90 % success, mean return 812.5"."""
+    """Format the figures in one line, as in "9/10 = 90 % success, mean return 812.5"."""
     line = f"{figures['n_success']:.0f}/{figures['n_episodes']:.0f} = {100 * figures['success']:.0f} % success"
     errors = f", {figures['n_error']:.0f} ended in an error" if figures["n_error"] else ""
     return f"{line}, mean return {figures['return']:.1f}{errors}"

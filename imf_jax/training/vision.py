@@ -1,4 +1,4 @@
-"""What policies that see need in training: their encoder's identity, and pictures or cached features to train on."""
+"""Training data of policies that see: pictures, or cached features of a frozen encoder."""
 
 import time
 from collections.abc import Callable
@@ -21,7 +21,7 @@ ACCELERATOR_BATCH = 128
 def with_vision(
     data: Demonstrations, pictures: PictureFolder | None, policy: Policy, say: Callable[[str], None]
 ) -> Demonstrations:
-    """The demonstrations with what the policy reads of their pictures: cached features or the pictures themselves.
+    """Add to the demonstrations what the policy reads: the pictures themselves, or their cached features.
 
     Args:
         data: the demonstrations without pictures.
@@ -43,7 +43,7 @@ def with_vision(
 
 
 def frozen_features(pictures: PictureFolder, conditioning: LewmConditioning, say: Callable[[str], None]) -> np.ndarray:
-    """Features of all steps, float32 (N, D), from the cache beside the demonstrations, which is made if need be."""
+    """Load features of all steps, float32 (N, D), from the cache beside the demonstrations; make it if missing."""
     encoder = conditioning.encoder
     source = FeatureSource(encoder.fingerprint, str(encoder.fusion), pictures.cameras, pictures.image_size)
     features = read_features(pictures, source, encoder.joint_output_dim)
@@ -60,12 +60,12 @@ def frozen_features(pictures: PictureFolder, conditioning: LewmConditioning, say
 
 
 def embedder(conditioning: LewmConditioning) -> Embed:
-    """The compiled embedding of a policy; its weights are an argument of the compiled code, not part of it."""
+    """Make the compiled embedding of a policy; its weights are an argument of the compiled code, not part of it."""
     graph, variables = nnx.split(conditioning)
     embed = jax.jit(lambda variables, images: nnx.merge(graph, variables).embed(images))
     return lambda images: embed(variables, images)
 
 
 def embedding_batch() -> int:
-    """Steps that are embedded at once: what keeps the default device busy."""
+    """Steps that are embedded at once, enough to keep the default device busy."""
     return CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
