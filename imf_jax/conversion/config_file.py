@@ -1,18 +1,18 @@
-"""The config.json beside weights, and whether it is that of the weights."""
+"""Check of a config.json beside weights: whether it belongs to these weights."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
 CONFIG_BESIDE = "config.json"
-"""Where other programs leave the configuration of the weights in the same folder."""
+"""File in which other programs leave the configuration of the weights in the same folder."""
 
 
 def contradictions(config: Mapping[str, Any], sizes: Mapping[str, int], model_types: Collection[str]) -> list[str]:
-    """What shows that a configuration is of another network than the tensors it lies beside; empty if nothing does.
+    """List the entries by which a configuration contradicts the tensors it lies beside; empty if there are none.
 
     Args:
-        config: the configuration; what it does not state, or states as null, contradicts nothing.
-        sizes: entry -> what the tensors show. A pair of equal sides may stand for one.
+        config: the configuration; entries that are missing or null contradict nothing.
+        sizes: entry -> size by the tensors. A pair of equal sides may stand for one.
         model_types: values of `model_type` that the network may have.
     """
     wrong = []

@@ -17,20 +17,20 @@ FROM_CONFIG = ("n_head", "n_kv_head", "pred_horizon", "obs_horizon", "num_action
 """Settings of a head that its tensors do not show."""
 
 CONFIG_PATHS = ((), ("head",), ("policy", "head"), ("agent", "head"), ("model", "head"))
-"""Where a config.json beside a checkpoint may hold them."""
+"""Sections of a config.json beside a checkpoint that may hold them."""
 
 MODEL_TYPES = ("imf", "imf_attnres", "imf-attnres", "attnres")
-"""What a config.json of the head may call it."""
+"""Values of `model_type` in a config.json of the head."""
 
 
 def settings_beside(path: Path, sizes: Mapping[str, int], kv_channels: int, report: Report) -> dict[str, int]:
-    """What of `FROM_CONFIG` a config.json beside the checkpoint tells, where it agrees with the tensors.
+    """Read the settings `FROM_CONFIG` from a config.json beside the checkpoint, where it agrees with the tensors.
 
     Args:
         path: the checkpoint.
         sizes: n_emb, n_layer and action_dim, which the tensors show.
         kv_channels: channels of the keys.
-        report: receives what was ignored because it is of another network.
+        report: receives notes on files that were ignored because they are of another network.
 
     Raises:
         UserError: the file is no JSON.
@@ -67,10 +67,10 @@ def settings_beside(path: Path, sizes: Mapping[str, int], kv_channels: int, repo
 
 
 def read_head_config(given: Mapping[str, int], tensors: Mapping[str, StoredTensor], report: Report) -> HeadConfig:
-    """Sizes of the head from its tensors, the flags and the config.json beside the file.
+    """Read sizes of the head from its tensors, the flags and the config.json beside the file.
 
     Args:
-        given: flags that were given; they go before the file.
+        given: flags that were given; they take precedence over the file.
         tensors: by name within the head.
         report: receives notes on where settings came from.
 

@@ -68,9 +68,9 @@ class Args:
     obs_horizon: int | None = None
     # Actions executed from a chunk [control steps]; by default from config.json beside the checkpoint, else 8.
     num_action_steps: int | None = None
-    # How actions and states were normalised in training.
+    # Normalisation of actions and states in training.
     normalization: Literal["min_max", "mean_std"] = "min_max"
-    # What the head predicts: the chunk itself, or its orthonormal DCT-II over the horizon.
+    # Prediction of the head: the chunk itself, or its orthonormal DCT-II over the horizon.
     action_representation: Literal["time", "dct"] = "time"
     # Function evaluations per plan.
     sampling_steps: int = 1
@@ -84,7 +84,7 @@ class Args:
 
 
 def find_head(checkpoint: Checkpoint, prefix: str | None) -> dict[str, str]:
-    """Name within the head -> name in the file.
+    """Find the tensors of the head: name within the head -> name in the file.
 
     Raises:
         UserError: there is no head, or more than one.
@@ -102,7 +102,7 @@ def find_head(checkpoint: Checkpoint, prefix: str | None) -> dict[str, str]:
 
 
 def read_statistics(args: Args, checkpoint: Checkpoint, report: Report) -> dict[str, dict[str, Any]]:
-    """Statistics for the normalizers: from the checkpoint, or from --stats.
+    """Read statistics for the normalizers: from the checkpoint, or from --stats.
 
     Raises:
         ArgumentError: neither has them, or they are of another task.
@@ -183,7 +183,7 @@ def write_policy(
         config: of the policy.
         names: name within the head -> name in the file.
         statistics: see `Policy.set_statistics`.
-        report: receives what does not fit.
+        report: receives the tensors that do not fit.
 
     Raises:
         ArgumentError: the head's condition is not the one of the task.
@@ -208,7 +208,7 @@ def write_policy(
         f"{policy.conditioning.dim}; a head that sees through LEWM needs the right --lewm FOLDER, others none",
     )
     state = {name: tensors[source].read() for name, source in names.items() if tensors[source].is_floating}
-    # A tensor that is no floating-point number is never a weight, and in the way only under the name of one.
+    # A tensor that is not of floating point is never a weight, and matters only under the name of one.
     report.mismatched += [
         f"{names[name]}: {tensors[names[name]].describe()} in the file, expected {' or '.join(FLOATING)}"
         for name in torch_slots(policy.head)
@@ -252,7 +252,7 @@ def write_policy(
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line and convert."""
     args = tyro.cli(Args, description=__doc__)
     if args.inspect:
         inspect(open_checkpoint(args.checkpoint))

@@ -1,4 +1,4 @@
-"""JSON that other programs wrote."""
+"""Reading of JSON that other programs wrote."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def read_json(path: Path, mend: str) -> Any:
 
     Args:
         path: the file.
-        mend: what to do if it is no JSON, for the message.
+        mend: advice for the case that it is no JSON, for the message.
 
     Raises:
         UserError: it cannot be read or is no JSON.

@@ -32,7 +32,7 @@ HEAD_CHANNELS = 64
 """Channels of an attention head in every published ViT size; weights alone do not show the number of heads."""
 
 MODEL_TYPES = ("vit", "lewm")
-"""What a config.json of the encoder calls it."""
+"""Values of `model_type` in a config.json of the encoder."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Args:
 
 
 def read_sizes(checkpoint: Checkpoint, parts: Parts, heads: int | None, report: Report) -> LewmSizes | None:
-    """Sizes of the network, from the shapes of its tensors.
+    """Read the sizes of the network, from the shapes of its tensors.
 
     Returns:
-        The sizes, or None where a tensor that tells one is missing (`report.missing` then names it).
+        The sizes, or None where a tensor that shows one is missing (`report.missing` then names it).
 
     Raises:
         UserError: the shapes contradict themselves.
@@ -99,17 +99,17 @@ def read_sizes(checkpoint: Checkpoint, parts: Parts, heads: int | None, report: 
 
 
 def read_heads(checkpoint: Checkpoint, parts: Parts, flag: int | None, vit: VitSizes, report: Report) -> int:
-    """Number of attention heads.
+    """Read the number of attention heads.
 
     From the flag, the pickled module's own config, a config.json beside the file, or hidden / 64, in this order. A
-    config.json of another network is passed over, and the report says so.
+    config.json of another network is ignored, and the report notes it.
 
     Args:
         checkpoint: the file.
         parts: of the checkpoint.
-        flag: the number that was asked for, if any.
+        flag: the requested number, if any.
         vit: the sizes that the tensors show.
-        report: receives where the number is from.
+        report: receives the origin of the number.
 
     Raises:
         ArgumentError: the flag does not divide the channels.
@@ -201,7 +201,7 @@ def convert(args: Args) -> Report:
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line and convert."""
     args = tyro.cli(Args, description=__doc__)
     if args.inspect:
         inspect(open_checkpoint(args.checkpoint))

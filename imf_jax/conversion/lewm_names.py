@@ -1,4 +1,4 @@
-"""Where the tensors of a LEWM checkpoint are, under every naming that is in use, and where they go."""
+"""Names of the tensors in a LEWM checkpoint, under every naming that is in use, and their targets in the encoder."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -25,13 +25,13 @@ OLD_LAYER_NAMES = {
 """Names inside a layer before transformers 5.9 -> since."""
 
 NOT_NEEDED = ("projector.net.1.num_batches_tracked",)
-"""Belongs to the network in training only."""
+"""Part of the network in training only."""
 
 LAYER = re.compile(r"^encoder\.(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)$")
 
 
 def canonical(name: str) -> str:
-    """A name without wrappers, relative to the common parent of encoder and projector, as transformers 5.9 says it."""
+    """Name without wrappers, relative to the common parent of encoder and projector, as in transformers 5.9."""
     if match := LAYER.match(name):
         number, part, kind = match.groups()
         return f"encoder.layers.{int(number)}.{OLD_LAYER_NAMES.get(part, part)}.{kind}"
@@ -40,7 +40,7 @@ def canonical(name: str) -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """The encoder's and the projector's tensors of a checkpoint.
+    """Tensors of encoder and projector in a checkpoint.
 
     Attributes:
         projector_prefix: path of the projector without wrappers, with its last dot.
@@ -70,7 +70,7 @@ def find_parts(checkpoint: Checkpoint, prefix: str | None) -> Parts:
         parent = projector[: projector.rindex("projector.")]
         if encoder.startswith(parent) and encoder != parent:
             pairs.append((encoder, projector, len(parent)))
-    # The projector nearest to an encoder is its own; an encoder that is called so goes before any other.
+    # The projector nearest to an encoder is its own; one that is named "encoder" takes precedence.
     deepest = {encoder: max(depth for e, _, depth in pairs if e == encoder) for encoder, _, _ in pairs}
     pairs = [pair for pair in pairs if pair[2] == deepest[pair[0]]]
     named = [pair for pair in pairs if f".{pair[0]}".endswith(".encoder.")]
@@ -119,7 +119,7 @@ def _without_aliases(
 
 @dataclass(frozen=True)
 class Source:
-    """Where a weight comes from.
+    """Source of a weight in the file.
 
     Attributes:
         name: canonical name.
@@ -131,7 +131,7 @@ class Source:
 
 
 def sources(sizes: LewmSizes) -> dict[str, list[list[Source]]]:
-    """For every weight of `sizes.weight_shapes()`: its layers (one for most), each the parts to join on its last axis.
+    """Sources of each weight of `sizes.weight_shapes()`: layers (often one), each the parts to join on its last axis.
 
     PyTorch's matrices are (out, in); `join` transposes them.
     """
@@ -174,7 +174,7 @@ def sources(sizes: LewmSizes) -> dict[str, list[list[Source]]]:
 
 
 def match(parts: Parts, tensors: Mapping[str, StoredTensor], sizes: LewmSizes, report: Report) -> None:
-    """Enter into the report what is used, missing, unexpected and mismatched."""
+    """Match the tensors with the weights: used, missing, unexpected and mismatched ones go into the report."""
     wanted = {s.name: (target, s) for target, layers in sources(sizes).items() for layer in layers for s in layer}
     for name, (target, source) in wanted.items():
         file_name = parts.names.get(name)
@@ -195,7 +195,7 @@ def match(parts: Parts, tensors: Mapping[str, StoredTensor], sizes: LewmSizes, r
 
 
 def assemble(parts: Parts, tensors: Mapping[str, StoredTensor], sizes: LewmSizes) -> dict[str, np.ndarray]:
-    """The float32 weights of the encoder, from a checkpoint whose report is complete."""
+    """Assemble the float32 weights of the encoder, from a checkpoint whose report is complete."""
     shapes = sizes.weight_shapes()
     weights = {}
     for target, layers in sources(sizes).items():

@@ -1,4 +1,4 @@
-"""What a conversion found, used and missed, and the folder it leaves behind."""
+"""Report of a conversion: tensors found, used and missing; and the folder that it writes."""
 
 import json
 import os
@@ -31,15 +31,15 @@ class DoesNotFitError(UserError):
 
 @dataclass
 class Report:
-    """How the tensors of a checkpoint were matched with those of a network.
+    """Report on the tensors of a checkpoint, matched with those of a network.
 
     Attributes:
         checkpoint: the source.
-        used: tensor in the file -> where its values went.
+        used: tensor in the file -> weight that has its values.
         missing: tensors that the network needs and the file lacks.
         unexpected: tensors inside the network's part of the file that the network does not have.
         mismatched: "name: what is wrong with its shape or dtype".
-        notes: facts that were concluded in place of read.
+        notes: facts that were inferred instead of read.
     """
 
     checkpoint: Checkpoint
@@ -55,7 +55,7 @@ class Report:
         return [name for name in self.checkpoint.tensors if name not in self.used and name not in self.unexpected]
 
     def summary(self) -> str:
-        """One line of counts."""
+        """Summary of the counts in one line."""
         counts = {
             "found": len(self.checkpoint.tensors),
             "used": len(self.used),
@@ -70,7 +70,7 @@ class Report:
         """Check that every tensor was found and fits.
 
         Raises:
-            DoesNotFitError: it was not; the error lists all that is wrong.
+            DoesNotFitError: one was not; the error lists all problems.
         """
         lists = {"missing": self.missing, "unexpected": self.unexpected, "mismatched": self.mismatched}
         problems = [f"{what}: {name}" for what, names in lists.items() for name in names]
@@ -82,7 +82,7 @@ class Report:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report as plain types."""
+        """Convert the whole report to plain types."""
         source = self.checkpoint
         return {
             "source": {"path": str(source.path), "sha256": source.sha256, "kind": source.kind},
@@ -99,7 +99,7 @@ class Report:
 
 
 def json_bytes(values: Any) -> bytes:
-    """Indented JSON, the same bytes for the same values."""
+    """Serialise to indented JSON, the same bytes for the same values."""
     return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -148,7 +148,7 @@ def check_output(out: Path, files: Mapping[str, Any], source_sha256: str) -> Non
 
 
 def key_tree(tensors: Mapping[str, StoredTensor]) -> str:
-    """The tensors as an indented tree of their dotted names, with dtype and shape at the leaves."""
+    """Format the tensors as an indented tree of their dotted names, with dtype and shape at the leaves."""
     root: dict[str, Any] = {}
     for name, tensor in tensors.items():
         *folders, leaf = name.split(".")
@@ -173,7 +173,7 @@ def key_tree(tensors: Mapping[str, StoredTensor]) -> str:
 
 
 def inspect(checkpoint: Checkpoint) -> None:
-    """Print what a checkpoint holds."""
+    """Print the content of a checkpoint."""
     lines = [f"{checkpoint.path}: {checkpoint.kind}, {len(checkpoint.tensors)} tensors, sha256 {checkpoint.sha256}"]
     lines.append(key_tree(checkpoint.tensors))
     if checkpoint.placeholders:
@@ -185,7 +185,7 @@ def inspect(checkpoint: Checkpoint) -> None:
 
 
 def print_report(out: Path | None, report: Report) -> None:
-    """Print where a conversion went and what it found."""
+    """Print the folder of a conversion and its report."""
     print(f"{out}: {report.summary()}")
     for note in report.notes:
         print(f"  {note}")
@@ -193,7 +193,7 @@ def print_report(out: Path | None, report: Report) -> None:
 
 @contextmanager
 def problems_on_stderr() -> Iterator[None]:
-    """List every tensor that does not fit, before the error itself goes its way."""
+    """Print every tensor that does not fit to stderr, before the error itself is raised further."""
     try:
         yield
     except DoesNotFitError as error:

@@ -16,13 +16,13 @@ from imf_jax.errors import UserError
 
 
 class Placeholder:
-    """Stands for an object whose class is not allowed. Holds what the pickle gave it and does nothing.
+    """Placeholder of an object whose class is not allowed. Holds the values that the pickle gave it and does nothing.
 
     Attributes:
         qualified_name: module and name that the pickle asked for.
         args: positional arguments of its construction.
-        state: what the pickle would have put in its `__dict__`.
-        items: what the pickle would have stored in it under keys.
+        state: value that the pickle would have put in its `__dict__`.
+        items: values that the pickle would have stored in it under keys.
     """
 
     qualified_name: ClassVar[str] = ""
@@ -37,7 +37,7 @@ class Placeholder:
 
     @classmethod
     def short_name(cls) -> str:
-        """The last part of the qualified name."""
+        """Last part of the qualified name."""
         return cls.qualified_name.rpartition(".")[2]
 
     args: tuple[Any, ...]
@@ -51,7 +51,7 @@ class Placeholder:
         self.items[key] = value
 
     def __call__(self, *args: Any, **_: Any) -> "Placeholder":
-        """Accept a call, and stand for its result."""
+        """Accept a call, and return a placeholder of its result."""
         return Placeholder(*args)
 
     def append(self, value: Any) -> None:
@@ -64,7 +64,7 @@ class Placeholder:
 
 
 class Allowed:
-    """A callable that a pickle may call. It holds no state that a pickle could change."""
+    """Callable that a pickle may call. It holds no state that a pickle could change."""
 
     __slots__ = ("_function",)
 
@@ -80,7 +80,7 @@ class Allowed:
 
 
 class StateDict(dict[Any, Any]):
-    """Stands for an OrderedDict; the attributes that PyTorch hangs on state dicts are dropped."""
+    """State dict in place of an OrderedDict; the attributes that PyTorch hangs on state dicts are dropped."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -99,7 +99,7 @@ class StorageType:
 
 
 class TypedStorage:
-    """A storage with its element type, as tensors in a pickle refer to it."""
+    """Storage with its element type, as tensors in a pickle refer to it."""
 
     __slots__ = ("dtype", "storage")
 
@@ -195,11 +195,11 @@ ALLOWED: dict[str, Any] = {
     "torch._tensor._rebuild_from_type_v2": Allowed(_rebuild_subclass),
     **{f"torch.{name}": StorageType(name) for name in DTYPES},
 }
-"""Everything a pickle may name and get, beside PyTorch's storages; all else becomes a placeholder."""
+"""Names that a pickle may resolve, besides PyTorch's storages; all others become placeholders."""
 
 
 class SafeUnpickler(pickle.Unpickler):
-    """An unpickler that resolves names by `ALLOWED` and storages by a function of the container.
+    """Unpickler that resolves names by `ALLOWED` and storages by a function of the container.
 
     Args:
         data: the pickle.
@@ -256,7 +256,7 @@ def unpickle(
         The object, and the names that became placeholders.
 
     Raises:
-        UserError: the pickle is damaged or asks for what a checkpoint never holds.
+        UserError: the pickle is damaged or requests objects that a checkpoint never holds.
     """
     unpickler = SafeUnpickler(data, find_storage)
     try:

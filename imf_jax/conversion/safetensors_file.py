@@ -22,7 +22,7 @@ SAFETENSORS_DTYPES = {
 
 
 def read_safetensors(data: bytes, what: str) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file by their names; values are cut out of `data` when asked for.
+    """Read the tensors of a safetensors file by their names; values are cut out of `data` on request.
 
     Args:
         data: the whole file: 8 bytes that give the length of a JSON header, the header, the values.

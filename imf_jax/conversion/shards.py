@@ -1,4 +1,4 @@
-"""Checkpoints split into several files: an index says which file holds which tensor."""
+"""Checkpoints split into several files, with an index that maps each tensor to its file."""
 
 import os
 from pathlib import Path
@@ -12,11 +12,11 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""What transformers looks for in a folder, in this order."""
+"""Files that transformers looks for in a folder, in this order."""
 
 
 def weights_in(folder: Path) -> Path:
-    """The weights of a folder: a file, or the index of several.
+    """Find the weights of a folder: a file, or the index of several.
 
     Raises:
         ArgumentError: it holds neither under a usual name.
@@ -28,7 +28,7 @@ def weights_in(folder: Path) -> Path:
 
 
 def read_index(path: Path) -> dict[Path, list[str]]:
-    """The shards that an index lists, in the order of their names, and the tensors that each must hold.
+    """Read the shards that an index lists, in the order of their names, and the tensors that each must hold.
 
     Raises:
         UserError: it is no index, leads out of its folder, or a shard is missing.

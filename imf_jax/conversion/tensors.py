@@ -1,4 +1,4 @@
-"""Tensors that lie in a checkpoint file: shape and dtype at once, values when asked for."""
+"""Tensors of a checkpoint file: shape and dtype at once, values on request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ DTYPES = {
     "uint8": np.dtype(np.uint8),
     "bool": np.dtype(np.bool_),
 }
-"""The element types that are read, by PyTorch's name. Tensors of any other are listed and never read."""
+"""Element types that are read, by PyTorch's name. Tensors of any other are listed and never read."""
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")
 
@@ -30,7 +30,7 @@ MAX_EXPANDED = 2**30
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of bytes that tensors view.
+    """Range of bytes that tensors view.
 
     Attributes:
         key: names it, its file included; two tensors with one key share memory.
@@ -47,10 +47,10 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A strided view of a storage.
+    """Strided view of a storage.
 
     Attributes:
-        storage: where the values are.
+        storage: the storage of the values.
         dtype: PyTorch's name; only those in `DTYPES` are read.
         shape: lengths of the axes.
         strides: steps along the axes [elements].
@@ -81,15 +81,15 @@ class StoredTensor:
 
     @property
     def is_floating(self) -> bool:
-        """Whether the values are floating-point numbers."""
+        """True if the values are floating-point numbers."""
         return self.dtype in FLOATING
 
     def describe(self) -> str:
-        """Dtype and shape, for people."""
+        """Describe dtype and shape, for messages."""
         return f"{self.dtype} {self.shape}"
 
     def read(self) -> np.ndarray:
-        """The values, in an array of their own.
+        """Read the values into an array of their own.
 
         Raises:
             UserError: the storage is truncated or damaged, the element type is not read, or the tensor is much larger
@@ -113,7 +113,7 @@ class StoredTensor:
 
 
 def listed_tensor(kind: str, shape: tuple[int, ...] = ()) -> StoredTensor:
-    """A tensor that is listed and never read; `kind` stands where others have their element type."""
+    """Make a tensor that is listed and never read; `kind` stands in place of an element type."""
 
     def nothing() -> bytes:
         return b""

@@ -37,12 +37,12 @@ ITEM_SIZES = {
     "quint4x2": 1,
     "quint2x4": 1,
 }
-"""Bytes of an element in a storage; those of unknown types cannot be told."""
+"""Bytes of an element in a storage; those of unknown types cannot be known."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
     Attributes:
         path: the file, or the index of several.
@@ -116,7 +116,7 @@ def _open_file(path: Path) -> Checkpoint:
     tensors = {}
     try:
         for name, tensor in _walk(root, (), set(), [MAX_NODES]):
-            # Which one of two is meant cannot be told; that matters only if it is needed.
+            # Which of two tensors of one name is meant is unknown; that matters only if it is needed.
             twice = name in tensors and tensors[name] != tensor
             tensors[name] = listed_tensor("two different tensors") if twice else tensor
     except RecursionError as error:
@@ -133,7 +133,7 @@ def _kind(root: Any) -> str:
 
 
 def module_parts(value: Any) -> list[dict[Any, Any]] | None:
-    """The parameters, buffers and children of a pickled `torch.nn.Module`, as its state dict lists them; else None."""
+    """Parameters, buffers and children of a pickled `torch.nn.Module`, as its state dict lists them; else None."""
     state = value.state if isinstance(value, Placeholder) else None
     if not isinstance(state, dict) or "_modules" not in state:
         return None
@@ -147,7 +147,7 @@ def module_parts(value: Any) -> list[dict[Any, Any]] | None:
 def _walk(
     value: Any, path: tuple[str, ...], ancestors: set[int], budget: list[int]
 ) -> Iterator[tuple[str, StoredTensor]]:
-    """Every tensor under `value` with its dotted path; a reference back to an ancestor is not followed."""
+    """Walk every tensor under `value` with its dotted path; a reference back to an ancestor is not followed."""
     if isinstance(value, StoredTensor):
         yield ".".join(path), value
         return
@@ -178,7 +178,7 @@ def _walk(
 
 
 def _rare_tensor(value: Placeholder) -> StoredTensor:
-    """A sparse, quantised, nested or meta tensor, as the function that PyTorch would rebuild it with names it."""
+    """Sparse, quantised, nested or meta tensor, named by the function with which PyTorch would rebuild it."""
     inside = [item for arg in value.args if isinstance(arg, tuple) for item in arg]
     sizes = (
         arg

@@ -1,4 +1,4 @@
-"""Names that wrappers of modules leave in the names of tensors."""
+"""Names that wrappers of modules add to the names of tensors."""
 
 import re
 from collections.abc import Mapping
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from imf_jax.conversion.tensors import StoredTensor
 
 WRAPPER = re.compile(r"module|_orig_mod|_forward_module|_fpw_module|\w*wrapped_module")
-"""One part of a name: of data parallelism and averaged models, torch.compile, Lightning, sharding (FSDP) and activation
-checkpoints."""
+"""Part of a name by a wrapper: of data parallelism and averaged models, torch.compile, Lightning, sharding (FSDP) and
+activation checkpoints."""
 
 
 def without_wrappers(name: str) -> str:
-    """A dotted name of a tensor without the parts that are wrappers, wherever they stand."""
+    """Remove the parts that are wrappers from the dotted name of a tensor, wherever they stand."""
     *path, leaf = name.split(".")
     return ".".join([*(part for part in path if not WRAPPER.fullmatch(part)), leaf])
 
 
 def unwrapped_paths(tensors: Mapping[str, StoredTensor], prefix: str | None) -> dict[str, str]:
-    """Name without wrappers -> name in the file.
+    """Map names without wrappers: name without wrappers -> name in the file.
 
     Args:
         tensors: of a checkpoint, by their names.
-        prefix: what the names must begin with, with or without wrappers; None for all.
+        prefix: beginning of the names, with or without wrappers; None for all.
 
     Returns:
         Every tensor once. Of two different ones that would get the same name, the later keeps its wrappers.
