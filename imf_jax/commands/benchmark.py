@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from imf_jax.benchmark.tables import Table
 
 SIZES = ("128/4",)
-"""The policy of `make demo`."""
+"""Policy of `make demo`."""
 
 JSON = "rollouts.json"
 """Figures in the folder of `rollouts --out`."""
@@ -41,7 +41,7 @@ class PolicyBenchmark:
     json: Path | None = None
 
     def run(self) -> "list[Table]":
-        """Measure, and return the figures."""
+        """Measure, and return the figures as tables."""
         import jax
 
         from imf_jax.benchmark.policy import measure
@@ -81,7 +81,7 @@ class LewmBenchmark:
     json: Path | None = None
 
     def run(self) -> "list[Table]":
-        """Measure, and return the figures."""
+        """Measure, and return the figures as tables."""
         from imf_jax.benchmark.lewm import measure
         from imf_jax.benchmark.tables import Table
 
@@ -108,7 +108,7 @@ class FeaturesBenchmark:
     json: Path | None = None
 
     def run(self) -> "list[Table]":
-        """Measure, and return the figures."""
+        """Measure, and return the figures as tables."""
         from imf_jax.benchmark.features import measure
         from imf_jax.benchmark.tables import Table
 
@@ -137,7 +137,7 @@ class RolloutsBenchmark:
     The policies are untrained, or one is a checkpoint. About 4 minutes on two CPU cores.
     """
 
-    # What simulates, see scripts/eval.py.
+    # Backend that simulates, see scripts/eval.py.
     backend: BackendName = "auto"
     # Sizes of the heads of policies without cameras, each "width/layers".
     sizes: tuple[str, ...] = SIZES
@@ -151,13 +151,13 @@ class RolloutsBenchmark:
     batch: int | None = None
     # Control steps of an episode; by default 200, and 24 with cameras on a CPU.
     steps: int | None = None
-    # Rounds in which the sides take turns; also waves per batch size.
+    # Rounds in which the sides take turns; also timed batches per batch size.
     repeats: int = 3
     # Largest batch size whose speed is measured.
     max_batch: int = 4096
     # Time for all batch sizes together, and for the evaluation of 1,000 episodes on a GPU [s].
     max_seconds: float = 120.0
-    # What makes the pictures.
+    # Renderer of the pictures.
     renderer: RendererName = "warp"
     # File that receives the figures as JSON, from the first ones on.
     json: Path | None = None
@@ -166,7 +166,7 @@ class RolloutsBenchmark:
     out: Path | None = None
 
     def run(self) -> "list[Table]":
-        """Measure, and return the figures."""
+        """Measure, and return the figures as tables."""
         require_counts(self, "batch", "steps", "repeats", "max_batch")
         require(self.max_seconds > 0, f"--max-seconds is {self.max_seconds}; it must be positive")
         require(
@@ -231,14 +231,14 @@ Benchmark = (
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """Width and layers of a head written as "256/6"."""
+    """Parse width and layers of a head written as "256/6"."""
     width, _, layers = size.partition("/")
     require(width.isdigit() and layers.isdigit(), f"--sizes {size!r} must be width/layers, for example 256/6")
     return int(width), int(layers)
 
 
 def main() -> None:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the benchmark."""
     benchmark: Any = tyro.cli(Benchmark, description=__doc__)
     if benchmark.json is not None:
         require(benchmark.json.parent.is_dir(), f"--json {benchmark.json}: make the folder first")

@@ -11,7 +11,7 @@ from imf_jax.terminal import make_console
 
 
 def main() -> None:
-    """Parse the command line and do what it says."""
+    """Parse the command line and collect demonstrations."""
     config = tyro.cli(CollectConfig, description=__doc__)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.statistics import wilson_interval

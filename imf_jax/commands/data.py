@@ -28,15 +28,16 @@ class Inspect:
     json: Path | None = None
 
     def run(self) -> int:
-        """Do what this subcommand says; returns the exit code."""
+        """Run the subcommand; returns the exit code."""
         from imf_jax.data.inspection import inspect_folder
 
         found = inspect_folder(self.data)
         steps = sum(episode.steps for episode in found.episodes)
         length = f", {steps / found.hz:,.0f} s at {found.hz:g} Hz" if found.hz else ""
-        said = [episode.success for episode in found.episodes if episode.success is not None]
+        outcomes = [episode.success for episode in found.episodes if episode.success is not None]
+        succeeded = f"{sum(outcomes)} of {len(outcomes)} succeeded"
         console.print(f"{found.kind} in {found.folder}, {found.num_bytes / 2**20:,.1f} MiB")
-        console.print(f"{len(found.episodes)} episodes, {steps:,} steps{length}; {sum(said)} of {len(said)} succeeded")
+        console.print(f"{len(found.episodes)} episodes, {steps:,} steps{length}; {succeeded}")
         shown: dict[tuple[Any, ...], int] = {}
         for episode in found.sound:
             pictures = ", ".join(f"{camera} {h}x{w}" for camera, (h, w) in episode.cameras.items())
@@ -65,7 +66,7 @@ class Stats:
     data: tyro.conf.Positional[Path]
 
     def run(self) -> int:
-        """Do what this subcommand says; returns the exit code."""
+        """Run the subcommand; returns the exit code."""
         from imf_jax.data.inspection import holds_lerobot
 
         if holds_lerobot(self.data):
@@ -96,7 +97,7 @@ class Export:
     cameras: tuple[str, ...] = ()
 
     def run(self) -> int:
-        """Do what this subcommand says; returns the exit code."""
+        """Run the subcommand; returns the exit code."""
         from imf_jax.data.lerobot.export import export_demonstrations
 
         with Progress(console=console) as progress:
@@ -127,7 +128,7 @@ class Import:
     task: str = "transfer"
     # Control steps per second [Hz].
     control_hz: float = 50.0
-    # Whether episodes succeeded that do not say so themselves.
+    # Success of episodes that do not state it themselves.
     success: bool = True
     # Cameras whose pictures are imported; all if none is given.
     cameras: tuple[str, ...] = ()
@@ -137,7 +138,7 @@ class Import:
     jpeg_order: Literal["opencv", "rgb"] = "opencv"
 
     def run(self) -> int:
-        """Do what this subcommand says; returns the exit code."""
+        """Run the subcommand; returns the exit code."""
         from imf_jax.data.act_import import REPORT, import_episodes
         from imf_jax.data.act_reader import ImportSettings
         from imf_jax.sim.tasks import get_task
@@ -175,7 +176,7 @@ class Play:
 
     # Folder of demonstrations, or a LeRobot dataset.
     data: tyro.conf.Positional[Path]
-    # Which episode, counted from 0 in the order of the folder.
+    # Episode to show, counted from 0 in the order of the folder.
     episode: int = 0
     # Picture (.png) or video (.mp4) to write; named after the data if not given, in the current folder.
     out: Path | None = None
@@ -185,7 +186,7 @@ class Play:
     video: bool = False
 
     def run(self) -> int:
-        """Do what this subcommand says; returns the exit code."""
+        """Run the subcommand; returns the exit code."""
         from imf_jax.data.playback import contact_sheet, open_episode, write_video
 
         require(2 <= self.columns <= 50, f"--columns {self.columns} must be in [2, 50]")
@@ -215,13 +216,13 @@ Command = (
 
 
 def main() -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the subcommand."""
     command: Inspect | Stats | Export | Import | Play = tyro.cli(Command, description=__doc__)
     return command.run()
 
 
 def statistics_table(arrays: dict[str, dict[str, Any]]) -> Table:
-    """One row per channel of every array; those of a matrix are counted row by row."""
+    """Make a table with a row per channel of every array; those of a matrix are counted row by row."""
     import numpy as np
 
     figures = ("min", "max", "mean", "std")

@@ -16,7 +16,7 @@ console = make_console()
 
 
 def main() -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and evaluate."""
     config = tyro.cli(EvalConfig, description=__doc__)
     # Imported late, here and below, so that help and mistyped flags are answered without waiting for the simulator.
     from imf_jax.evaluation.folder import require_empty
@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[], bool]) -> Any:
-    """Evaluate what the flags say into `out`, or into a folder that is named after it; returns the `Summary`."""
+    """Evaluate the policy that the flags name into `out`, or into a folder of its name; returns the `Summary`."""
     reference = read_reference(config.reference)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.cluster import join_cluster
@@ -85,14 +85,14 @@ def run_jobs(config: EvalConfig) -> int:
 
 
 def in_cluster(config: EvalConfig) -> bool:
-    """Is this one of several processes? Then others may have begun to write."""
+    """True if this is one of several processes: then others may have begun to write."""
     from imf_jax.evaluation.cluster import read_cluster
 
     return read_cluster(config.cluster) is not None
 
 
 def say_setup(setup: Any, checkpoint: Path | None, cluster: Any) -> None:
-    """What is evaluated, what simulates, and where; `checkpoint` as it was given."""
+    """Print the checkpoint, the backend and its devices; `checkpoint` as it was given."""
     found = setup.policy.checkpoint
     if found is not None and checkpoint is not None:
         newest = "" if found.resolve() == checkpoint.resolve() else " (newest complete one)"
@@ -102,7 +102,7 @@ def say_setup(setup: Any, checkpoint: Path | None, cluster: Any) -> None:
 
 
 def read_reference(folder: Path | None) -> dict[str, Any] | None:
-    """Success of another evaluation, to show beside this one."""
+    """Read the success of another evaluation, to show beside this one."""
     if folder is None:
         return None
     from imf_jax.evaluation.folder import MANIFEST, METRICS
@@ -115,7 +115,7 @@ def read_reference(folder: Path | None) -> dict[str, Any] | None:
 
 
 def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
-    """The end of a run at the terminal: success, speed, and where the results are."""
+    """Print the result of a run: success, speed, and the folder of the results."""
     from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT
     from imf_jax.evaluation.statistics import ranking_warning, success_line
 

@@ -17,7 +17,7 @@ console = make_console()
 
 
 def main() -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line and run the sweep."""
     config = tyro.cli(LatencyConfig, description=__doc__)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.folder import require_empty
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def default_out(name: str, seed: int) -> Path:
-    """A folder that no other sweep has."""
+    """Default folder, which no other sweep has."""
     return Path("evals") / f"{timestamp()}_latency_{name}_seed{seed}"
 
 

@@ -45,7 +45,7 @@ def report(folders: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path
 
 
 def say_comparison(comparison: "Comparison") -> None:
-    """The comparison at the terminal: success of each, then every pair with its discordant episodes."""
+    """Print a comparison: success of each, then every pair with its discordant episodes."""
     from imf_jax.evaluation.report.comparison import conclusion
 
     console = make_console()
@@ -74,7 +74,7 @@ def say_comparison(comparison: "Comparison") -> None:
 
 
 def main() -> None:
-    """Parse the command line and do what it says."""
+    """Parse the command line and write the report."""
     tyro.cli(report)
 
 

@@ -13,7 +13,7 @@ console = make_console()
 
 
 def main() -> int:
-    """Parse the command line and do what it says."""
+    """Parse the command line, roll out and record."""
     config = tyro.cli(RolloutConfig, description=__doc__)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.statistics import wilson_interval

@@ -17,7 +17,7 @@ USAGE = "python scripts/train.py PRESET [flags]"
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
-    """The configuration of a command line; prints help and exits where that is asked for.
+    """Parse a command line to a configuration; prints help and exits if that is requested.
 
     Raises:
         ArgumentError: no preset or an unknown one is named, or a value cannot work.
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 
 
 def overview() -> str:
-    """What `--help` says before a preset is named."""
+    """Text of `--help` before a preset is named."""
     lines = [f"usage: {USAGE}", "", "Train a policy on demonstrations. Presets:", ""]
     lines += [f"  {name:<18} {preset_description(path).splitlines()[0]}" for name, path in preset_paths().items()]
     return "\n".join([*lines, "", "All flags, with units and defaults: python scripts/train.py PRESET --help"])
