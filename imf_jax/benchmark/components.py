@@ -1,11 +1,11 @@
-"""Parts of a closed loop one at a time: the times of physics, rendering and planning on their own.
+"""Parts of a closed loop, timed one at a time: physics, rendering and planning on their own.
 
-Each part repeats exactly what it did in one recorded wave of the loop: the same actions from the same scenes, the
+Each part repeats exactly what it did in one recorded batch of the loop: the same actions from the same scenes, the
 frames that plans read and no others, plans of the same batch. The sum of the parts bounds what any loop around them
 can reach on a machine that does one after the other.
 
 - physics: control steps of the backend, that is inverse kinematics, servo commands, physics steps and the reading of
-  the scene with the task's verdict; no reset.
+  the scene with the task's outcome; no reset.
 - rendering: all cameras, at the start and at the newest `obs_horizon` moments before every other plan.
 - planning: noise, normalisation, vision encoder, network, with inputs that are ready.
 """
@@ -32,7 +32,7 @@ SEED = 0
 
 
 class Work(NamedTuple):
-    """Work of one wave of B scenes: R plans of K control steps.
+    """Work of one batch of B episodes: R plans of K control steps.
 
     Attributes:
         actions: float32 (R, B, K, 16) commanded actions.
@@ -78,7 +78,7 @@ class Notes:
         return {}
 
     def discard(self, episode: int) -> None:
-        """A wave of which something is missing is found out by the number of its rows."""
+        """Do nothing: a batch with missing rows is detected by their number."""
 
     def close(self) -> None:
         """Nothing is open."""
@@ -88,7 +88,7 @@ class Notes:
 
 
 def record_work(backend: Any, planner: PolicyPlanner, *, batch: int, steps: int) -> Work:
-    """Roll out one wave of episodes 0 .. batch - 1 and note what was done.
+    """Roll out one batch of episodes 0 .. batch - 1 and record its work.
 
     Args:
         backend: the simulator.
@@ -133,7 +133,7 @@ def record_work(backend: Any, planner: PolicyPlanner, *, batch: int, steps: int)
 
 
 def require_full_length(records: list[EpisodeRecord], steps: int) -> None:
-    """Refuse to compare waves in which an episode ended early: the sides would not do the same work.
+    """Refuse to compare batches in which an episode ended early: the sides would not do the same work.
 
     Raises:
         ArgumentError: names the episode.

@@ -42,7 +42,7 @@ class DeviceFigure:
         figure: the figure, or "not measured".
         unit: its unit.
         target: what was promised.
-        note: under which circumstances, or why it was not measured.
+        note: conditions of the measurement, or why there was none.
     """
 
     what: str
@@ -151,8 +151,8 @@ def evaluation_time(
     if expected > max_seconds:
         return NOT_MEASURED, f"about {expected:.0f} s were needed; raise --max-seconds"
     batch = max(row.batch for row in scaling if row.policy == measured_policy.label and row.steps_per_s == best)
-    waves = math.ceil(EVALUATED_EPISODES / batch)
-    num_envs = math.ceil(EVALUATED_EPISODES / waves)
+    batches = math.ceil(EVALUATED_EPISODES / batch)
+    num_envs = math.ceil(EVALUATED_EPISODES / batches)
     planner = measured_policy.plan_with(min(num_envs, batch))
     backend = make_backend(backend_name, measured_policy.task, image_size=planner.image_size, renderer=renderer)
     records: list[EpisodeRecord] = []

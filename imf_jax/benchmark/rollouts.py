@@ -1,7 +1,7 @@
 """Speed of the closed loop: its share of the sum of its parts, its ratio to one scene at a time, and how it scales.
 
-The sides share process, scenes, policy and actions, and take turns wave by wave: noise from elsewhere on the machine
-hits all of them alike. A wave is one batch of episodes of a fixed length.
+The sides share process, scenes, policy and actions, and take turns batch by batch: noise from elsewhere on the machine
+hits all of them alike. A batch of episodes starts together; all have the same fixed length.
 """
 
 import statistics
@@ -102,8 +102,8 @@ class ScalingFigures:
 
     Attributes:
         policy, backend, batch, steps: see `LoopFigures`.
-        waves: waves timed.
-        steps_per_s: control steps, median over the waves [1/s]; None if it was not measured.
+        batches: number of timed batches.
+        steps_per_s: control steps, median over the batches [1/s]; None if it was not measured.
         warmup_s: see `LoopFigures`.
         note: why it was not measured.
     """
@@ -112,21 +112,21 @@ class ScalingFigures:
     backend: str
     batch: int
     steps: int
-    waves: int
+    batches: int
     steps_per_s: float | None
     warmup_s: float | None
     note: str = ""
 
 
 class BatchClock:
-    """Times the waves of a rollout by its progress, and gives something else a turn after each.
+    """Times the batches of a rollout by its progress, and gives something else a turn after each.
 
     Args:
-        batch: episodes of a wave; all of them end together.
+        batch: episodes of a batch; all of them end together.
         between: what has its turn; its time is not counted.
 
     Attributes:
-        seconds: time of each wave [s], the reset of its scenes included.
+        seconds: time of each batch [s], the reset of its scenes included.
     """
 
     def __init__(self, batch: int, between: Callable[[], None]) -> None:
@@ -144,16 +144,16 @@ class BatchClock:
         self._since = progress.loop_s + time.perf_counter() - start
 
 
-def run_waves(
+def run_batches(
     backend: Any,
     planner: PolicyPlanner,
     *,
     batch: int,
     steps: int,
-    waves: int,
+    batches: int,
     between: Callable[[], None] = lambda: None,
 ) -> tuple[list[float], RolloutResult]:
-    """Run the closed loop over `waves` batches of episodes; the time of each [s].
+    """Run the closed loop over `batches` batches of episodes; returns the time of each [s] and the result.
 
     Raises:
         ArgumentError: an episode ended early.
@@ -168,7 +168,7 @@ def run_waves(
     result = make_rollout(
         backend,
         planner,
-        range(batch * waves),
+        range(batch * batches),
         devices=jax.local_devices()[:1],
         seed=SEED,
         max_steps=steps,
@@ -222,7 +222,7 @@ def measure_loop(
             seconds[name].append(time.perf_counter() - start)
         seconds["baseline"].append(baseline.run(0, steps)[0])
 
-    loop, result = run_waves(backend, planner, batch=batch, steps=steps, waves=repeats, between=others)
+    loop, result = run_batches(backend, planner, batch=batch, steps=steps, batches=repeats, between=others)
     bound = [sum(times) for times in zip(*(seconds[name] for name in parts), strict=True)]
     total = batch * steps
 
@@ -295,7 +295,7 @@ def measure_scaling(
         backend_name: what simulates.
         max_batch: the largest batch.
         steps: control steps of an episode.
-        repeats: waves of each size, fewer where the time is short.
+        repeats: batches of each size, fewer where the time is short.
         max_seconds: budget for all sizes [s].
         renderer: what makes the pictures.
     """
@@ -306,12 +306,12 @@ def measure_scaling(
     backend: Any = None
     for batch in batch_sizes(max_batch):
         left = max_seconds - (time.perf_counter() - start)
-        # At worst, a wave takes as much longer as there are more scenes; the start counts as it was.
-        wave = 0.0
+        # At worst, a batch takes as much longer as there are more scenes; the start counts as it was.
+        batch_s = 0.0
         if rows and rows[-1].steps_per_s:
-            wave = batch * steps / rows[-1].steps_per_s
-            if last + wave > left:
-                note = f"about {last + wave:.0f} s were needed and {max(left, 0):.0f} s left; raise --max-seconds"
+            batch_s = batch * steps / rows[-1].steps_per_s
+            if last + batch_s > left:
+                note = f"about {last + batch_s:.0f} s were needed and {max(left, 0):.0f} s left; raise --max-seconds"
         if not note:
             planner = measured_policy.plan_with(min(batch, PLAN_ROWS))
             if backend is None or backend.compiled:
@@ -326,13 +326,13 @@ def measure_scaling(
         if note:
             rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, 0, None, None, note))
             break
-        waves = max(1, min(repeats, int((left - last) / (4 * wave)))) if wave else repeats
+        batches = max(1, min(repeats, int((left - last) / (4 * batch_s)))) if batch_s else repeats
         try:
-            seconds, result = run_waves(backend, planner, batch=batch, steps=steps, waves=waves)
+            seconds, result = run_batches(backend, planner, batch=batch, steps=steps, batches=batches)
         except ArgumentError as error:  # the sizes before it stand
             rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, 0, None, None, str(error)))
             break
         last = result.warmup_s
         rate = batch * steps / statistics.median(seconds)
-        rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, waves, rate, last))
+        rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, batches, rate, last))
     return rows

@@ -32,7 +32,7 @@ class SequentialSystem:
         renderer: what makes the pictures.
 
     Raises:
-        UserError: JAX was told not to use the CPU.
+        UserError: JAX is configured not to use the CPU.
     """
 
     def __init__(self, task: str, planner: PolicyPlanner, *, renderer: RendererName = "warp") -> None:

@@ -26,7 +26,7 @@ from imf_jax.benchmark.rollouts import (
     measure_loop,
     measure_scaling,
     require_whole_plans,
-    run_waves,
+    run_batches,
 )
 from imf_jax.benchmark.sequential import SequentialSystem
 from imf_jax.benchmark.suite import RolloutFigures, measure_rollouts, untrained_policies
@@ -105,7 +105,7 @@ def test_bare_rendering_makes_the_frames_of_the_loop(seeing: MeasuredPolicy) -> 
     backend = NativeBackend("transfer", visual="primitive", image_size=32)
     planner = seeing.plan_with(2)
     work = record_work(backend, planner, batch=2, steps=16)
-    _, result = run_waves(backend, planner, batch=2, steps=16, waves=1)
+    _, result = run_batches(backend, planner, batch=2, steps=16, batches=1)
     frames = bare_rendering(backend, planner, work)()
     assert sum(batch.shape[0] * batch.shape[1] for batch in frames) == result.frames_rendered == 2 * 3 * (1 + 2)
     assert frames[0].shape == (2, 3, 32, 32, 3)
@@ -166,7 +166,7 @@ def test_scaling_stops_at_memory_and_time(state: MeasuredPolicy, here: Any, monk
     options = {"max_batch": 4, "steps": 8, "repeats": 2}
     rows = measure_scaling(state, "native", max_seconds=60, **options)
     assert [(row.batch, row.note) for row in rows] == [(1, ""), (4, "")]
-    assert all(row.steps_per_s and row.waves for row in rows)
+    assert all(row.steps_per_s and row.batches for row in rows)
     late = measure_scaling(state, "native", max_seconds=1e-9, **options)
     assert [(row.batch, row.steps_per_s is None) for row in late] == [(1, False), (4, True)]
     assert "raise --max-seconds" in late[1].note
@@ -182,9 +182,9 @@ def test_scaling_keeps_what_it_has_when_an_episode_ends_early(
     def end_early(*arguments: Any, batch: int, **settings: Any) -> Any:
         if batch > 1:
             require_full_length([EpisodeRecord(3, 0, 0, "failure", 5, 0, 4, 0.0, 0.0, None, 1)], 8)
-        return run_waves(*arguments, batch=batch, **settings)
+        return run_batches(*arguments, batch=batch, **settings)
 
-    monkeypatch.setattr(rollouts, "run_waves", end_early)
+    monkeypatch.setattr(rollouts, "run_batches", end_early)
     first, second = measure_scaling(state, "native", max_batch=4, steps=8, repeats=1, max_seconds=60)
     assert first.steps_per_s
     assert (second.batch, second.steps_per_s) == (4, None)
@@ -208,7 +208,7 @@ def test_promised_figures_are_filled_where_a_gpu_is(
     assert rate.figure == max(row.steps_per_s or 0 for row in scaling)
     assert isinstance(plan.figure, float)
     assert plan.figure > 0
-    # The evaluation has another task and length than the waves, but the same loop.
+    # The evaluation has another task and length than the batches, but the same loop.
     monkeypatch.setattr(device_figures, "EVALUATED_EPISODES", 5)
     monkeypatch.setattr(device_figures, "make_backend", lambda *_, **__: here)
     monkeypatch.setattr(here.task, "max_steps", 16)

@@ -129,7 +129,7 @@ def test_a_plan_that_is_not_finite_ends_its_scene_alone(reference: dict[int, Epi
 
 
 @pytest.mark.parametrize("options", [{"num_envs": 1}, {"num_envs": 3}, {"num_envs": 12}, {"call_steps": 100}])
-def test_results_do_not_depend_on_the_cut_into_waves_and_calls(
+def test_results_do_not_depend_on_the_cut_into_batches_and_calls(
     reference: dict[int, EpisodeRecord], options: dict[str, int]
 ) -> None:
     assert what_happened(run(**options)) == what_happened(reference)
@@ -170,16 +170,16 @@ def test_videos_and_times_come_from_the_same_trace(reference: dict[int, EpisodeR
             np.testing.assert_array_equal(file["loop_total_ms"], np.array(times["calls"])[file["call"], -1])
 
 
-def test_one_compilation_serves_all_waves_and_weights() -> None:
+def test_one_compilation_serves_all_batches_and_weights() -> None:
     loop = LoopProgram(
         PointBackend(), Straight(), max_steps=MAX_STEPS, replans=2, traced=False, devices=jax.devices()[:1]
     )
-    for wave_number in range(3):
-        episodes = np.arange(4, dtype=np.uint32) + 4 * wave_number
+    for number in range(3):
+        episodes = np.arange(4, dtype=np.uint32) + 4 * number
         keys = np.asarray(jax.random.key_data(scene_keys(0, episodes)))
-        wave = loop.begin(keys, np.ones(4, bool))
+        batch = loop.begin(keys, np.ones(4, bool))
         for _ in range(3):
-            wave, _ = loop.advance(jnp.float32(wave_number), np.uint32(0), episodes, wave)
+            batch, _ = loop.advance(jnp.float32(number), np.uint32(0), episodes, batch)
     assert (loop.begin._cache_size(), loop.advance._cache_size()) == (1, 1)
 
 
@@ -188,13 +188,13 @@ def test_nothing_crosses_to_the_host_inside_the_program() -> None:
         PointBackend(), Straight(cameras=("front",)), max_steps=9, replans=2, traced=True, devices=jax.devices()[:1]
     )
     episodes = np.arange(4, dtype=np.uint32)
-    wave = jax.eval_shape(loop.begin, jax.ShapeDtypeStruct((4, 2), np.uint32), jax.ShapeDtypeStruct((4,), bool))
-    program = str(jax.make_jaxpr(loop.advance)(jnp.float32(0), np.uint32(0), episodes, wave))
+    batch = jax.eval_shape(loop.begin, jax.ShapeDtypeStruct((4, 2), np.uint32), jax.ShapeDtypeStruct((4,), bool))
+    program = str(jax.make_jaxpr(loop.advance)(jnp.float32(0), np.uint32(0), episodes, batch))
     assert "scan" in program
     assert "callback" not in program
 
 
-def test_interrupted_waves_keep_what_is_finished() -> None:
+def test_interrupted_batches_keep_what_is_finished() -> None:
     records: list[EpisodeRecord] = []
     asked = iter([False] * 4 + [True] * 99)
     result = CompiledRollout(
