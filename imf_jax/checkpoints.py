@@ -218,7 +218,7 @@ def _restore(path: Path, target: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """What the system said, or the first line of what Orbax says, which goes on for pages."""
-    said = re.search(r"([^:\n]+) \[os_error_code", str(error))
+    """Reason given by the system, or the first line of Orbax's message, which goes on for pages."""
+    system = re.search(r"([^:\n]+) \[os_error_code", str(error))
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
-    return said[1].strip() if said else lines[0][:200] if lines else type(error).__name__
+    return system[1].strip() if system else lines[0][:200] if lines else type(error).__name__

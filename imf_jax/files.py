@@ -86,7 +86,7 @@ def timestamp() -> str:
 def flush_to_disk(path: Path) -> None:
     """Make the content of a file, or the names in a folder, survive a power failure.
 
-    A file system that cannot promise it is said once; the file is written all the same.
+    A file system that cannot promise it is reported once; the file is written all the same.
 
     Raises:
         OSError: the disk is full or fails, or `path` is not there.

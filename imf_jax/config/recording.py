@@ -243,5 +243,5 @@ def _require_use(config: Any, name: str, used: bool, why: str) -> None:
     default = next(member.default for member in dataclasses.fields(config) if member.name == name)
     value = getattr(config, name)
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    told = flag(name) if value is True else f"{flag(name)} {shown}"
-    require(used or value == default, f"{told} would do nothing: {why}")
+    given = flag(name) if value is True else f"{flag(name)} {shown}"
+    require(used or value == default, f"{given} would do nothing: {why}")

@@ -17,7 +17,7 @@ def read_label(value: Any) -> bool | None:
         value: a truth value, 0 or 1, a word, or an array of one of these per episode or per step.
 
     Returns:
-        None if it cannot be told: a score between 0 and 1, an unknown word, a success that was lost at the end.
+        None if it is unknown: a score between 0 and 1, an unknown word, a success that was lost at the end.
     """
     try:
         array = np.asarray(value).ravel()

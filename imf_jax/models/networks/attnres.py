@@ -179,7 +179,7 @@ class AttnResHead(nnx.Module):
         config: sizes.
         condition_dim: channels of a condition token.
         rngs: source of the initial weights (`params` stream).
-        marks_prefix: it can be told which steps of a chunk are given, by a learned vector added to their tokens.
+        marks_prefix: the given steps of a chunk can be marked, by a learned vector added to their tokens.
     """
 
     def __init__(self, config: HeadConfig, condition_dim: int, *, rngs: nnx.Rngs, marks_prefix: bool = False) -> None:

@@ -27,7 +27,7 @@ Time = Float[Array, " B"]
 
 Velocity = Callable[[Chunk, Time, Time, Any], Chunk]
 PrefixVelocity = Callable[[Chunk, Time, Time, Any, Bool[Array, "B H"]], Chunk]
-"""A velocity that is also told which steps are given, bool (B, H)."""
+"""Velocity that also receives which steps are given, bool (B, H)."""
 
 
 class CompoundVelocity(NamedTuple):
@@ -84,7 +84,7 @@ def given_prefix(velocity: PrefixVelocity) -> Velocity:
 
     A given step is clean data at every time, as in training-time real-time chunking: Black et al., "Training-Time
     Action Conditioning for Efficient Real-Time Chunking" (2025). There the step's own time says so; times here belong
-    to the whole chunk, so the network is told by a mark on the step's token, and that the step stays where it is also
+    to the whole chunk, so the network sees it by a mark on the step's token, and that the step stays where it is also
     enters du/dt.
     """
 

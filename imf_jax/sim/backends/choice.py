@@ -18,7 +18,7 @@ def local_devices() -> list[Any]:
     """The devices of this process.
 
     Raises:
-        UserError: JAX cannot use the platform that it was told to use.
+        UserError: JAX cannot use the requested platform.
     """
     problem = platform_problem()
     if problem is not None:

@@ -190,7 +190,7 @@ class NativeBackend:
 
 
 def _cpu() -> jax.Device | None:
-    """JAX's CPU; None where JAX was told to use nothing else than an accelerator."""
+    """JAX's CPU; None where JAX is configured to use an accelerator only."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
