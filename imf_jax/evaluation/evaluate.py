@@ -72,7 +72,7 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished evaluation.
+    """Summary of a finished evaluation.
 
     Attributes:
         folder: the folder of its files.

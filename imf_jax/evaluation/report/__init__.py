@@ -1,1 +1,1 @@
-"""The HTML report of an evaluation, and comparisons of evaluations."""
+"""HTML report of an evaluation, and comparisons of evaluations."""
