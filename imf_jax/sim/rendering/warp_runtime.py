@@ -9,13 +9,15 @@ from types import ModuleType
 
 from imf_jax.cache import cache_dir
 from imf_jax.errors import ArgumentError
+from imf_jax.sim.rendering.kernel_cache import guard_kernel_cache
 
 
 def start_warp() -> ModuleType:
     """Import and initialise `warp`; returns the module. Later calls are free.
 
     Kernels are cached under `WARP_CACHE_PATH` if that is set, else in the user's cache folder (`imf_jax.cache`),
-    so only the first run on a machine compiles them. A program that initialised Warp itself keeps its settings.
+    so only the first run on a machine compiles them; torn files are compiled again, see `kernel_cache`. A program that
+    initialised Warp itself keeps its settings.
     """
     import warp
 
@@ -25,6 +27,7 @@ def start_warp() -> ModuleType:
         warp.config.kernel_cache_dir = str(cache_dir("warp"))
     with contextlib.nullcontext() if _cuda_driver_installed() else _stderr_closed():
         warp.init()
+    guard_kernel_cache(warp)
     return warp
 
 
@@ -55,8 +58,13 @@ def _cuda_driver_installed() -> bool:
 @contextlib.contextmanager
 def _stderr_closed() -> Iterator[None]:
     """Without a CUDA driver Warp's native code prints a warning that says nothing new on a CPU machine."""
-    sys.stderr.flush()
-    saved = os.dup(2)
+    try:
+        saved = os.dup(2)
+    except OSError:  # closed already, as some daemons start programs
+        yield
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
     null = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
