@@ -17,11 +17,40 @@ from imf_jax.sim.backends.native import NativeBackend
 pytest_plugins = ["rollout_fixtures"]
 
 keep_compiled_code()
+# Compiled code is kept however short its compilation was: modules and workers compile much of the same.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 QUICK = jax.default_backend() == "cpu"
 """Most tests compile far longer than they compute; on a GPU they are about what it compiles."""
 
 if QUICK:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the scripts that tests start
+
+
+SAME_KERNELS = {"test_compiled", "test_backend_agreement"}
+"""Files whose first test compiles Warp's kernels of the physics: on one worker they are compiled once."""
+
+LONGEST_FIRST = (
+    "test_compiled",
+    "test_backend_agreement",
+    "test_rounds",
+    "test_vision",
+    "test_loop",
+    "test_delay",
+    "test_torch_parity",
+    "test_cluster",
+    "test_rollouts_benchmark",
+)
+"""Files that would keep one worker busy after the other is done."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share the tests between workers file by file, the longest files first."""
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    for item in items:
+        stem = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("kernels" if stem in SAME_KERNELS else stem))
 
 
 @pytest.fixture(autouse=True, scope="module")

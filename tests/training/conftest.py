@@ -32,14 +32,6 @@ def demonstration(episode: int, steps: int = 30, env_state_dim: int = 7, task: s
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_code(tmp_path_factory):
-    """Runs with the same sizes compile once, however the caller has set up JAX's cache."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
 @pytest.fixture(scope="session")
 def make_demonstration():
     return demonstration
