@@ -2,13 +2,14 @@
 
 import errno
 import functools
+import itertools
 import json
 import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,52 @@ def read_failure(path: Path, error: Exception, damage: str) -> UserError:
 def timestamp() -> str:
     """Local time for the name of a folder, such as 20261121-143233."""
     return datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+
+
+@contextmanager
+def new_folders(parent: Path, names: Sequence[str]) -> Iterator[list[Path]]:
+    """Make folders `<timestamp>_<name>` that no other process has, also not one that was started in the same second.
+
+    Args:
+        parent: where; made if it is not there.
+        names: of the folders; all get the same timestamp.
+
+    Yields:
+        the folders, with a number behind a timestamp that is taken (20261121-143233-2_name). Those that are still empty
+        at the end are removed.
+
+    Raises:
+        UserError: they cannot be made.
+    """
+    stamp = timestamp()
+    stamps = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(2)))
+    ours = not parent.exists()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folders = next(filter(None, (_make_all([parent / f"{stamp}_{name}" for name in names]) for stamp in stamps)))
+    except OSError as error:
+        raise UserError(f"cannot make a folder in {parent} ({error.strerror}); choose one with --out") from None
+    try:
+        yield folders
+    finally:
+        _remove_empty([*folders, parent] if ours else folders)
+
+
+def _make_all(folders: list[Path]) -> list[Path]:
+    """Make all these folders, or none if one is there already."""
+    for number, path in enumerate(folders):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            _remove_empty(folders[:number])
+            return []
+    return folders
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for path in folders:
+        with suppress(OSError):
+            path.rmdir()
 
 
 def flush_to_disk(path: Path) -> None:

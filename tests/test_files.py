@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from imf_jax.errors import UserError
 from imf_jax.files import (
     atomic_folder,
     atomic_write,
+    new_folders,
     partial_path,
     remove_partials,
     require_no_lfs_pointer,
@@ -139,3 +141,29 @@ def test_a_disk_that_fails_is_no_missing_feature(tmp_path, monkeypatch) -> None:
     with pytest.raises(OSError, match="Input/output error"):
         write_bytes(tmp_path / "a", b"x")
     assert os.listdir(tmp_path) == []
+
+
+def test_processes_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(files, "timestamp", lambda: "20261121-143233")
+
+    def work(number: int) -> Path:
+        with new_folders(tmp_path / "evals", ["expert"]) as (folder,):
+            (folder / str(number)).touch()
+            return folder
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(work, range(8)))
+    assert len(set(made)) == 8
+    assert {"20261121-143233_expert", "20261121-143233-2_expert"} <= {path.name for path in made}
+    assert all(len(os.listdir(path)) == 1 for path in made)
+
+
+def test_a_folder_that_stays_empty_is_removed(tmp_path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folders(tmp_path, ["a", "b"]):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), new_folders(tmp_path / "evals", ["a"]):
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "evals").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"cannot make a folder in .*; choose one with --out"):
+        new_folders(tmp_path / "evals", ["a"]).__enter__()

@@ -1,6 +1,7 @@
 """Evaluate a policy in batched rollouts. Example: python scripts/eval.py --checkpoint runs/transfer --save-images"""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -8,7 +9,7 @@ import tyro
 
 from imf_jax.cli import run_main
 from imf_jax.config import EvalConfig, require, to_dict
-from imf_jax.files import read_json, timestamp
+from imf_jax.files import new_folders, read_json
 from imf_jax.interrupts import stop_on_interrupt
 from imf_jax.terminal import make_console, make_table
 
@@ -44,15 +45,19 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
         require_resumable(out)
     setup = assemble(config)
     say_setup(setup, config.checkpoint, cluster)
-    summary = evaluate(
-        setup,
-        EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture),
-        out or Path("evals") / f"{timestamp()}_{setup.policy.folder}_seed{config.seed}",
-        about={"config": to_dict(config), "reference": reference},
-        existing="resume" if config.resume else "refuse",
-        cluster=cluster,
-        hooks=Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=cluster.index == 0),
-    )
+    with ExitStack() as stack:
+        if out is None:
+            name = f"{setup.policy.folder}_seed{config.seed}"
+            (out,) = stack.enter_context(new_folders(Path("evals"), [name]))
+        summary = evaluate(
+            setup,
+            EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture),
+            out,
+            about={"config": to_dict(config), "reference": reference},
+            existing="resume" if config.resume else "refuse",
+            cluster=cluster,
+            hooks=Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=cluster.index == 0),
+        )
     if cluster.index == 0:
         say_result(summary, reference)
     return summary
@@ -66,10 +71,9 @@ def run_jobs(config: EvalConfig) -> int:
     assert config.jobs is not None
     require(not in_cluster(config), "--jobs cannot be shared by several processes; run the jobs one by one")
     jobs = jobs_module.read_jobs(config.jobs, config)
-    folders = jobs_module.resolve_folders(jobs, config.out)
     if config.out is not None and not config.resume:
         require_empty(config.out)
-    with stop_on_interrupt() as should_stop:
+    with stop_on_interrupt() as should_stop, jobs_module.job_folders(jobs, config.out) as folders:
         results, code = jobs_module.run_jobs(
             jobs,
             folders,

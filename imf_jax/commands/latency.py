@@ -1,5 +1,6 @@
 """Success against the delay of plans. Example: python scripts/latency.py --checkpoint runs/transfer --delays 0 2 4 8"""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,7 +10,7 @@ import tyro
 from imf_jax.cli import run_main
 from imf_jax.config import LatencyConfig, to_dict
 from imf_jax.errors import EXIT_INTERRUPTED
-from imf_jax.files import timestamp, write_bytes, write_json
+from imf_jax.files import new_folders, write_bytes, write_json
 from imf_jax.interrupts import stop_on_interrupt
 from imf_jax.terminal import make_console
 
@@ -49,12 +50,15 @@ def main() -> int:
     if config.resume and config.out is not None:
         require_sweep(config.out, delays)
     first = assemble(config.evaluation(delays[0]))
-    out = config.out or default_out(path.resolve().parent.parent.name, config.seed)
     console.print(f"checkpoint {path}, backend {first.backend.name}", style="dim")
     settings = EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture)
     results: dict[int, Any] = {}
     codes = set()
-    with stop_on_interrupt() as should_stop:
+    with stop_on_interrupt() as should_stop, ExitStack() as stack:
+        out = config.out
+        if out is None:
+            name = f"latency_{path.resolve().parent.parent.name}_seed{config.seed}"
+            (out,) = stack.enter_context(new_folders(Path("evals"), [name]))
         hooks = Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=True)
         for delay in delays:
             summary = evaluate(
@@ -83,11 +87,6 @@ def main() -> int:
             write_bytes(out / PLOT, sweep_plot(rows, f"{path}, {first.policy.task}"))
         console.print(f"results in {out}: {JSON}{f', {PLOT}' if config.plot else ''}, delay_*/")
     return max(codes)  # in order of severity: some episodes errored, interrupted
-
-
-def default_out(name: str, seed: int) -> Path:
-    """Default folder, which no other sweep has."""
-    return Path("evals") / f"{timestamp()}_latency_{name}_seed{seed}"
 
 
 def run() -> NoReturn:

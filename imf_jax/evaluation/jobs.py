@@ -20,7 +20,8 @@ import difflib
 import json
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +38,7 @@ from imf_jax.errors import (
     ArgumentError,
     UserError,
 )
-from imf_jax.files import timestamp, write_bytes, write_json
+from imf_jax.files import new_folders, write_bytes, write_json
 
 JOB = "job.json"
 TRACEBACK = "traceback.txt"
@@ -188,10 +189,15 @@ def _require_checkpoint(config: EvalConfig, where: str) -> None:
         raise ArgumentError(f"{where}: {error}") from None
 
 
-def resolve_folders(jobs: Sequence[Job], out: Path | None) -> dict[str, Path]:
-    """Resolve the folder of each job, once: `<out>/<name>`, or `evals/<timestamp>_<name>` without --out."""
-    stamp = timestamp()
-    return {job.name: out / job.name if out else Path("evals") / f"{stamp}_{job.name}" for job in jobs}
+@contextmanager
+def job_folders(jobs: Sequence[Job], out: Path | None) -> Iterator[dict[str, Path]]:
+    """Resolve the folder of each job, once: `<out>/<name>`, or a new `evals/<timestamp>_<name>` without --out."""
+    names = [job.name for job in jobs]
+    if out is not None:
+        yield {name: out / name for name in names}
+        return
+    with new_folders(Path("evals"), names) as folders:
+        yield dict(zip(names, folders, strict=True))
 
 
 @dataclass(frozen=True)
@@ -294,7 +300,7 @@ def run_jobs(
 
     Args:
         jobs: the jobs.
-        folders: by name, from `resolve_folders`.
+        folders: by name, from `job_folders`.
         run: see `run_job`.
         resume: see `run_job`.
         continue_on_error: go on after a job that failed.

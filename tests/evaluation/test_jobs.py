@@ -8,7 +8,7 @@ import pytest
 
 from imf_jax.config import CaptureConfig, EvalConfig, ExecutionConfig
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.evaluation.jobs import Job, read_jobs, resolve_folders, run_job, run_jobs
+from imf_jax.evaluation.jobs import Job, job_folders, read_jobs, run_job, run_jobs
 
 DEFAULTS = EvalConfig(jobs=Path("jobs.yaml"), num_envs=12, capture=CaptureConfig(save_images=True))
 
@@ -94,11 +94,18 @@ def test_a_file_that_cannot_work_is_refused(tmp_path: Path, text: str, message: 
     assert "\n" not in str(caught.value)
 
 
-def test_folders_are_decided_once(tmp_path: Path) -> None:
+def test_folders_are_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imf_jax.files.timestamp", lambda: "20261121-143233")
     found = jobs(tmp_path, "jobs: [{name: a, expert: true}, {name: b, expert: true}]")
-    assert resolve_folders(found, Path("x")) == {"a": Path("x/a"), "b": Path("x/b")}
-    stamps = {path.name.split("_")[0] for path in resolve_folders(found, None).values()}
-    assert len(stamps) == 1
+    with job_folders(found, Path("x")) as folders:
+        assert folders == {"a": Path("x/a"), "b": Path("x/b")}
+    monkeypatch.chdir(tmp_path)
+    with job_folders(found, None) as folders, job_folders(found, None) as others:
+        assert [{path.name.split("_")[0] for path in paths.values()} for paths in (folders, others)] == [
+            {"20261121-143233"}, {"20261121-143233-2"},
+        ]  # fmt: skip
+        (folders["a"] / "job.json").touch()
+    assert list(Path("evals").iterdir()) == [folders["a"]], "jobs that were not started leave nothing"
 
 
 def test_what_a_job_raises_is_recorded_and_an_interrupt_ends_the_night(tmp_path: Path) -> None:
@@ -111,8 +118,7 @@ def test_what_a_job_raises_is_recorded_and_an_interrupt_ends_the_night(tmp_path:
             raise UserError("the disk is full")
         raise KeyboardInterrupt
 
-    folders = resolve_folders(found, tmp_path / "night")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), job_folders(found, tmp_path / "night") as folders:
         run_jobs(found, folders, run, resume=False, continue_on_error=True, say=lambda line: None)
     assert begun == ["a", "b"]
     read = [json.loads((tmp_path / "night" / name / "job.json").read_text()) for name in ("a", "b")]
