@@ -260,7 +260,7 @@ def run_job(job: Job, folder: Path, run: Callable[[EvalConfig, Path], Any], *, r
         more: dict[str, Any] = {"reason": reason, **_finished(folder)}
         if not isinstance(error, UserError):
             more["traceback"] = TRACEBACK
-            _leave_quietly(write_bytes, folder / TRACEBACK, traceback.format_exc().encode())
+            _leave_quietly(write_bytes, folder / TRACEBACK, traceback.format_exc().encode(errors="backslashreplace"))
         _leave_quietly(leave, "failed", code, **more)
         return JobResult(job.name, folder, "failed", code, " ".join(reason.split()))
     status: JobStatus = "interrupted" if summary.exit_code == EXIT_INTERRUPTED else "done"

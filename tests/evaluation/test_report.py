@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 import runpy
 import shutil
@@ -270,6 +271,11 @@ def test_damage_is_said_and_never_stops_the_page(evaluation: Path, damage: Calla
         assert re.search(said, page.text), page.text
     assert "javascript:" not in "".join(page.addresses)
     assert "etc" not in "".join(address for address in page.addresses if not address.startswith("data:"))
+
+
+def test_a_name_that_is_no_text_is_shown_escaped(tmp_path: Path) -> None:
+    evaluation = make_evaluation(tmp_path / os.fsdecode(b"run\xff"), policy=os.fsdecode(b"run\xff"))
+    assert "run\\udcff" in write_report(evaluation).read_text(encoding="utf-8")
 
 
 def test_a_folder_that_is_no_evaluation(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
 
 def _write(path: Path, page: str) -> Path:
     try:
-        write_bytes(path, page.encode())
+        write_bytes(path, page.encode(errors="backslashreplace"))
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
