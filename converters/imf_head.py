@@ -1,6 +1,6 @@
 """Convert an IMF-AttnRes policy head from a PyTorch checkpoint; neither PyTorch nor the classes are needed."""
 
-from imf_jax.conversion.imf_head import run
+from imf_jax.commands.convert_head import run
 
 if __name__ == "__main__":
     run()

@@ -10,12 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-from imf_jax.cli import run_main
 from imf_jax.config import (
     IMAGE_SIZE,
     LewmEncoderConfig,
@@ -260,8 +259,3 @@ def main() -> None:
     with problems_on_stderr():
         report = convert(args)
     print_report(args.out, report)
-
-
-def run() -> NoReturn:
-    """Run the command line and exit with its code."""
-    run_main(main)

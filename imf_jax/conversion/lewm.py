@@ -11,13 +11,12 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 import tyro
 
-from imf_jax.cli import run_main
 from imf_jax.conversion.config_file import CONFIG_BESIDE, contradictions
 from imf_jax.conversion.json_file import read_json
 from imf_jax.conversion.lewm_names import Parts, assemble, find_parts, match
@@ -209,8 +208,3 @@ def main() -> None:
     with problems_on_stderr():
         report = convert(args)
     print_report(args.out, report)
-
-
-def run() -> NoReturn:
-    """Run the command line and exit with its code."""
-    run_main(main)
