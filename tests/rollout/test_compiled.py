@@ -260,10 +260,10 @@ def test_the_expert_hands_over_on_warp_as_on_native(warp_run: Any, transfer_back
     """The same scenes, and nearly the same step at which each is done."""
     expected: list[EpisodeRecord] = []
     Rollout(
-        transfer_backend, ExpertPlanner("transfer"), range(6), seed=0, max_steps=250, num_envs=6,
+        transfer_backend, ExpertPlanner("transfer"), range(3), seed=0, max_steps=250, num_envs=3,
         on_record=expected.append,
     ).run()  # fmt: skip
-    found = warp_run(range(6), ExpertPlanner("transfer"), 6, 250)
+    found = warp_run(range(3), ExpertPlanner("transfer"), 3, 250)
     for record in expected:
         assert found[record.episode].status == record.status == "success"
         assert abs(found[record.episode].steps - record.steps) <= 5
