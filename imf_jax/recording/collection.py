@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from typing_extensions import override
 
 from imf_jax.config import CollectConfig, to_dict
 from imf_jax.data.episodes import Episode, collected_episodes, write_episode
@@ -20,7 +21,7 @@ from imf_jax.memory import free_main_memory
 from imf_jax.recording.demonstrator import CLEAN_ACTION, Demonstrator
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.episode_log import RolloutProgress
-from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, ResetBatch, StepBatch
+from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
@@ -28,6 +29,9 @@ SUMMARY_FILE = "collection.json"
 
 PICTURE_SHARE = 0.4
 """Share of the free memory for the pictures of running scenes; each is held twice when its episode is written."""
+
+OBSERVED = ("state", "env_state")
+"""Columns that are read before a step."""
 
 HOPELESS_SCENES = 200
 HOPELESS_SHARE = 0.2
@@ -45,6 +49,18 @@ class CollectionSummary:
     wall_s: float
 
 
+class _Steps(NamedTuple):
+    """Steps of a batch of episodes.
+
+    Attributes:
+        columns: name -> (A, K, ...): `action`, `noise` and `reward` of the steps, `state` and `env_state` after them.
+        pictures: camera -> uint8 (K, H, W, 3) before the steps, per row.
+    """
+
+    columns: dict[str, np.ndarray]
+    pictures: list[dict[str, np.ndarray]]
+
+
 class DemonstrationRecorder(Recorder):
     """Writes `episode_*.hdf5` of every scene in which a `Demonstrator` succeeded.
 
@@ -54,96 +70,101 @@ class DemonstrationRecorder(Recorder):
         cameras: cameras whose pictures are recorded.
 
     Attributes:
-        failed: reason why nothing is written any more, or None.
+        failed: why nothing is written any more, or None.
     """
 
     name = "demonstrations"
 
     def __init__(self, folder: Path, backend: Any, cameras: tuple[str, ...]) -> None:
         self._folder, self._backend, self._cameras = folder, backend, cameras
-        self._buffer = EpisodeBuffer()
-        self._newest: dict[int, dict[str, np.ndarray]] = {}
+        self._first: dict[int, dict[str, np.ndarray]] = {}
+        self._steps: dict[int, list[tuple[_Steps, int, int]]] = {}
+        self._qpos: dict[int, np.ndarray] = {}
         self.failed: UserError | None = None
 
+    @override
     def setup(self, qpos: np.ndarray) -> None:
-        """Render a first picture, which compiles the renderer."""
+        """The renderer compiles at its first picture."""
         if self._cameras:
             self._backend.render(qpos[None], self._cameras)
 
+    @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """Memory [bytes] of its pictures; the rest is small beside them."""
+        """Its pictures; the rest is small beside them."""
         return max_steps * (len(self._cameras) * 3 * self._backend.image_size**2 + 1000)
 
+    @override
     def on_reset(self, reset: ResetBatch) -> None:
-        """Begin episodes; an observation belongs to the step after it."""
+        """An observation belongs to the step after it."""
         for row, episode in enumerate(reset.episodes.tolist()):
-            self._buffer.start(episode)
-            self._newest[episode] = _observation(reset.output, row)
+            self._first[episode] = {name: np.array(getattr(reset.output, name)[row]) for name in OBSERVED}
+            self._steps[episode] = []
+            if self._cameras:
+                self._qpos[episode] = np.array(reset.output.qpos[row])
 
+    @override
     def on_steps(self, steps: StepBatch) -> None:
-        """Add the steps, each with the observation before it."""
-        clean = steps.notes[CLEAN_ACTION]
-        parts = {}
+        clean, output = steps.notes[CLEAN_ACTION], steps.output
+        columns = {"action": np.array(clean), "noise": steps.actions - clean, "reward": np.array(output.reward)}
+        columns |= {name: np.array(getattr(output, name)) for name in OBSERVED}
+        batch = _Steps(columns, self._render(steps) if self._cameras else [])
         for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
-            after = _observation(steps.output, (row, slice(count)))
-            before = {
-                name: np.concatenate([values[None], after[name][:-1]])[:count]
-                for name, values in self._newest[episode].items()
-            }
-            if count:
-                self._newest[episode] = {name: values[-1].copy() for name, values in after.items()}
-            action = clean[row, :count]
-            parts[episode] = before | {
-                "action": action,
-                "noise": steps.actions[row, :count] - action,
-                "reward": steps.output.reward[row, :count],
-            }
-        if self._cameras:
-            pictures = self._backend.render(np.concatenate([part["qpos"] for part in parts.values()]), self._cameras)
-            ends = np.cumsum([len(part["qpos"]) for part in parts.values()])[:-1]
-            for part, shown in zip(parts.values(), np.split(pictures, ends), strict=True):
-                part |= {camera: shown[:, index] for index, camera in enumerate(self._cameras)}
-        for episode, part in parts.items():
-            del part["qpos"]
-            self._buffer.append(episode, **part)
+            self._steps[episode].append((batch, row, count))
 
+    def _render(self, steps: StepBatch) -> list[dict[str, np.ndarray]]:
+        """Render the scenes before each step, all in one call; camera -> uint8 (count, H, W, 3) per row."""
+        before = []
+        for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
+            after = np.array(steps.output.qpos[row, :count])
+            before.append(np.concatenate([self._qpos[episode][None], after[:-1]])[:count])
+            if count:
+                self._qpos[episode] = after[-1]
+        pictures = self._backend.render(np.concatenate(before), self._cameras)
+        parts = np.split(pictures, np.cumsum([len(part) for part in before])[:-1])
+        return [{camera: part[:, index].copy() for index, camera in enumerate(self._cameras)} for part in parts]
+
+    @override
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        """Write the episode if it succeeded."""
-        arrays = self._buffer.pop(record.episode)
-        del self._newest[record.episode]
-        if not self.keeps(record) or self.failed is not None:
+        """Only episodes that succeeded are written."""
+        episode = self._pop(record) if self.keeps(record) and self.failed is None else None
+        self.discard(record.episode)
+        if episode is None:
             return {}
         try:
-            path = write_episode(
-                self._folder,
-                Episode(
-                    images={camera: arrays.pop(camera) for camera in self._cameras},
-                    state=arrays.pop("state"),
-                    **arrays,
-                    seed=record.seed,
-                    episode=record.episode,
-                    task=self._backend.task.name,
-                    control_hz=1.0 / self._backend.control_dt,
-                    success=record.status == "success",
-                ),
-            )
+            return {"demonstration": write_episode(self._folder, episode).name}
         except UserError as error:
             self.failed = error
             return {}
-        return {"demonstration": path.name}
 
     def keeps(self, record: EpisodeRecord) -> bool:
-        """True if an episode becomes a demonstration."""
+        """Whether an episode becomes a demonstration."""
         return record.status == "success"
 
+    @override
     def discard(self, episode: int) -> None:
-        """Forget an episode of which something was missed."""
-        self._buffer.pop(episode)
-        self._newest.pop(episode, None)
+        for kept in (self._first, self._steps, self._qpos):
+            kept.pop(episode, None)
 
+    def _pop(self, record: EpisodeRecord) -> Episode:
+        """The episode of a record, joined along time."""
+        parts, first = self._steps[record.episode], self._first[record.episode]
 
-def _observation(output: Any, rows: Any) -> dict[str, np.ndarray]:
-    return {name: np.array(getattr(output, name)[rows]) for name in ("state", "env_state", "qpos")}
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([batch.columns[name][row, :count] for batch, row, count in parts])
+
+        return Episode(
+            **{name: joined(name) for name in ("action", "noise", "reward")},
+            **{name: np.concatenate([first[name][None], joined(name)[:-1]]) for name in OBSERVED},
+            images={
+                camera: np.concatenate([batch.pictures[row][camera] for batch, row, _ in parts])
+                for camera in self._cameras
+            },
+            seed=record.seed,
+            episode=record.episode,
+            task=self._backend.task.name,
+            control_hz=1.0 / self._backend.control_dt,
+            success=record.status == "success",
+        )
 
 
 def scenes_at_once(config: CollectConfig, max_steps: int, free: int | None) -> int:
