@@ -6,6 +6,7 @@ Run by `make parity`, which needs torch and transformers; `make test` does not r
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -102,7 +103,8 @@ def test_interpolated_positions_match(height: int, width: int, model: Lewm) -> N
     embeddings = model.encoder.embeddings
     tokens = torch.zeros(1, 1 + height * width, 192)
     theirs = embeddings.interpolate_pos_encoding(tokens, 14 * height, 14 * width)[0]
-    ours = position_table(embeddings.position_embeddings[0].detach().numpy(), 16, height, width)
+    stored = jnp.asarray(embeddings.position_embeddings[0].detach().numpy())
+    ours = position_table(stored, 16, height, width)
     assert largest_error(ours, theirs) <= MAX_POSITION_ERROR
 
 
@@ -113,4 +115,4 @@ def test_positions_of_unit_size_match(model: Lewm) -> None:
     embeddings.position_embeddings.data = torch.tensor(table)
     theirs = embeddings.interpolate_pos_encoding(torch.zeros(1, 1 + 16 * 48, 192), 224, 672)[0]
     embeddings.position_embeddings.data = stored
-    assert largest_error(position_table(table[0], 16, 16, 48), theirs) <= MAX_POSITION_ERROR
+    assert largest_error(position_table(jnp.asarray(table[0]), 16, 16, 48), theirs) <= MAX_POSITION_ERROR
