@@ -241,7 +241,10 @@ class ProgramPlanner:
 
     def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
         """Notes of the program about its last plan of these episodes (A,), name -> (A, num_action_steps, ...)."""
-        rows = np.array([self._episodes.index(episode) for episode in episodes.tolist()])
+        if type(self.program).notes is PlanProgram.notes:  # nothing is noted: spare the loop the gathering of memory
+            return {}
+        row_of = {episode: row for row, episode in enumerate(self._episodes)}
+        rows = np.array([row_of[episode] for episode in episodes.tolist()])
         notes = self.program.notes(jax.tree.map(lambda leaf: leaf[rows], self._memory))
         return {name: np.asarray(values) for name, values in notes.items()}
 
