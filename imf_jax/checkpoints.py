@@ -22,6 +22,8 @@ from flax import nnx
 from imf_jax.config import TrainConfig, from_dict, require
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.policy import Policy, build_policy, split_policy, unloaded_encoder
+from imf_jax.sim.tasks import get_task
+from imf_jax.spaces import RobotSpaces
 
 FOLDER = "checkpoints"
 CONFIG = "config.json"
@@ -49,6 +51,7 @@ class CheckpointMeta:
         validation: figures of the rollout validation at this step, with `success` in 0..1 and `return`; None if there
             was none.
         files: relative path -> size [bytes] of every other file of the folder.
+        robot: action and state of its robot, see `RobotSpaces.to_json`; None in checkpoints of older versions.
         encoder: sizes and `weights_sha256` of the frozen encoder, whose weights are in `policy/`; None without one.
     """
 
@@ -60,6 +63,18 @@ class CheckpointMeta:
     validation: dict[str, float] | None
     files: dict[str, int]
     encoder: dict[str, Any] | None = None
+    robot: dict[str, Any] | None = None
+
+    @property
+    def spaces(self) -> RobotSpaces:
+        """Action and state of the robot.
+
+        Raises:
+            UserError: they do not describe a robot.
+        """
+        if self.robot is not None:
+            return RobotSpaces.from_json(self.robot)
+        return get_task(self.task).robot.spaces  # older versions knew the tasks of this package only
 
 
 class LoadedPolicy(NamedTuple):
@@ -134,7 +149,7 @@ def load_policy(path: Path) -> LoadedPolicy:
     path = resolve_checkpoint(path)
     config, meta = read_config(path), read_meta(path)
     frozen_encoder = unloaded_encoder(config.policy, meta.encoder) if meta.encoder else None
-    frozen, *weights = split_policy(build_policy(config, meta.env_state_dim, frozen_encoder))
+    frozen, *weights = split_policy(build_policy(config, meta.spaces, meta.env_state_dim, frozen_encoder))
     stored = _read(path / POLICY, {"weights": nnx.merge_state(*weights), "variables": frozen.variables})
     policy = nnx.merge(frozen.graph, stored["weights"], stored["variables"])
     return LoadedPolicy(policy, config, meta.step, meta, path)

@@ -12,6 +12,7 @@ ROOMS = (
     "jax_settings",
     "terminal",
     "config",
+    "spaces",
     "cache",
     "files",
     "images",

@@ -11,7 +11,7 @@ import numpy as np
 
 from imf_jax.benchmark.components import SEED
 from imf_jax.benchmark.rollouts import MeasuredPolicy, ScalingFigures
-from imf_jax.config import STATE_DIM, RendererName
+from imf_jax.config import RendererName
 from imf_jax.evaluation.setup import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import Observations
@@ -118,10 +118,10 @@ def best_rate(scaling: Sequence[ScalingFigures], measured_policy: MeasuredPolicy
 def plan_time(measured_policy: MeasuredPolicy) -> Measured:
     """Median time of a plan for one scene, observations and actions in main memory [ms]."""
     planner = measured_policy.plan_with(1)
-    horizon, random = planner.obs_horizon, np.random.default_rng(0)
+    horizon, random, task = planner.obs_horizon, np.random.default_rng(0), get_task(measured_policy.task)
     observations: Observations = {
-        "state": random.normal(size=(1, horizon, STATE_DIM)).astype(np.float32),
-        "env_state": random.normal(size=(1, horizon, get_task(measured_policy.task).env_state_dim)).astype(np.float32),
+        "state": random.normal(size=(1, horizon, task.robot.spaces.state_dim)).astype(np.float32),
+        "env_state": random.normal(size=(1, horizon, task.env_state_dim)).astype(np.float32),
     }
     if planner.cameras:
         shape = 1, horizon, len(planner.cameras), planner.image_size, planner.image_size, 3

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from imf_jax.benchmark.lewm import random_encoder
-from imf_jax.config import STATE_DIM, HeadConfig, LewmEncoderConfig, PolicyConfig, TrainConfig
+from imf_jax.config import HeadConfig, LewmEncoderConfig, PolicyConfig, TrainConfig
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.models.policy import build_policy
+from imf_jax.sim.tasks import get_task
 from imf_jax.training.state import compile_run_steps, initial_state
 
 EPISODE_STEPS = 64
-ENV_STATE_DIM = 7
+TASK = get_task("transfer")
+SPACES, ENV_STATE_DIM = TASK.robot.spaces, TASK.env_state_dim
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,13 @@ def measure(
     )
     encoder = random_encoder()
     weights = {name: np.asarray(variable[...]) for name, variable in encoder.weights.items()}
-    policy = build_policy(config, ENV_STATE_DIM, LewmEncoder(weights, encoder.sizes, fusion=fusion))
+    policy = build_policy(config, SPACES, ENV_STATE_DIM, LewmEncoder(weights, encoder.sizes, fusion=fusion))
     features = jnp.zeros((EPISODE_STEPS, encoder.joint_output_dim))
     random = np.random.default_rng(0)
     seen = (EPISODE_STEPS, len(config.policy.encoder.cameras), image_size, image_size, 3)
     blind = Demonstrations(
-        action=jnp.zeros((EPISODE_STEPS, config.policy.head.action_dim)),
-        state=jnp.zeros((EPISODE_STEPS, STATE_DIM)),
+        action=jnp.zeros((EPISODE_STEPS, SPACES.action_dim)),
+        state=jnp.zeros((EPISODE_STEPS, SPACES.state_dim)),
         env_state=jnp.zeros((EPISODE_STEPS, ENV_STATE_DIM)),
         first=jnp.zeros(EPISODE_STEPS, jnp.int32),
         last=jnp.full(EPISODE_STEPS, EPISODE_STEPS - 1, jnp.int32),

@@ -26,8 +26,8 @@ from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.objectives import imf
 
-CONDITION_DIM = 23
-"""Robot state (16) and the pose of one object (7)."""
+ACTION_DIM, CONDITION_DIM = 16, 23
+"""Sizes of the task transfer: its actions; robot state (16) and the pose of one object (7)."""
 
 AGREEMENT = 1e-3
 """Largest difference between the sides, relative to the largest magnitude."""
@@ -77,7 +77,7 @@ class Side(NamedTuple):
 def make_batch(config: HeadConfig, size: int) -> Batch:
     """Random inputs; the first half of the rows has r = t, as in training."""
     random = np.random.default_rng(0)
-    shape = (size, config.pred_horizon, config.action_dim)
+    shape = (size, config.pred_horizon, ACTION_DIM)
     x, noise = random.normal(size=(2, *shape)).astype(np.float32)
     r, t = (np.asarray(time) for time in imf.sample_times(seeds.make_key(0), size, ObjectiveConfig()))
     condition = random.normal(size=(size, config.obs_horizon, CONDITION_DIM)).astype(np.float32)
@@ -171,7 +171,7 @@ def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: in
     Raises:
         UserError: the sides do not compute the same.
     """
-    config = HeadConfig(n_emb=n_emb, n_layer=n_layer)
+    config = HeadConfig(action_dim=ACTION_DIM, n_emb=n_emb, n_layer=n_layer)
     head = AttnResHead(config, CONDITION_DIM, rngs=nnx.Rngs(0))
     queries = head.backbone.pseudo_queries
     queries[...] = 0.1 * seeds.normal(seeds.make_key(1), queries.shape)

@@ -1,5 +1,6 @@
 """Untrained policies whose arms stay in reach: they cost what trained ones cost, and nothing has to be trained."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,20 +14,28 @@ from imf_jax.config import IMAGE_SIZE, HeadConfig, LewmEncoderConfig, PolicyConf
 from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner, PolicyProgram
+from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import StepOutput
-
-CENTRE = np.array([0.46, 0.2, 0.32, 1, 0, 0, 0, 0.05, 0.46, -0.25, 0.32, 1, 0, 0, 0, 0.05], np.float32)
-"""Action around which the hands wander: grippers down, half open, too high above the table to touch an object."""
+from imf_jax.sim.backends.native import NativeBackend
+from imf_jax.sim.robots.base import hold
+from imf_jax.sim.tasks import Task
 
 SPREAD = 0.08
-"""Largest distance from there, in the units of an action (of positions [m])."""
+"""Largest distance of the actions from those that stay where an episode starts, in the units of an action."""
 
 HEAD_WIDTH = 32
 """Channels per attention head, as in the presets; never more than 8 heads."""
 
 
+@dataclass(frozen=True)
 class WanderingProgram(PolicyProgram):
-    """A policy's program whose actions are squeezed into the neighbourhood of `CENTRE`."""
+    """A policy's program whose actions are squeezed into a neighbourhood.
+
+    Attributes:
+        centre: the action in its middle (A,).
+    """
+
+    centre: tuple[float, ...] = ()
 
     @override
     def plan(
@@ -40,26 +49,34 @@ class WanderingProgram(PolicyProgram):
         replans: jax.Array,
     ) -> tuple[jax.Array, tuple[()]]:
         actions, memory = super().plan(weights, memory, observations, output, seed, episodes, replans)
-        return jnp.asarray(CENTRE) + SPREAD * jnp.tanh(actions), memory
+        return jnp.asarray(self.centre, jnp.float32) + SPREAD * jnp.tanh(actions), memory
 
 
 class Wanderer(PolicyPlanner):
-    """Plans with an untrained policy; arguments as of `PolicyPlanner`."""
+    """Plans with an untrained policy around the posture in which episodes of a task start.
 
-    def __init__(self, policy: Policy, plan_batch: int) -> None:
+    Args:
+        policy: of that task.
+        plan_batch: see `PolicyPlanner`.
+        task: name of the task.
+    """
+
+    def __init__(self, policy: Policy, plan_batch: int, task: str) -> None:
         super().__init__(policy, plan_batch)
-        self.program = WanderingProgram(**vars(self.program))
+        _, output = NativeBackend(task).reset(scene_keys(0, [0]))
+        still = np.asarray(hold(policy.spaces, output.state, output.end_effector))[0]
+        self.program = WanderingProgram(**vars(self.program), centre=tuple(still.tolist()))
 
 
 def untrained_policy(
-    width: int, layers: int, env_state_dim: int, *, cameras: bool = False, image_size: int = IMAGE_SIZE
+    width: int, layers: int, task: Task, *, cameras: bool = False, image_size: int = IMAGE_SIZE
 ) -> Policy:
     """A policy with random weights.
 
     Args:
         width: channels of the head.
         layers: its layers.
-        env_state_dim: channels of the task's scene state.
+        task: what it acts on.
         cameras: see through all cameras, by the LEWM encoder with its published sizes and layout `grid`.
         image_size: height and width of the pictures [pixels].
 
@@ -75,4 +92,5 @@ def untrained_policy(
         plain = random_encoder()
         weights = {name: np.asarray(variable[...]) for name, variable in plain.weights.items()}
         encoder = LewmEncoder(weights, plain.sizes, fusion="grid")
-    return Policy(PolicyConfig(head=head, **options), env_state_dim, rngs=nnx.Rngs(0), frozen_encoder=encoder)
+    config = PolicyConfig(head=head, **options)
+    return Policy(config, task.robot.spaces, task.env_state_dim, rngs=nnx.Rngs(0), frozen_encoder=encoder)

@@ -48,7 +48,7 @@ class MeasuredPolicy:
 
     label: str
     policy: Policy
-    planner: type[PolicyPlanner]
+    planner: Callable[[Policy, int], PolicyPlanner]
     task: str
 
     @property

@@ -14,13 +14,12 @@ import jax
 import numpy as np
 
 from imf_jax.benchmark.components import SEED
-from imf_jax.config import SUBSTEPS, RendererName
+from imf_jax.config import RendererName
 from imf_jax.errors import UserError
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.seeds import scene_keys
 from imf_jax.sim import mujoco
 from imf_jax.sim.backends.task_scene import TaskScene
-from imf_jax.sim.scene import MAX_OPENING
 
 
 class SequentialSystem:
@@ -54,7 +53,7 @@ class SequentialSystem:
         history: dict[str, deque[np.ndarray]] = {
             name: deque(maxlen=planner.obs_horizon) for name in ("state", "env_state", "images")
         }
-        actions = np.zeros((0, 1, 16), np.float32)
+        actions = np.zeros((0, 1, parts.task.robot.spaces.action_dim), np.float32)
         start = time.perf_counter()
         for step in range(steps):
             qpos = data.qpos.astype(np.float32)[None]
@@ -69,10 +68,10 @@ class SequentialSystem:
                 actions = self._plan(history, episode, step // planner.num_action_steps)
             action = actions[step % planner.num_action_steps]
             with jax.default_device(self._host):
-                targets, openings, _ = self._targets(joints, action[None, None])
+                targets, grippers, _ = self._targets(joints, action[None, None])
             joints = np.asarray(targets)[:, 0]
-            data.ctrl[:] = parts.controls(joints, np.asarray(openings)[:, 0])[0]
-            for _ in range(SUBSTEPS):
+            data.ctrl[:] = parts.controls(joints, np.asarray(grippers)[:, 0])[0]
+            for _ in range(parts.task.substeps):
                 mujoco.mj_step(parts.model, data)
         return time.perf_counter() - start, data.qpos.copy()
 
@@ -86,17 +85,17 @@ class SequentialSystem:
         return self._parts.renderer(cameras)
 
     def _reset(self, episode: int) -> np.ndarray:
-        """Put the scene where the episode begins; joint targets (1, 14)."""
+        """Put the scene where the episode begins; joint targets (1, J)."""
         parts, data = self._parts, self._data
         joints, objects = (np.asarray(value)[None] for value in self._sample(scene_keys(SEED, [episode])[0]))
         mujoco.mj_resetData(parts.model, data)
         data.qpos[:] = parts.start_qpos(joints, objects)[0]
-        data.ctrl[:] = parts.controls(joints, np.full((1, 2), MAX_OPENING, np.float32))[0]
+        data.ctrl[:] = parts.controls(joints, parts.start_grippers(joints))[0]
         mujoco.mj_forward(parts.model, data)
         return joints
 
     def _plan(self, history: dict[str, deque[np.ndarray]], episode: int, replan: int) -> np.ndarray:
-        """The next actions (K, 16)."""
+        """The next actions (K, A)."""
         observations = {name: np.stack(values, axis=1) for name, values in history.items() if values}
         unread = None  # a policy plans from its observations alone
         return self._planner.plan(observations, unread, SEED, np.array([episode]), np.array([replan]))[0]  # type: ignore[arg-type]

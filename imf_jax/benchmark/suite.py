@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,24 +61,28 @@ class RolloutFigures(NamedTuple):
 
 
 def untrained_policies(
-    sizes: Sequence[tuple[int, int]], camera_size: tuple[int, int] | None, *, image_size: int = IMAGE_SIZE
+    sizes: Sequence[tuple[int, int]],
+    camera_size: tuple[int, int] | None,
+    *,
+    image_size: int = IMAGE_SIZE,
+    task: str = TASK,
 ) -> list[MeasuredPolicy]:
-    """Untrained policies of the transfer task.
+    """Untrained policies of a task.
 
     Args:
         sizes: width and layers of policies without cameras.
         camera_size: width and layers of a policy that sees three cameras; None for no such policy.
         image_size: height and width of its pictures [pixels].
+        task: the task.
     """
-    env_state_dim = get_task(TASK).env_state_dim
-    found = []
+    make_planner, found = partial(Wanderer, task=task), []
     for width, layers in sizes:
-        policy = untrained_policy(width, layers, env_state_dim)
-        found.append(MeasuredPolicy(f"state, {width}/{layers}", policy, Wanderer, TASK))
+        policy = untrained_policy(width, layers, get_task(task))
+        found.append(MeasuredPolicy(f"state, {width}/{layers}", policy, make_planner, task))
     if camera_size is not None:
         width, layers = camera_size
-        policy = untrained_policy(width, layers, env_state_dim, cameras=True, image_size=image_size)
-        found.append(MeasuredPolicy(f"three cameras, LEWM grid, {width}/{layers}", policy, Wanderer, TASK))
+        policy = untrained_policy(width, layers, get_task(task), cameras=True, image_size=image_size)
+        found.append(MeasuredPolicy(f"three cameras, LEWM grid, {width}/{layers}", policy, make_planner, task))
     return found
 
 

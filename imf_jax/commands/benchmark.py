@@ -137,6 +137,8 @@ class RolloutsBenchmark:
     The policies are untrained, or one is a checkpoint. About 4 minutes on two CPU cores.
     """
 
+    # Task that untrained policies act on.
+    task: str = "transfer"
     # Backend that simulates, see scripts/eval.py.
     backend: BackendName = "auto"
     # Sizes of the heads of policies without cameras, each "width/layers".
@@ -174,8 +176,10 @@ class RolloutsBenchmark:
             "nothing is left to measure: name --sizes, or leave out --no-cameras",
         )
         require(
-            self.checkpoint is None or (self.sizes == SIZES and self.cameras and not self.camera_size),
-            "--sizes, --camera-size and --no-cameras are about untrained policies; leave them out beside --checkpoint",
+            self.checkpoint is None
+            or (self.sizes == SIZES and self.cameras and not self.camera_size and self.task == "transfer"),
+            "--task, --sizes, --camera-size and --no-cameras are about untrained policies; leave them out beside "
+            "--checkpoint",
         )
         require(
             self.cameras or not self.camera_size,
@@ -198,7 +202,7 @@ class RolloutsBenchmark:
             policies = [suite.trained_policy(self.checkpoint)]
         else:
             seeing = (camera_size or suite.usual_camera_size()) if self.cameras else None
-            policies = suite.untrained_policies(sizes, seeing)
+            policies = suite.untrained_policies(sizes, seeing, task=self.task)
 
         def keep(figures: suite.RolloutFigures) -> None:
             for path in (self.json, self.out and self.out / JSON):

@@ -99,12 +99,17 @@ class Export:
     def run(self) -> int:
         """Run the subcommand; returns the exit code."""
         from imf_jax.data.lerobot.export import export_demonstrations
+        from imf_jax.sim.tasks import get_task, task_names
+
+        def spaces_of(task: str) -> Any:
+            return get_task(task).robot.spaces if task in task_names() else None
 
         with Progress(console=console) as progress:
             bar = progress.add_task("episodes", total=None)
             summary = export_demonstrations(
                 self.data,
                 self.out,
+                spaces_of=spaces_of,
                 cameras=self.cameras or None,
                 on_episode=lambda done, total: progress.update(bar, completed=done, total=total),
             )
@@ -143,9 +148,15 @@ class Import:
         from imf_jax.data.act_reader import ImportSettings
         from imf_jax.sim.tasks import get_task
 
-        get_task(self.task)
+        task = get_task(self.task)
         settings = ImportSettings(
-            self.task, self.control_hz, self.success, self.cameras or None, self.image_size, self.jpeg_order
+            task.name,
+            task.robot.spaces,
+            self.control_hz,
+            self.success,
+            self.cameras or None,
+            self.image_size,
+            self.jpeg_order,
         )
         with Progress(console=console) as progress:
             bar = progress.add_task("files", total=None)

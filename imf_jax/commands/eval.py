@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +45,7 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
     if out is not None and config.resume and cluster.count == 1:
         require_resumable(out)
     setup = assemble(config)
+    config = replace(config, capture=config.capture.with_default(setup.backend.task.picture_camera))
     say_setup(setup, config.checkpoint, cluster)
     with ExitStack() as stack:
         if out is None:

@@ -51,6 +51,7 @@ def main() -> int:
         require_sweep(config.out, delays)
     first = assemble(config.evaluation(delays[0]))
     console.print(f"checkpoint {path}, backend {first.backend.name}", style="dim")
+    config = replace(config, capture=config.capture.with_default(first.backend.task.picture_camera))
     settings = EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture)
     results: dict[int, Any] = {}
     codes = set()

@@ -5,11 +5,8 @@ work is refused here, before anything is built, by an `ArgumentError` that names
 """
 
 from imf_jax.config.base import (
-    ACTION_DIM,
     IMAGE_SIZE,
     SEEDS,
-    STATE_DIM,
-    SUBSTEPS,
     VIEWS,
     BackendName,
     DeviceCount,
@@ -38,12 +35,9 @@ from imf_jax.config.stored import TYPE_KEY, flat_flags, from_dict, to_dict
 from imf_jax.config.training import CollectConfig, OptimizerConfig, TrainConfig, ValidationConfig
 
 __all__ = [
-    "ACTION_DIM",
     "IMAGE_SIZE",
     "SEEDS",
     "SMALLEST_CROP",
-    "STATE_DIM",
-    "SUBSTEPS",
     "TYPE_KEY",
     "VIEWS",
     "BackendName",

@@ -1,23 +1,14 @@
-"""Shared parts of all settings: sizes of the robots, fixed choices, and checks of values."""
+"""Shared parts of all settings: fixed choices, and checks of values."""
 
 from typing import Any, Literal
 
 from imf_jax.errors import ArgumentError
 
-ACTION_DIM = 16
-"""Two arms x (position xyz 3, quaternion wxyz 4, gripper 1)."""
-
-STATE_DIM = 16
-"""Two arms x (7 joint angles, gripper opening 1)."""
-
 VIEWS = ("r_vis", "top", "front")
-"""Cameras of the scenes, in the order in which encoders take their pictures."""
+"""Cameras that the LEWM encoder was trained on, in the order in which it takes their pictures."""
 
 IMAGE_SIZE = 256
 """Height and width of camera pictures unless a setting says otherwise [pixels]."""
-
-SUBSTEPS = 5
-"""Physics steps per control step: 50 Hz control."""
 
 SEEDS = 2**30
 """Seeds a user can choose from: 0 .. SEEDS - 1. Scenes of every kind have a range of their own of this length."""

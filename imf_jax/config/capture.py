@@ -3,7 +3,7 @@
 A new capture is a flag here with its module in `RECORDERS`, and that module in `imf_jax/rollout/recorders/`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imf_jax.config.base import IMAGE_SIZE, VideoChoice, require
 
@@ -19,16 +19,16 @@ class CaptureConfig:
     save_trajectory: bool = False
     # Write trajectory.png per episode: a camera's picture with the executed path of both end effectors in red.
     save_images: bool = False
-    # Camera of the pictures of --save-images (r_vis, top, front).
-    camera: str = "front"
+    # Camera of the pictures of --save-images; by default the one that the task names.
+    camera: str | None = None
     # Write timing.json: the time of each stage of the loop, per call and per control step; with --save-trajectory also
     # the raw times per step. Compiled loops have one stage.
     save_timing: bool = False
     # Write an MP4 per episode and camera: of all episodes, of those that did not succeed (failures), of none, or of the
     # first N.
     record_video: VideoChoice = "none"
-    # Cameras of the videos (r_vis, top, front).
-    video_cameras: tuple[str, ...] = ("front",)
+    # Cameras of the videos; by default the one that the task names.
+    video_cameras: tuple[str, ...] | None = None
     # Height and width of the videos, even [pixels].
     video_size: int = IMAGE_SIZE
 
@@ -40,8 +40,9 @@ class CaptureConfig:
             known or record in words,
             f"--record-video is {record}; it must be {', '.join(words)}, or the number of first episodes to record",
         )
-        require(len(cameras) > 0, "--video-cameras is empty; name at least one camera")
-        require(len(set(cameras)) == len(cameras), f"--video-cameras {' '.join(cameras)} names a camera twice")
+        require(cameras is None or len(cameras) > 0, "--video-cameras is empty; name at least one camera")
+        twice = cameras is not None and len(set(cameras)) != len(cameras)
+        require(not twice, f"--video-cameras {' '.join(cameras or ())} names a camera twice")
         require(
             size >= 16 and size % 2 == 0,
             f"--video-size is {size}; it must be even and at least 16 (colours are stored for 2 x 2 pixels)",
@@ -54,6 +55,10 @@ class CaptureConfig:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Cameras of the pictures and videos that are asked for."""
-        pictures = (self.camera,) if self.save_images else ()
-        return pictures + (self.video_cameras if self.record_video not in (0, "none") else ())
+        """Cameras of the pictures and videos that are asked for and named, see `with_default`."""
+        pictures = (self.camera,) if self.save_images and self.camera is not None else ()
+        return pictures + ((self.video_cameras or ()) if self.record_video not in (0, "none") else ())
+
+    def with_default(self, camera: str) -> "CaptureConfig":
+        """The same, with `camera` where none is named."""
+        return replace(self, camera=self.camera or camera, video_cameras=self.video_cameras or (camera,))

@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from imf_jax.config.base import ACTION_DIM, IMAGE_SIZE, VIEWS, require
+from imf_jax.config.base import IMAGE_SIZE, VIEWS, require
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     """The IMF-AttnRes transformer."""
 
-    # Channels of an action [entries of the action vector].
-    action_dim: int = ACTION_DIM
+    # Entries of an action; by default those of the robot of the task.
+    action_dim: int | None = None
     # Observations the policy sees: the newest one and those before it [control steps].
     obs_horizon: int = 2
     # Length of a predicted chunk of actions [control steps].
@@ -34,7 +34,8 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         for name in ("action_dim", "obs_horizon", "pred_horizon", "n_emb", "n_layer", "n_head", "n_kv_head"):
-            require(getattr(self, name) >= 1, f"head.{name} is {getattr(self, name)}; it must be at least 1")
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"head.{name} is {value}; it must be at least 1")
         require(
             self.n_emb % (2 * self.n_head) == 0,
             f"head.n_emb {self.n_emb} must be a multiple of 2 x n_head {self.n_head} (rotary pairs per head)",

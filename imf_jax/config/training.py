@@ -145,7 +145,10 @@ class CollectConfig:
     position_noise: float = 0.008
     # Largest standard deviation of the noise added to commanded hand yaw [rad].
     yaw_noise: float = 0.04
-    # Cameras whose pictures are recorded (r_vis, top, front); none by default.
+    # Largest standard deviation of the noise added to commanded joint targets, of robots that are commanded by joints
+    # [rad].
+    joint_noise: float = 0.01
+    # Cameras of the task's scene whose pictures are recorded; none by default.
     cameras: tuple[str, ...] = ()
     # Height and width of recorded pictures [pixels].
     image_size: int = IMAGE_SIZE
@@ -159,6 +162,6 @@ class CollectConfig:
             self.renderer == "warp" or bool(self.cameras),
             f"--renderer {self.renderer} would do nothing: name --cameras to record",
         )
-        for name in ("position_noise", "yaw_noise"):
+        for name in ("position_noise", "yaw_noise", "joint_noise"):
             value = getattr(self, name)
             require(0 <= value <= 0.2, f"{flag(name)} is {value}; it must be in [0, 0.2]")

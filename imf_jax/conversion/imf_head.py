@@ -197,8 +197,9 @@ def write_policy(
     from imf_jax.training.state import initial_state
 
     tensors = report.checkpoint.tensors
-    env_state_dim = get_task(config.task).env_state_dim
-    policy = build_policy(config, env_state_dim)
+    task = get_task(config.task)
+    spaces, env_state_dim = task.robot.spaces, task.env_state_dim
+    policy = build_policy(config, spaces, env_state_dim)
     condition = tensors[names["cond_obs_emb.weight"]].shape[-1]
     what = "robot and scene state" if policy.frozen_encoder is None else "LEWM embedding and robot state"
     require(
@@ -240,6 +241,7 @@ def write_policy(
         validation=None,
         files={},
         encoder=encoder_identity(policy),
+        robot=spaces.to_json(),
     )
     try:
         with atomic_folder(out) as run:

@@ -112,7 +112,7 @@ def _import_files(
 
 
 def _write_report(path: Path, source: Path, settings: ImportSettings, report: ImportReport) -> None:
-    settings_json = {**asdict(settings), "source": str(source)}
+    settings_json = {**asdict(settings), "spaces": settings.spaces.name, "source": str(source)}
     try:
         write_json(path, {"settings": settings_json, "files": [asdict(file) for file in report.files]})
     except OSError as error:

@@ -2,7 +2,7 @@
 
 | dataset | what is taken |
 |---|---|
-| `action`, `observations/qpos` | float (T, 16), see `imf_jax.data.episodes`; needed |
+| `action`, `observations/qpos` | float (T, A) and (T, S) of the robot of the task; needed |
 | `observations/images/<camera>` | uint8 (T, H, W, 3); or JPEG or PNG, T strings of bytes in any form that HDF5 has |
 | `observations/env_state`, `reward` or `rewards`, `noise` | numbers; without them: no channels, zeros, zeros |
 | `success`, as an attribute or a dataset | see `imf_jax.data.success` |
@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from imf_jax.config import ACTION_DIM, STATE_DIM, require
+from imf_jax.config import require
 from imf_jax.data.act_pictures import JpegOrder, read_pictures
 from imf_jax.data.compressed import LARGEST_SIDE
 from imf_jax.data.episodes import READ_ERRORS, Episode
@@ -28,10 +28,9 @@ from imf_jax.data.success import read_label
 from imf_jax.data.untrusted_hdf5 import Refused, find_dataset, require_size
 from imf_jax.errors import one_line
 from imf_jax.files import read_failure
+from imf_jax.spaces import RobotSpaces
 
 UNKNOWN_SEED = -1
-
-QUATERNIONS = {"left": slice(3, 7), "right": slice(11, 15)}
 
 SUCCESS_NAMES = ("success", "is_success", "successful", "succeeded")
 FAILURE_NAMES = ("failure", "is_failure", "failed")
@@ -44,6 +43,7 @@ class ImportSettings:
 
     Attributes:
         task: what is demonstrated.
+        spaces: action and state of the robot that does it.
         control_hz: control steps per second.
         success: whether an episode succeeded that does not say so itself.
         cameras: whose pictures are imported; None for all.
@@ -53,6 +53,7 @@ class ImportSettings:
     """
 
     task: str
+    spaces: RobotSpaces
     control_hz: float = 50.0
     success: bool = True
     cameras: tuple[str, ...] | None = None
@@ -77,21 +78,23 @@ def read_act_episode(path: Path, number: int, settings: ImportSettings, notes: l
     Raises:
         Refused: says in one line, without the file's name, what is wrong.
     """
+    spaces = settings.spaces
     try:
         with h5py.File(path, "r") as file:
-            action = _needed(file, "action", None, ACTION_DIM)
+            action = _needed(file, "action", None, spaces.action_dim)
             steps = len(action)
             episode = Episode(
                 action=action,
-                state=_needed(file, "observations/qpos", steps, STATE_DIM),
+                state=_needed(file, "observations/qpos", steps, spaces.state_dim),
                 env_state=_optional(file, ("observations/env_state",), steps, None, notes),
                 reward=_optional(file, ("reward", "rewards"), steps, 1, notes)[:, 0],
-                noise=_optional(file, ("noise",), steps, ACTION_DIM, notes, expected=False),
+                noise=_optional(file, ("noise",), steps, spaces.action_dim, notes, expected=False),
                 seed=UNKNOWN_SEED,
                 episode=number,
                 task=settings.task,
                 control_hz=settings.control_hz,
                 success=_success(file, steps, settings.success, notes),
+                spaces=spaces,
                 images=read_pictures(
                     file,
                     steps,
@@ -104,12 +107,14 @@ def read_act_episode(path: Path, number: int, settings: ImportSettings, notes: l
     except READ_ERRORS as error:
         failure = read_failure(path, error, f"cannot be read ({one_line(error)})")
         raise Refused(str(failure).removeprefix(f"{path}: ")) from error
-    for arm, channels in QUATERNIONS.items():
+    for part, channels in spaces.action_parts:
+        if part.kind != "quaternion":
+            continue
         off = np.abs(np.linalg.norm(action[:, channels], axis=1) - 1) > 0.01
         if off.any():
             notes.append(
-                f"action[{channels.start}:{channels.stop}] is no unit quaternion of the {arm} hand at {off.sum()} of "
-                f"{steps} steps; is this end-effector control?"
+                f"action[{channels.start}:{channels.stop}] is no unit quaternion of the "
+                f"{spaces.effector_names[part.effector]} at {off.sum()} of {steps} steps; is this end-effector control?"
             )
     return episode
 

@@ -4,14 +4,15 @@
 
 | dataset | type | what |
 |---|---|---|
-| `action` | float32 (T, 16) | the command to imitate, see `imf_jax.sim.control` |
-| `observations/qpos` | float32 (T, 16) | robot state before it: per arm 7 joint angles [rad], gripper opening [m] |
+| `action` | float32 (T, A) | the command to imitate, see `RobotSpaces.action` |
+| `observations/qpos` | float32 (T, S) | robot state before it, see `RobotSpaces.state` |
 | `observations/env_state` | float32 (T, E) | object poses before the command; E = 0 where nobody recorded them |
 | `observations/images/<camera>` | uint8 (T, H, W, 3) | optional pictures before the command |
-| `noise` | float32 (T, 16) | what was added to `action` when it was executed; the state drifts, the label corrects |
+| `noise` | float32 (T, A) | what was added to `action` when it was executed; the state drifts, the label corrects |
 | `reward` | float32 (T,) | reward after the command |
 
-Attributes: seed, episode, task, control_hz, success, units (JSON), sim, imf_jax_version.
+Attributes: seed, episode, task, robot (JSON of its `RobotSpaces`), control_hz, success, units (JSON), sim,
+imf_jax_version.
 """
 
 import json
@@ -26,18 +27,17 @@ import h5py
 import numpy as np
 
 from imf_jax import __version__
-from imf_jax.config import ACTION_DIM, STATE_DIM
 from imf_jax.data.success import read_label
 from imf_jax.errors import UnavailableError, UserError, one_line
 from imf_jax.files import atomic_write, read_failure, remove_partials
+from imf_jax.spaces import RobotSpaces
 
-UNITS = {
-    "action": "per arm (left, right): position xyz [m], quaternion wxyz, gripper opening [m]; link7 in the world frame",
-    "observations/qpos": "per arm (left, right): 7 joint angles [rad], gripper opening [m]",
-    "observations/env_state": "per object: position xyz [m], quaternion wxyz; world frame",
-}
+ENV_STATE_UNIT = "per object: position xyz [m], quaternion wxyz; world frame"
 
 IMAGES = "observations/images"
+
+ROBOT = "robot"
+"""Attribute that describes the robot."""
 
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError, OverflowError)
 """Errors that h5py raises over a damaged file, or one that holds something else than expected."""
@@ -45,10 +45,10 @@ READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, Attribute
 MEND = "remove the file and collect that episode again"
 
 WIDTHS: dict[str, tuple[int | None, ...]] = {
-    "action": (ACTION_DIM,),
-    "observations/qpos": (STATE_DIM,),
+    "action": (None,),
+    "observations/qpos": (None,),
     "observations/env_state": (None,),
-    "noise": (ACTION_DIM,),
+    "noise": (None,),
     "reward": (),
 }
 """Dataset -> its shape after the time axis; None allows any size, and 0 where there is no scene state."""
@@ -60,7 +60,11 @@ _NAME = re.compile(r"episode_(\d{6,})\.hdf5")
 
 @dataclass
 class Episode:
-    """One demonstration of T control steps; arrays as in the module's table."""
+    """One demonstration of T control steps; arrays as in the module's table.
+
+    Attributes:
+        spaces: action and state of the robot; None in files of older versions.
+    """
 
     action: np.ndarray
     state: np.ndarray
@@ -72,6 +76,7 @@ class Episode:
     task: str
     control_hz: float
     success: bool
+    spaces: RobotSpaces | None = None
     images: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -127,6 +132,7 @@ def write_episode(folder: Path, episode: Episode) -> Path:
     datasets = _datasets(episode)
     for name, array in datasets.items():
         _check(path, name, array, len(episode))
+    _check_widths(path, episode)
     try:
         with atomic_write(path) as partial, h5py.File(partial, "w") as file:
             for name, array in datasets.items():
@@ -139,7 +145,8 @@ def write_episode(folder: Path, episode: Episode) -> Path:
                 task=episode.task,
                 control_hz=episode.control_hz,
                 success=episode.success,
-                units=json.dumps(UNITS),
+                **({ROBOT: json.dumps(episode.spaces.to_json())} if episode.spaces else {}),
+                units=json.dumps(_units(episode.spaces)),
                 sim=True,
                 imf_jax_version=__version__,
             )
@@ -221,7 +228,9 @@ def read_episode(path: Path, *, images: bool = False) -> Episode:
                 task=str(_attribute(path, file, "task")),
                 control_hz=float(_attribute(path, file, "control_hz")),
                 success=_success(path, file),
+                spaces=_spaces(path, file),
             )
+            _check_widths(path, episode)
             for camera in file[IMAGES] if images and IMAGES in file else ():
                 episode.images[camera] = _pictures(path, file, f"{IMAGES}/{camera}", steps)
             return episode
@@ -288,6 +297,32 @@ def _check(path: Path, key: str, array: np.ndarray | h5py.Dataset, steps: int) -
     if kind == "f" and not np.isfinite(array).all():
         step = int(np.argwhere(~np.isfinite(array))[0][0])
         raise _bad(path, f"dataset '{key}' is not finite at step {step}")
+
+
+def _check_widths(path: Path, episode: Episode) -> None:
+    """Refuse actions and states that are not those of the robot."""
+    spaces, width = episode.spaces, episode.action.shape[1]
+    wanted = {"action": spaces.action_dim, "observations/qpos": spaces.state_dim} if spaces else {}
+    for name, array in (("action", episode.action), ("observations/qpos", episode.state), ("noise", episode.noise)):
+        expected = width if name == "noise" else wanted.get(name, array.shape[1] or 1)
+        if array.shape[1] != expected:
+            raise _bad(path, f"dataset '{name}' has shape {array.shape}, expected ({len(episode)}, {expected})")
+
+
+def _spaces(path: Path, file: h5py.File) -> RobotSpaces | None:
+    """The robot of a demonstration; None in files of older versions."""
+    if ROBOT not in file.attrs:
+        return None
+    try:
+        return RobotSpaces.from_json(json.loads(str(file.attrs[ROBOT])))
+    except (ValueError, TypeError, UserError) as error:
+        raise _bad(path, f"attribute '{ROBOT}' does not describe a robot ({error})") from None
+
+
+def _units(spaces: RobotSpaces | None) -> dict[str, str]:
+    """What the datasets are, in words."""
+    of_robot = {"action": spaces.action_text, "observations/qpos": spaces.state_text} if spaces else {}
+    return of_robot | {"observations/env_state": ENV_STATE_UNIT}
 
 
 def _attribute(path: Path, file: h5py.File, name: str) -> Any:

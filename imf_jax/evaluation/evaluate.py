@@ -1,7 +1,7 @@
 """One evaluation from start to report: roll out, record, summarise, write. Testing and validation both end here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,6 +179,7 @@ def prepare(
 ) -> Prepared:
     """Check settings and folder, and read the records of an evaluation that is resumed; see `evaluate`."""
     backend, planner = setup.backend, setup.policy.planner
+    settings = replace(settings, capture=settings.capture.with_default(backend.task.picture_camera))
     require_possible(setup, settings, cluster)
     seed = split_seed(settings.split, settings.seed)
     episodes = cluster.share(range(settings.episodes))

@@ -6,8 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from imf_jax.config import IMAGE_SIZE, EvalConfig, to_dict
+from imf_jax.checkpoints import CheckpointMeta
+from imf_jax.config import IMAGE_SIZE, EvalConfig, require, to_dict
 from imf_jax.config.recording import RolloutConfig
+from imf_jax.sim.tasks import get_task, task_names
 
 
 class EvaluatedPolicy(NamedTuple):
@@ -61,8 +63,37 @@ def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Evalua
     label, folder = f"{run}, step {loaded.step}", f"{run}_step{loaded.step}"
     if execution.delay_steps:
         label, folder = f"{label}, delay {execution.delay_steps}", f"{folder}_delay{execution.delay_steps}"
-    task = config.task or loaded.meta.task
+    task = config.task or trained_task(loaded.meta)
+    require_robot(loaded.meta, task)
     return EvaluatedPolicy(planner, task, label, provenance, folder, planner.image_size, loaded.path)
+
+
+def trained_task(meta: CheckpointMeta) -> str:
+    """Task that a policy was trained for.
+
+    Raises:
+        ArgumentError: it is in somebody's file or module. A checkpoint may come from others, so that what it names is
+            not executed unless the user says so.
+    """
+    require(
+        meta.task in task_names(),
+        f"the policy was trained on a task of its own, {meta.task}; name it, if you trust it: --task {meta.task}",
+    )
+    return meta.task
+
+
+def require_robot(meta: CheckpointMeta, task: str) -> None:
+    """Refuse a task whose robot is not the one of the policy.
+
+    Raises:
+        ArgumentError: names both.
+    """
+    trained, robot = meta.spaces, get_task(task).robot.spaces
+    require(
+        (trained.action_names, trained.state_names) == (robot.action_names, robot.state_names),
+        f"the policy was trained for robot {trained.name!r} on task {meta.task!r}, but --task {task} has robot "
+        f"{robot.name!r}; evaluate it on a task of its robot",
+    )
 
 
 def _load_expert(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:

@@ -43,11 +43,12 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         free = _FREE_FLAGS | ({"num_envs"} if manifest.get("backend") == "native" else set())
         flags = {name: value for name, value in (manifest.get("config") or {}).items() if name not in free}
         checkpoint = manifest.get("checkpoint") or {}
+        captures = to_dict(CaptureConfig().with_default("front"))
         return {
             **{name: value for name, value in manifest.items() if name not in IGNORED_KEYS},
             "checkpoint": checkpoint.get("sha256"),
-            # A capture that was not known yet was not made.
-            **{flag(name): value for name, value in (to_dict(CaptureConfig()) | flat_flags(flags)).items()},
+            # A capture that was not known yet was not made, and its camera was this one.
+            **{flag(name): value for name, value in (captures | flat_flags(flags)).items()},
         }
 
     first, second = identity_fields(json.loads(json.dumps(before))), identity_fields(json.loads(json.dumps(now)))

@@ -16,11 +16,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Key, Shaped
 
-from imf_jax.config import STATE_DIM, LewmEncoderConfig, PolicyConfig, ResNetEncoderConfig, StateEncoderConfig
+from imf_jax.config import LewmEncoderConfig, PolicyConfig, ResNetEncoderConfig, StateEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders import lewm
 from imf_jax.models.encoders.resnet import ResNetEncoder
 from imf_jax.models.normalizer import Normalizer
+from imf_jax.spaces import RobotSpaces
 
 Array = jax.Array
 Observation = Mapping[str, Array | np.ndarray]
@@ -65,14 +66,14 @@ def require_statistics(stats: Mapping[str, Mapping[str, Any]], name: str) -> Map
 
 
 class StateConditioning(nnx.Module):
-    """Robot state (B, To, 16), then the task's scene state (B, To, E), one token per step."""
+    """Robot state (B, To, S), then the task's scene state (B, To, E), one token per step."""
 
     tokens_per_step = 1
     reads: tuple[str, ...] = ("state", "env_state")
 
-    def __init__(self, config: PolicyConfig, env_state_dim: int) -> None:
-        self.dim = STATE_DIM + env_state_dim
-        self.state = Normalizer(STATE_DIM, config.normalization)
+    def __init__(self, config: PolicyConfig, state_dim: int, env_state_dim: int) -> None:
+        self.dim = state_dim + env_state_dim
+        self.state = Normalizer(state_dim, config.normalization)
         self.env_state = Normalizer(env_state_dim, config.normalization)
 
     def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
@@ -87,12 +88,13 @@ class StateConditioning(nnx.Module):
 
 
 class LewmConditioning(nnx.Module):
-    """One embedding of all views by the frozen encoder, then robot state (B, To, 16); one token per step.
+    """One embedding of all views by the frozen encoder, then robot state (B, To, S); one token per step.
 
     Reads `images`, or in their place `features` float32 (B, To, joint_output_dim), the embeddings of such pictures.
 
     Args:
         config: of the policy.
+        state_dim: entries S of the robot state.
         encoder: the frozen encoder, with the fusion of the configuration.
 
     Attributes:
@@ -102,12 +104,12 @@ class LewmConditioning(nnx.Module):
     tokens_per_step = 1
     reads: tuple[str, ...] = ("state", "images")
 
-    def __init__(self, config: PolicyConfig, encoder: lewm.LewmEncoder) -> None:
+    def __init__(self, config: PolicyConfig, state_dim: int, encoder: lewm.LewmEncoder) -> None:
         assert isinstance(config.encoder, LewmEncoderConfig)
         self.encoder = encoder
         self.joint_output_dim = encoder.joint_output_dim
-        self.dim = self.joint_output_dim + STATE_DIM
-        self.state = Normalizer(STATE_DIM, config.normalization)
+        self.dim = self.joint_output_dim + state_dim
+        self.state = Normalizer(state_dim, config.normalization)
         self._config = config.encoder
 
     def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
@@ -134,18 +136,18 @@ class LewmConditioning(nnx.Module):
 
 
 class ResNetConditioning(nnx.Module):
-    """Keypoints of every camera, then robot state (B, To, 16): one token per step, or one per camera and step."""
+    """Keypoints of every camera, then robot state (B, To, S): one token per step, or one per camera and step."""
 
     reads: tuple[str, ...] = ("state", "images")
 
-    def __init__(self, config: PolicyConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: PolicyConfig, state_dim: int, *, rngs: nnx.Rngs) -> None:
         assert isinstance(config.encoder, ResNetEncoderConfig)
         self._config = config.encoder
         self.encoder = ResNetEncoder(config.encoder, rngs=rngs)
-        self.state = Normalizer(STATE_DIM, config.normalization)
+        self.state = Normalizer(state_dim, config.normalization)
         cameras = len(config.encoder.cameras)
         self.tokens_per_step = cameras if config.encoder.token_per_camera else 1
-        self.dim = self.encoder.camera_dim * (cameras // self.tokens_per_step) + STATE_DIM
+        self.dim = self.encoder.camera_dim * (cameras // self.tokens_per_step) + state_dim
 
     def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
         """Condition; see `Conditioning`."""
@@ -154,7 +156,7 @@ class ResNetConditioning(nnx.Module):
         batch, steps = features.shape[:2]
         features = features.reshape(batch, steps, self.tokens_per_step, -1)
         state = self.state.normalize(observation["state"])[:, :, None]
-        state = jnp.broadcast_to(state, (*features.shape[:3], STATE_DIM))
+        state = jnp.broadcast_to(state, (*features.shape[:3], state.shape[-1]))
         return jnp.concatenate([features, state], axis=-1).reshape(batch, -1, self.dim)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -179,12 +181,18 @@ def check_pictures(images: Array | np.ndarray, config: LewmEncoderConfig | ResNe
 
 
 def build_conditioning(
-    config: PolicyConfig, env_state_dim: int, frozen_encoder: lewm.LewmEncoder | None, *, rngs: nnx.Rngs
+    config: PolicyConfig,
+    spaces: RobotSpaces,
+    env_state_dim: int,
+    frozen_encoder: lewm.LewmEncoder | None,
+    *,
+    rngs: nnx.Rngs,
 ) -> Conditioning:
     """Build the conditioning of `config.encoder`.
 
     Args:
         config: of the policy.
+        spaces: action and state of the robot.
         env_state_dim: channels of the task's scene state.
         frozen_encoder: the encoder of a `LewmEncoderConfig`; by default it is loaded from the folder named there.
         rngs: source of the initial weights (`params` stream).
@@ -194,10 +202,10 @@ def build_conditioning(
         UserError: the folder holds no frozen encoder.
     """
     if isinstance(config.encoder, StateEncoderConfig):
-        return StateConditioning(config, env_state_dim)
+        return StateConditioning(config, spaces.state_dim, env_state_dim)
     if isinstance(config.encoder, LewmEncoderConfig):
         encoder = frozen_encoder or lewm.load(config.encoder.weights, fusion=config.encoder.fusion)
-        return LewmConditioning(config, encoder)
+        return LewmConditioning(config, spaces.state_dim, encoder)
     if isinstance(config.encoder, ResNetEncoderConfig):
-        return ResNetConditioning(config, rngs=rngs)
+        return ResNetConditioning(config, spaces.state_dim, rngs=rngs)
     raise ArgumentError(f"policy.encoder {type(config.encoder).__name__} is not known; see imf_jax.config")

@@ -1,6 +1,7 @@
 """The policy: observation -> condition -> IMF-AttnRes head -> action chunk in physical units."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +18,9 @@ from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.normalizer import Normalizer
 from imf_jax.models.objectives import imf
 from imf_jax.seeds import INIT_STREAM, root_key
+from imf_jax.spaces import RobotSpaces
 
 Array = jax.Array
-
-ARM_ACTION_DIM = 8
-"""Position xyz (3), quaternion wxyz (4), gripper (1)."""
 
 SMALLEST_QUATERNION = 1e-6
 """Norm under which a predicted quaternion has no direction and becomes the identity rotation."""
@@ -42,61 +41,85 @@ class Prefix(NamedTuple):
     is_given: Bool[Array, "B H"]
 
 
-def unit_quaternions(action: Float[Array, "*batch A"]) -> Float[Array, "*batch A"]:
-    """Scale the quaternion of every arm to unit length.
+def unit_quaternions(action: Float[Array, "*batch A"], spaces: RobotSpaces) -> Float[Array, "*batch A"]:
+    """Scale every quaternion of an action to unit length.
 
     Args:
-        action: float32 (..., 8 * arms); per arm position, quaternion wxyz, gripper.
+        action: float32 (..., A).
+        spaces: say where the quaternions are.
 
     Returns:
-        The same, with unit quaternions; positions and grippers untouched.
+        The same, with unit quaternions; the other entries untouched.
     """
-    arms = action.reshape(*action.shape[:-1], -1, ARM_ACTION_DIM)
-    quaternion = arms[..., 3:7]
-    norm = jnp.linalg.norm(quaternion, axis=-1, keepdims=True)
     identity = jnp.array([1.0, 0.0, 0.0, 0.0])
-    unit = jnp.where(norm > SMALLEST_QUATERNION, quaternion / jnp.maximum(norm, SMALLEST_QUATERNION), identity)
-    return jnp.concatenate([arms[..., :3], unit, arms[..., 7:]], axis=-1).reshape(action.shape)
+
+    def unit(quaternion: Float[Array, "*batch N 4"]) -> Float[Array, "*batch N 4"]:
+        norm = jnp.linalg.norm(quaternion, axis=-1, keepdims=True)
+        return jnp.where(norm > SMALLEST_QUATERNION, quaternion / jnp.maximum(norm, SMALLEST_QUATERNION), identity)
+
+    return change_quaternions(unit, action, spaces)
+
+
+def change_quaternions(
+    change: Callable[[Float[Array, "*batch N 4"]], Float[Array, "*batch N 4"]],
+    action: Float[Array, "*batch A"],
+    spaces: RobotSpaces,
+) -> Float[Array, "*batch A"]:
+    """Replace the N quaternions of actions (..., A) by what `change` makes of them; the other entries stay."""
+    if not spaces.quaternions:
+        return action
+    changed = change(quaternions(action, spaces))
+    index = {place.start: n for n, place in enumerate(spaces.quaternions)}
+    parts = [
+        changed[..., index[place.start], :] if place.start in index else action[..., place]
+        for _, place in spaces.action_parts
+    ]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def quaternions(action: Float[Array, "*batch A"], spaces: RobotSpaces) -> Float[Array, "*batch N 4"]:
+    """The N quaternions of actions (..., A)."""
+    return jnp.stack([action[..., place] for place in spaces.quaternions], axis=-2)
 
 
 class Policy(nnx.Module):
     """One-step generative policy.
 
     Observations are mappings of arrays (B, obs_horizon, ...), oldest first, with the entries that `reads` names:
-    float32 `state` (16), `env_state` (env_state_dim), uint8 `images` (C, H, W, 3), see `imf_jax.models.conditioning`.
-    Actions: float32 (..., action_dim), per arm position [m], quaternion wxyz, gripper opening [m], world frame.
+    float32 `state` (S), `env_state` (env_state_dim), uint8 `images` (C, H, W, 3), see `imf_jax.models.conditioning`.
+    Actions: float32 (..., A), see `RobotSpaces.action`.
 
     Args:
         config: sizes, objective, encoder, normalisation.
+        spaces: action and state of the robot.
         env_state_dim: channels of the task's scene state.
         rngs: source of the initial weights (`params` stream).
         frozen_encoder: the encoder of a `LewmEncoderConfig`; by default it is loaded from the folder named there.
 
     Attributes:
-        config: as given.
+        config: as given, with the width of the robot's actions.
+        spaces: as given.
         reads: the entries of an observation that it needs to act.
 
     Raises:
-        ArgumentError: head.action_dim is not a whole number of arms.
+        ArgumentError: head.action_dim is not the width of the robot's actions.
         UserError: the folder of the frozen encoder holds none.
     """
 
     def __init__(
         self,
         config: PolicyConfig,
+        spaces: RobotSpaces,
         env_state_dim: int,
         *,
         rngs: nnx.Rngs,
         frozen_encoder: LewmEncoder | None = None,
     ) -> None:
-        require(
-            config.head.action_dim % ARM_ACTION_DIM == 0,
-            f"head.action_dim {config.head.action_dim} must be a multiple of {ARM_ACTION_DIM} (one block per arm)",
-        )
-        self.config = config
-        self.conditioning = build_conditioning(config, env_state_dim, frozen_encoder, rngs=rngs)
+        config = with_action_dim(config, spaces)
+        self.config, self.spaces = config, spaces
+        self.conditioning = build_conditioning(config, spaces, env_state_dim, frozen_encoder, rngs=rngs)
         self.reads = self.conditioning.reads
-        self.action_normalizer = Normalizer(config.head.action_dim, config.normalization)
+        self.action_normalizer = Normalizer(spaces.action_dim, config.normalization)
         self.head = AttnResHead(
             config.head, self.conditioning.dim, rngs=rngs, marks_prefix=config.objective.prefix_training > 0
         )
@@ -195,7 +218,7 @@ class Policy(nnx.Module):
         chunk = imf.sample(velocity, jnp.asarray(noise), condition, self.config.sampling_steps)
         if self.config.objective.action_representation == "dct":
             chunk = imf.inverse_dct(chunk)
-        return unit_quaternions(self.action_normalizer.unnormalize(chunk))
+        return unit_quaternions(self.action_normalizer.unnormalize(chunk), self.spaces)
 
 
 def weight_decay_mask(params: nnx.State) -> nnx.State:
@@ -219,11 +242,28 @@ class FrozenParts(NamedTuple):
     variables: nnx.State
 
 
-def build_policy(config: TrainConfig, env_state_dim: int, frozen_encoder: LewmEncoder | None = None) -> Policy:
+def with_action_dim(config: PolicyConfig, spaces: RobotSpaces) -> PolicyConfig:
+    """The configuration with the width of the robot's actions.
+
+    Raises:
+        ArgumentError: it names another width.
+    """
+    found = config.head.action_dim
+    require(
+        found in (None, spaces.action_dim),
+        f"policy.head.action_dim is {found}, but actions of robot {spaces.name!r} have {spaces.action_dim} entries; "
+        "leave it away",
+    )
+    return dataclasses.replace(config, head=dataclasses.replace(config.head, action_dim=spaces.action_dim))
+
+
+def build_policy(
+    config: TrainConfig, spaces: RobotSpaces, env_state_dim: int, frozen_encoder: LewmEncoder | None = None
+) -> Policy:
     """Build a policy with the initial weights of `config.seed`; see `Policy` for the other arguments."""
     rngs = nnx.Rngs(params=root_key(config.seed, INIT_STREAM))
     with seeds.pinned_streams():
-        return Policy(config.policy, env_state_dim, rngs=rngs, frozen_encoder=frozen_encoder)
+        return Policy(config.policy, spaces, env_state_dim, rngs=rngs, frozen_encoder=frozen_encoder)
 
 
 def split_policy(policy: Policy) -> tuple[FrozenParts, nnx.State, nnx.State]:

@@ -22,7 +22,6 @@ from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.rendering.camera import camera_view
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
-from imf_jax.sim.tasks import get_task
 
 
 def open_recording(
@@ -44,9 +43,9 @@ def open_recording(
     """
     flags = session.config.recording
     assert flags.dataset is not None
-    task = get_task(session.policy.task)
+    task = session.backend.task
     pictures = dict.fromkeys(flags.cameras, (flags.image_size, flags.image_size))
-    features = robot_features(pictures, task.env_state_dim)
+    features = robot_features(task.robot.spaces, pictures, task.env_state_dim)
     event_rules(session)  # settings that it refuses must not leave an empty dataset behind
     known: set[int] = set()
     if flags.resume:
@@ -55,9 +54,9 @@ def open_recording(
             on_note(f"{flags.dataset}: {line}")
         known = recorded_scenes(flags.dataset, session.seed)
     else:
-        writer = LeRobotWriter.create(flags.dataset, features, session.fps())
+        writer = LeRobotWriter.create(flags.dataset, features, session.fps(), robot_type=task.robot.spaces.name)
     render = partial(make_render, session.backend, flags.cameras, flags.image_size) if flags.cameras else None
-    return Recording(writer, session.policy.task, session.seed, render), known
+    return Recording(writer, task.name, session.seed, render), known
 
 
 def make_render(backend: Backend, cameras: tuple[str, ...], size: int) -> Render:
@@ -93,11 +92,16 @@ def event_rules(session: Session) -> EventRules:
     Raises:
         ArgumentError: the event camera cannot be used.
     """
-    highlight, in_view = session.config.highlight, None
+    highlight, in_view, task = session.config.highlight, None, session.backend.task
     if "out_of_view" in highlight.events:
-        in_view = camera_test(session.backend, highlight.event_camera, session.config.recording.image_size)
+        in_view = camera_test(session.backend, session.event_camera, session.config.recording.image_size)
     return EventRules(
-        highlight.events, highlight.reward_jump, max(1, round(highlight.stall_s * session.fps())), in_view
+        highlight.events,
+        highlight.reward_jump,
+        max(1, round(highlight.stall_s * session.fps())),
+        task.lifted_stage,
+        task.followed_position,
+        in_view,
     )
 
 

@@ -162,6 +162,7 @@ class DemonstrationRecorder(Recorder):
             seed=record.seed,
             episode=record.episode,
             task=self._backend.task.name,
+            spaces=self._backend.task.robot.spaces,
             control_hz=1.0 / self._backend.control_dt,
             success=record.status == "success",
         )
@@ -206,13 +207,15 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
     except OSError as error:
         raise UserError(f"cannot create {folder} ({error.strerror}); choose another --out") from error
     seed = split_seed("demonstration", config.seed)
-    known, damaged = collected_episodes(folder, task=config.task, seed=seed)
+    known, damaged = collected_episodes(folder, task=backend.task.name, seed=seed)
     _check_same_collection(folder, config, name, bool(known))
     for line in damaged:
         report(len(known), f"recording again: {line}")
     num_envs = scenes_at_once(config, backend.task.max_steps, free_main_memory())
     devices = resolve_devices(name, 1, num_envs) if backend.compiled else ()
-    planner = Demonstrator(config.task, position_noise=config.position_noise, yaw_noise=config.yaw_noise)
+    planner = Demonstrator(
+        config.task, position_noise=config.position_noise, yaw_noise=config.yaw_noise, joint_noise=config.joint_noise
+    )
     records: list[EpisodeRecord] = []
     steps, wall_s, recorded = 0, 0.0, len(known)
     fresh = (episode for episode in itertools.count() if episode not in known)
@@ -248,7 +251,7 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
         recorded += sum(record.status == "success" for record in records[before:])
         report(recorded, "")
         if recorded < config.episodes and hopeless():
-            raise UserError(f"the expert succeeded in {succeeded()} of {len(records)} scenes; lower --position-noise")
+            raise UserError(f"the expert succeeded in {succeeded()} of {len(records)} scenes; lower the noise")
     write_statistics(folder)
     return CollectionSummary(len(records), succeeded(), recorded, steps, wall_s)
 
@@ -270,7 +273,7 @@ def _check_same_collection(folder: Path, config: CollectConfig, backend: str, st
         except (OSError, ValueError) as error:
             damage = f"is damaged ({one_line(error)}); remove the folder or choose another --out"
             raise read_failure(path, error, damage) from error
-        before = {"backend": "native"} | before  # older versions had no other
+        before = {"backend": "native", "joint_noise": CollectConfig().joint_noise} | before  # as older versions did
         differing = sorted(name for name in settings if before.get(name) != settings[name])
         if differing:
             raise UserError(

@@ -15,14 +15,15 @@ import numpy as np
 from typing_extensions import override
 
 from imf_jax import seeds
-from imf_jax.config import ACTION_DIM
 from imf_jax.recording.base import INTERVENTION
-from imf_jax.rollout.delay import Timeline, hold
+from imf_jax.rollout.delay import Timeline
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import keep_rows
-from imf_jax.sim.experts.transfer import ExpertState, get_expert
+from imf_jax.sim.robots.base import hold
+from imf_jax.sim.tasks import get_expert, get_task
+from imf_jax.spaces import RobotSpaces
 
 Array = jax.Array
 
@@ -65,8 +66,8 @@ class InterventionRules:
     """Rules for the interventions of the expert.
 
     Attributes:
-        distance: largest distance between the actions of policy and expert, positions and openings, averaged over
-            about 0.2 s [m]; None turns the rule off.
+        distance: largest distance between the actions of policy and expert, averaged over about 0.2 s; None turns
+            the rule off. In the units of the action: positions and openings [m], joints [rad].
         no_progress_steps: control steps without a higher stage of the task; None turns the rule off.
         beta: share of the stretches that the expert drives; 0 turns the rule off.
         correction_steps: shortest correction, and length of the stretches of `beta` [control steps].
@@ -83,23 +84,23 @@ class Supervision(NamedTuple):
 
     Attributes:
         policy: memory of the policy's program.
-        chunk: float32 (B, K, 16) its last plan.
+        chunk: float32 (B, K, A) its last plan.
         cursor: int32 (B,) index of the next of these actions; K requests a new plan.
         plans: int32 (B,) plans of the policy so far.
         expert: memory of the expert, which is updated also while it does not act.
         mode: int32 (B,) mode of the last step, see `Mode`.
         corrected: int32 (B,) control steps of the running correction.
-        disagreement: float32 (B, 2, 4) averaged difference of the actions: per arm position and opening [m].
+        disagreement: float32 (B, D) averaged difference of the actions, see `difference`.
         best_stage: int32 (B,) highest stage so far.
         stale: int32 (B,) control steps since it rose.
-        command: float32 (B, 16) the last action.
+        command: float32 (B, A) the last action.
     """
 
     policy: Any
     chunk: Array
     cursor: Array
     plans: Array
-    expert: ExpertState
+    expert: Any
     mode: Array
     corrected: Array
     disagreement: Array
@@ -139,16 +140,16 @@ class CorrectedProgram(PlanProgram):
         zero = jnp.zeros(count, jnp.int32)
         return Supervision(
             policy=self.policy.start(output),
-            chunk=jnp.zeros((count, length, ACTION_DIM), jnp.float32),
+            chunk=jnp.zeros((count, length, self._spaces.action_dim), jnp.float32),
             cursor=zero + length,
             plans=zero,
             expert=get_expert(self.task).start(output),
             mode=zero + Mode.AUTONOMOUS,
             corrected=zero,
-            disagreement=jnp.zeros((count, 2, 4), jnp.float32),
+            disagreement=jnp.zeros((count, _compared_dim(self._spaces)), jnp.float32),
             best_stage=zero,
             stale=zero,
-            command=hold(output).astype(jnp.float32),
+            command=hold(self._spaces, output.state, output.end_effector).astype(jnp.float32),
         )
 
     @override
@@ -187,15 +188,19 @@ class CorrectedProgram(PlanProgram):
     def bytes_per_scene(self) -> int:
         return self.policy.bytes_per_scene() + 4096
 
+    @property
+    def _spaces(self) -> RobotSpaces:
+        return get_task(self.task).robot.spaces
+
     def _supervise(
         self, memory: Supervision, output: StepOutput, seed: Array, episodes: Array, step: Array
     ) -> tuple[Array, Supervision]:
-        """Supervise one control step: the next memory and the commanded actions (B, 16)."""
+        """Supervise one control step: the next memory and the commanded actions (B, A)."""
         expert, rules = get_expert(self.task), self.rules
         proposal = jnp.take_along_axis(memory.chunk, memory.cursor[:, None, None], axis=1)[:, 0]
         ready = self._ready(memory, output)
         acted, correction = expert.act(ready, output)
-        new = difference(proposal, correction)
+        new = difference(proposal, correction, self._spaces)
         disagreement = MEMORY * memory.disagreement + (1 - MEMORY) * new
         rose = output.stage > memory.best_stage
         stale = jnp.where(rose, 0, memory.stale + 1)
@@ -203,8 +208,7 @@ class CorrectedProgram(PlanProgram):
         wanted = was_correcting & (memory.corrected < rules.correction_steps)
         if rules.distance is not None:
             limit = jnp.where(was_correcting, AGREEMENT * rules.distance, rules.distance)
-            apart = jnp.linalg.norm(disagreement[..., :3], axis=-1), jnp.abs(disagreement[..., 3])
-            wanted |= jnp.maximum(*apart).max(axis=-1) > limit
+            wanted |= distance(disagreement, self._spaces) > limit
         if rules.no_progress_steps is not None:
             wanted |= stale >= rules.no_progress_steps
         if rules.beta > 0:
@@ -219,37 +223,46 @@ class CorrectedProgram(PlanProgram):
             expert=acted,
             mode=mode,
             corrected=jnp.where(correcting, memory.corrected + 1, 0),
-            disagreement=jnp.where((was_correcting & ~correcting)[:, None, None], 0.0, disagreement),
+            disagreement=jnp.where((was_correcting & ~correcting)[:, None], 0.0, disagreement),
             best_stage=jnp.maximum(memory.best_stage, output.stage).astype(jnp.int32),
             stale=stale,
             command=action,
         )
 
-    def _ready(self, memory: Supervision, output: StepOutput) -> ExpertState:
+    def _ready(self, memory: Supervision, output: StepOutput) -> Any:
         """Prepare the expert to act: it goes on from the last command, and starts over where it has to."""
         correcting, paused = memory.mode == Mode.CORRECTING, memory.mode == Mode.PAUSED
-        shadow = anchored(memory.expert, memory.command)
+        expert_of_task = get_expert(self.task)
+        shadow = expert_of_task.anchor(memory.expert, memory.command)
         expert = keep_rows(correcting, memory.expert, shadow)
-        fresh = anchored(get_expert(self.task).start(output), memory.command)
+        fresh = expert_of_task.anchor(expert_of_task.start(output), memory.command)
         stuck = correcting & (memory.expert.waited > RESTART_STEPS)
         lost = paused & (output.stage == 0) & (memory.best_stage > 0)  # the object is no longer touched
         expert = keep_rows(stuck | lost, fresh, expert)
         return expert._replace(waited=jnp.where(paused, 0, expert.waited))
 
 
-def anchored(expert: ExpertState, command: Array) -> ExpertState:
-    """Anchor the expert at a command, float32 (B, 16), as if it had given it, so that it goes on from there."""
-    arms = command.reshape(-1, 2, 8)
-    w, z = arms[..., 3], arms[..., 6]
-    yaw = jnp.arctan2(2 * w * z, w * w - z * z)  # downward hands turn about z only
-    pose = jnp.concatenate([arms[..., :3], yaw[..., None]], axis=-1)
-    return expert._replace(command=pose.astype(jnp.float32), opening=arms[..., 7].astype(jnp.float32))
+def difference(one: Array, other: Array, spaces: RobotSpaces) -> Array:
+    """Difference of two actions (B, A), float32 (B, D): all parts but quaternions, in their order."""
+    apart = one - other
+    compared = [apart[:, place] for part, place in spaces.action_parts if part.kind != "quaternion"]
+    return jnp.concatenate(compared, axis=-1)
 
 
-def difference(one: Array, other: Array) -> Array:
-    """Difference of two actions (B, 16), float32 (B, 2, 4): per arm position and gripper opening [m]."""
-    arms = (one - other).reshape(-1, 2, 8)
-    return jnp.concatenate([arms[..., :3], arms[..., 7:]], axis=-1)
+def distance(difference: Array, spaces: RobotSpaces) -> Array:
+    """Distance (B,) of two actions: the largest one of the parts of their `difference` (B, D), positions by length."""
+    sizes, start = [], 0
+    for part in spaces.action:
+        if part.kind != "quaternion":
+            entries = difference[:, start : start + part.dim]
+            size = jnp.linalg.norm(entries, axis=-1) if part.kind == "position" else jnp.abs(entries).max(axis=-1)
+            sizes.append(size)
+            start += part.dim
+    return jnp.stack(sizes, axis=-1).max(axis=-1)
+
+
+def _compared_dim(spaces: RobotSpaces) -> int:
+    return sum(part.dim for part in spaces.action if part.kind != "quaternion")
 
 
 def drawn(seed: Array, episodes: Array, stretch: Array) -> Array:

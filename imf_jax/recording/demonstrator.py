@@ -6,19 +6,19 @@ al. 2017).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from typing_extensions import override
 
 from imf_jax import seeds
-from imf_jax.config import ACTION_DIM
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.seeds import disturbance_key
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import BLOCK_ROWS, keep_rows
-from imf_jax.sim.experts.transfer import ExpertState, get_expert
+from imf_jax.sim.tasks import get_expert, get_task
+from imf_jax.spaces import RobotSpaces
 
 NOISE_MEMORY = 0.93
 """Correlation of the noise from one control step to the next: it wanders with a time constant of about 0.3 s."""
@@ -32,8 +32,8 @@ class Disturbance(NamedTuple):
 
     Attributes:
         key: uint32 (B, 2) key data.
-        scale: float32 (B, 2, 4) standard deviations of an arm's position [m] and yaw [rad].
-        value: float32 (B, 2, 4) current noise.
+        scale: float32 (B, N) standard deviations of the noise, see `noise_scales`.
+        value: float32 (B, N) current noise.
     """
 
     key: jax.Array
@@ -47,10 +47,10 @@ class Demonstration(NamedTuple):
     Attributes:
         expert: memory of the expert.
         disturbance: its noise.
-        clean: float32 (B, 16) the last command before the noise.
+        clean: float32 (B, A) the last command before the noise.
     """
 
-    expert: ExpertState
+    expert: Any
     disturbance: Disturbance
     clean: jax.Array
 
@@ -63,11 +63,13 @@ class DemonstratorProgram(PlanProgram):
         task: whose expert demonstrates.
         position_noise: largest standard deviation of the noise on hand positions [m]; each episode draws its share.
         yaw_noise: the same of the hands' yaw [rad].
+        joint_noise: the same of joint targets [rad].
     """
 
     task: str
     position_noise: float
     yaw_noise: float
+    joint_noise: float
     obs_horizon: int = 1
     num_action_steps: int = 1
     cameras: tuple[str, ...] = ()
@@ -75,9 +77,11 @@ class DemonstratorProgram(PlanProgram):
     def start(self, output: StepOutput) -> Demonstration:
         """Memory of scenes that have just begun; the noise is drawn at their first plan, which knows the episode."""
         count = output.state.shape[0]
-        zero = jnp.zeros((count, 2, 4), jnp.float32)
+        zero = jnp.zeros((count, len(self._limits())), jnp.float32)
         disturbance = Disturbance(jnp.zeros((count, 2), jnp.uint32), zero, zero)
-        return Demonstration(get_expert(self.task).start(output), disturbance, jnp.zeros((count, ACTION_DIM)))
+        return Demonstration(
+            get_expert(self.task).start(output), disturbance, jnp.zeros((count, self._spaces.action_dim))
+        )
 
     @override
     def plan(
@@ -99,11 +103,19 @@ class DemonstratorProgram(PlanProgram):
         drawn = jax.lax.cond(fresh.any(), draw, lambda disturbance: disturbance, memory.disturbance)
         disturbance = evolve(drawn)
         expert, clean = get_expert(self.task).act(memory.expert, output)
-        return disturb(clean, disturbance.value)[:, None], Demonstration(expert, disturbance, clean)
+        disturbed = disturb(clean, disturbance.value, self._spaces)
+        return disturbed[:, None], Demonstration(expert, disturbance, clean)
 
     def notes(self, memory: Demonstration) -> dict[str, jax.Array]:
-        """Notes about the last plan: the command before the noise, float32 (B, 1, 16)."""
+        """Notes about the last plan: the command before the noise, float32 (B, 1, A)."""
         return {CLEAN_ACTION: memory.clean[:, None]}
+
+    @property
+    def _spaces(self) -> RobotSpaces:
+        return get_task(self.task).robot.spaces
+
+    def _limits(self) -> list[float]:
+        return noise_scales(self._spaces, self.position_noise, self.yaw_noise, self.joint_noise)
 
     def _draw(self, keys: jax.Array) -> Disturbance:
         """Draw the noise of fresh scenes, each a share of the largest standard deviations. `keys`: uint32 (B, 2)."""
@@ -111,8 +123,8 @@ class DemonstratorProgram(PlanProgram):
         def strength(key: jax.Array) -> jax.Array:
             return seeds.uniform(seeds.typed_keys(key))
 
-        limits = jnp.array([self.position_noise] * 3 + [self.yaw_noise], jnp.float32)
-        scale = jax.vmap(strength)(keys)[:, None, None] * jnp.broadcast_to(limits, (keys.shape[0], 2, 4))
+        limits = jnp.array(self._limits(), jnp.float32)
+        scale = jax.vmap(strength)(keys)[:, None] * jnp.broadcast_to(limits, (keys.shape[0], len(limits)))
         return Disturbance(keys, scale, jnp.zeros_like(scale))
 
 
@@ -121,7 +133,7 @@ def evolve(disturbance: Disturbance) -> Disturbance:
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         after, now = seeds.split(seeds.typed_keys(key))
-        return seeds.key_data(after), seeds.normal(now, (2, 4))
+        return seeds.key_data(after), seeds.normal(now, disturbance.value.shape[1:])
 
     keys, normal = jax.vmap(draw)(disturbance.key)
     fresh = jnp.sqrt(1 - NOISE_MEMORY**2)
@@ -129,14 +141,33 @@ def evolve(disturbance: Disturbance) -> Disturbance:
     return disturbance._replace(key=keys, value=value)
 
 
-def disturb(action: jax.Array, noise: jax.Array) -> jax.Array:
-    """Disturb actions, float32 (B, 16), by noise, float32 (B, 2, 4), on positions [m] and yaw [rad] of both hands."""
-    arms = action.reshape(-1, 2, 8)
-    half = 0.5 * noise[..., 3]
-    cos, sin = jnp.cos(half), jnp.sin(half)
-    w, z = arms[..., 3], arms[..., 6]  # the expert's hands only turn about z
-    disturbed = arms.at[..., :3].add(noise[..., :3]).at[..., 3].set(cos * w - sin * z).at[..., 6].set(sin * w + cos * z)
-    return disturbed.reshape(-1, ACTION_DIM)
+def noise_scales(spaces: RobotSpaces, position: float, yaw: float, joint: float) -> list[float]:
+    """Largest standard deviations of the N entries of the noise of a robot, in the order of the parts of its action.
+
+    A position has three [m], a quaternion one, the rotation about the vertical axis of the world [rad], joints one each
+    [rad], grippers none.
+    """
+    entries = {"position": [position] * 3, "quaternion": [yaw], "gripper": []}
+    return [scale for part in spaces.action for scale in entries.get(part.kind, [joint] * part.dim)]
+
+
+def disturb(action: jax.Array, noise: jax.Array, spaces: RobotSpaces) -> jax.Array:
+    """Disturb actions, float32 (B, A), by noise, float32 (B, N), see `noise_scales`."""
+    parts, used = [], 0
+    for part, place in spaces.action_parts:
+        values = action[:, place]
+        if part.kind == "quaternion":
+            half = 0.5 * noise[:, used, None]
+            cos, sin = jnp.cos(half), jnp.sin(half)
+            w, x, y, z = (values[:, i : i + 1] for i in range(4))
+            # (cos, 0, 0, sin) times the quaternion: a rotation in the world, whatever the hand's orientation.
+            values = jnp.concatenate([cos * w - sin * z, cos * x - sin * y, cos * y + sin * x, sin * w + cos * z], 1)
+            used += 1
+        elif part.kind != "gripper":
+            values = values + noise[:, used : used + part.dim]
+            used += part.dim
+        parts.append(values)
+    return jnp.concatenate(parts, axis=1)
 
 
 class Demonstrator(ProgramPlanner):
@@ -146,11 +177,12 @@ class Demonstrator(ProgramPlanner):
         task: whose expert demonstrates.
         position_noise: see `DemonstratorProgram`.
         yaw_noise: see `DemonstratorProgram`.
+        joint_noise: see `DemonstratorProgram`.
 
     Raises:
         ArgumentError: the task has no expert.
     """
 
-    def __init__(self, task: str, *, position_noise: float, yaw_noise: float) -> None:
+    def __init__(self, task: str, *, position_noise: float, yaw_noise: float, joint_noise: float) -> None:
         get_expert(task)  # an unknown task is refused now
-        super().__init__(DemonstratorProgram(task, position_noise, yaw_noise), (), BLOCK_ROWS)
+        super().__init__(DemonstratorProgram(task, position_noise, yaw_noise, joint_noise), (), BLOCK_ROWS)

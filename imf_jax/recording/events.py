@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from imf_jax.config.recording import EventName
 from imf_jax.recording.base import Frame
 from imf_jax.rollout.episode import Status
-
-LIFTED = 2
-"""Stage from which on an object is off the table, in every task."""
 
 DROP_STEPS = 5
 """Control steps for which a lifted object must have been lost to count as dropped: contacts flicker."""
@@ -30,12 +28,16 @@ class EventRules:
         events: the events to detect.
         reward_jump: change of the reward from one step to the next.
         stall_steps: control steps without any motion of the hands.
+        lifted_stage: stage from which on an object is off the table.
+        position: where the object is that must not leave the picture, (3,) [m] from a scene state (E,).
         in_view: test whether a point (3,) [m] is on the picture. Only for `out_of_view`.
     """
 
     events: tuple[EventName, ...]
     reward_jump: float = 2.0
     stall_steps: int = 50
+    lifted_stage: int = 2
+    position: Callable[[np.ndarray], Any] = lambda env_state: env_state[:3]
     in_view: Callable[[np.ndarray], bool] | None = None
 
 
@@ -63,7 +65,7 @@ class EventDetector:
         return tuple(name for name in self._rules.events if found.get(name))
 
     def _drop(self, stage: int) -> bool:
-        if stage >= LIFTED:
+        if stage >= self._rules.lifted_stage:
             self._was_lifted, self._lost_for = True, 0
             return False
         self._lost_for += self._was_lifted
@@ -86,5 +88,5 @@ class EventDetector:
     def _leaves_view(self, env_state: np.ndarray) -> bool:
         if self._rules.in_view is None:
             return False
-        was, self._was_in_view = self._was_in_view, self._rules.in_view(env_state[:3])
+        was, self._was_in_view = self._was_in_view, self._rules.in_view(self._rules.position(env_state))
         return was and not self._was_in_view

@@ -55,6 +55,9 @@ class StrategySummary:
 class Session:
     """Policy, backend and devices of a run. Nothing is compiled or recorded by making one.
 
+    Attributes:
+        event_camera: the camera of the event out_of_view.
+
     Raises:
         UserError, ArgumentError: something that the flags name cannot be used.
     """
@@ -71,6 +74,14 @@ class Session:
         )
         for camera in config.recording.cameras:
             require_camera(camera, self.backend)
+        self.event_camera = config.highlight.event_camera or self.backend.task.picture_camera
+        require(
+            config.strategy != "highlight"
+            or "out_of_view" not in config.highlight.events
+            or self.event_camera in config.recording.cameras,
+            f"--events out_of_view needs the camera {self.event_camera}, which is off; add it to --cameras or choose "
+            "another --event-camera",
+        )
         self.seed = split_seed("recording", config.seed)
 
     def fps(self) -> int:

@@ -26,9 +26,11 @@ from typing_extensions import override
 
 from imf_jax.config import ExecutionConfig, HeadConfig, require
 from imf_jax.models.objectives.imf import prefix_mask
-from imf_jax.models.policy import ARM_ACTION_DIM, Policy, Prefix, unit_quaternions
+from imf_jax.models.policy import Policy, Prefix, change_quaternions, quaternions, unit_quaternions
 from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput
+from imf_jax.sim.robots.base import hold
+from imf_jax.spaces import RobotSpaces
 
 Array = jax.Array
 
@@ -49,7 +51,7 @@ class Timeline(NamedTuple):
     """Planned actions of B scenes, as far as they are known.
 
     Attributes:
-        actions: float32 (B, H, 16), aligned with the next chunk: index obs_horizon - 1 is the next control step, those
+        actions: float32 (B, H, A), aligned with the next chunk: index obs_horizon - 1 is the next control step, those
             before it are past.
         executed: bool (B,) the last plan was executed until now; False before the first plan.
     """
@@ -64,7 +66,7 @@ class Timeline(NamedTuple):
             by_other: bool (B,) another planner acts; what is planned goes on, but it is not what is executed.
             at_rest: bool (B,) no planner acted in the last step: begin anew and hold the last command until a new plan
                 takes over. The measured pose would not do: it does not press on what a gripper holds.
-            command: float32 (B, 16) the last command.
+            command: float32 (B, A) the last command.
         """
         actions = jnp.where(at_rest[:, None, None], command[:, None], self.actions)
         return Timeline(actions, self.executed & ~by_other & ~at_rest)
@@ -107,7 +109,8 @@ class DelayedProgram(PlanProgram):
     @override
     def start(self, output: StepOutput) -> Timeline:
         """Start a timeline without a plan: the hands stay where they are."""
-        actions = jnp.repeat(hold(output)[:, None], self.policy.head.pred_horizon, axis=1)
+        stay = hold(self.policy.spaces, output.state, output.end_effector)
+        actions = jnp.repeat(stay[:, None], self.policy.head.pred_horizon, axis=1)
         return Timeline(actions, jnp.zeros(len(actions), bool))
 
     @override
@@ -128,11 +131,11 @@ class DelayedProgram(PlanProgram):
             known = jnp.where(memory.executed, start, 0)
             prefix = Prefix(memory.actions, prefix_mask(known, self.policy.head.pred_horizon))
         chunk = self.policy.chunk(weights.policy, observations, seed, episodes, replans, prefix)
-        timeline = join(memory.actions, chunk, start, self.blend_steps)
+        timeline = join(memory.actions, chunk, start, self.policy.spaces, self.blend_steps)
         actions = timeline[:, now : now + self.replan_every]
         # A plan that cannot be used ends its episode now, not when its turn would come.
         usable = jnp.isfinite(chunk[:, now:]).all(axis=(1, 2), keepdims=True)
-        after = advance(timeline, self.replan_every, self.extrapolate)
+        after = advance(timeline, self.replan_every, self.policy.spaces, extrapolate=self.extrapolate)
         return jnp.where(usable, actions, jnp.nan), Timeline(after, jnp.ones(len(after), bool))
 
     @override
@@ -140,63 +143,57 @@ class DelayedProgram(PlanProgram):
         return self.policy.bytes_per_scene()
 
 
-def hold(output: StepOutput) -> Array:
-    """Action (B, 16) that leaves the hands where they are, gripper openings included; quaternions with w >= 0."""
-    quaternion = output.end_effector[..., 3:]
-    # Both signs are the same orientation; this one is that of the demonstrations.
-    quaternion = jnp.where(quaternion[..., :1] < 0, -quaternion, quaternion)
-    opening = output.state.reshape(-1, 2, ARM_ACTION_DIM)[..., 7:]
-    return jnp.concatenate([output.end_effector[..., :3], quaternion, opening], axis=-1).reshape(-1, 16)
-
-
-def join(old: Array, new: Array, start: Array | np.int32 | int, blend_steps: int = 0) -> Array:
+def join(old: Array, new: Array, start: Array | np.int32 | int, spaces: RobotSpaces, blend_steps: int = 0) -> Array:
     """Join two chunks: the old one up to `start`, the new one from there on.
 
     Args:
-        old: float32 (B, H, 16) actions.
-        new: float32 (B, H, 16) actions of the same control steps.
+        old: float32 (B, H, A) actions.
+        new: float32 (B, H, A) actions of the same control steps.
         start: index of the first step at which the new chunk counts.
+        spaces: of the robot.
         blend_steps: from there on, so many steps are mixtures in which the share of the new chunk grows evenly:
-            positions and openings linearly, quaternions linearly and then normalised.
+            quaternions linearly and then normalised, everything else linearly.
 
     Returns:
-        float32 (B, H, 16).
+        float32 (B, H, A).
     """
     step = jnp.arange(old.shape[1])[:, None]
     joined = jnp.where(step < start, old, new)
     if blend_steps:
         share = (step - start + 1) / (blend_steps + 1)
-        mixed = unit_quaternions(new + (1 - share) * (same_hemisphere(old, new) - new))
+        mixed = unit_quaternions(new + (1 - share) * (same_hemisphere(old, new, spaces) - new), spaces)
         joined = jnp.where((step >= start) & (step < start + blend_steps), mixed, joined)
     return joined
 
 
-def advance(timeline: Array, steps: int, extrapolate: bool) -> Array:
-    """Advance a timeline (B, H, 16) by `steps` and extrapolate its end, where nothing is planned.
+def advance(timeline: Array, steps: int, spaces: RobotSpaces, *, extrapolate: bool) -> Array:
+    """Advance a timeline (B, H, A) by `steps` and extrapolate its end, where nothing is planned.
 
     Args:
-        timeline: float32 (B, H, 16) actions.
+        timeline: float32 (B, H, A) actions.
         steps: control steps that have passed.
+        spaces: of the robot.
         extrapolate: go on by the last increment; else repeat the last action.
     """
     last = timeline[:, -1:]
     beyond = jnp.repeat(last, steps, axis=1)
     if extrapolate:
-        increment = last - same_hemisphere(timeline[:, -2:-1], last)
-        beyond = unit_quaternions(beyond + jnp.arange(1, steps + 1)[:, None] * increment)
+        increment = last - same_hemisphere(timeline[:, -2:-1], last, spaces)
+        beyond = unit_quaternions(beyond + jnp.arange(1, steps + 1)[:, None] * increment, spaces)
     return jnp.concatenate([timeline[:, steps:], beyond], axis=1)
 
 
-def same_hemisphere(actions: Array, reference: Array) -> Array:
-    """Actions (..., 16) with the sign of each quaternion that is nearer to `reference`; the rotation is the same."""
+def same_hemisphere(actions: Array, reference: Array, spaces: RobotSpaces) -> Array:
+    """Actions (..., A) with the sign of each quaternion that is nearer to `reference`; the rotation is the same."""
+    if not spaces.quaternions:
+        return actions
+    near = quaternions(reference, spaces)
 
-    def quaternions(values: Array) -> Array:
-        return values.reshape(*values.shape[:-1], -1, ARM_ACTION_DIM)[..., 3:7]
+    def turn(values: Array) -> Array:
+        towards = jnp.sum(values * near, axis=-1, keepdims=True)
+        return jnp.where(towards < 0, -values, values)
 
-    towards = jnp.sum(quaternions(actions) * quaternions(reference), axis=-1, keepdims=True)
-    arms = actions.reshape(*actions.shape[:-1], -1, ARM_ACTION_DIM)
-    turned = jnp.where(towards < 0, -arms[..., 3:7], arms[..., 3:7])
-    return jnp.concatenate([arms[..., :3], turned, arms[..., 7:]], axis=-1).reshape(actions.shape)
+    return change_quaternions(turn, actions, spaces)
 
 
 def require_execution(execution: ExecutionConfig, head: HeadConfig, prefix_training: int) -> None:

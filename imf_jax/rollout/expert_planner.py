@@ -1,6 +1,7 @@
 """Scripted expert in the closed loop, the reference that a policy is compared with."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from typing_extensions import override
@@ -8,12 +9,12 @@ from typing_extensions import override
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import BLOCK_ROWS
-from imf_jax.sim.experts.transfer import ExpertState, get_expert
+from imf_jax.sim.tasks import get_expert
 
 
 @dataclass(frozen=True)
 class ExpertProgram(PlanProgram):
-    """Scripted expert of a task as a `PlanProgram`: one control step per plan, its memory is an `ExpertState`."""
+    """Scripted expert of a task as a `PlanProgram`: one control step per plan, its memory is the expert's."""
 
     task: str
     obs_horizon: int = 1
@@ -21,20 +22,20 @@ class ExpertProgram(PlanProgram):
     cameras: tuple[str, ...] = ()
 
     @override
-    def start(self, output: StepOutput) -> ExpertState:
+    def start(self, output: StepOutput) -> Any:
         return get_expert(self.task).start(output)
 
     @override
     def plan(
         self,
         weights: tuple[()],
-        memory: ExpertState,
+        memory: Any,
         observations: dict[str, jax.Array],
         output: StepOutput,
         seed: jax.Array,
         episodes: jax.Array,
         replans: jax.Array,
-    ) -> tuple[jax.Array, ExpertState]:
+    ) -> tuple[jax.Array, Any]:
         memory, action = get_expert(self.task).act(memory, output)
         return action[:, None], memory
 

@@ -60,7 +60,7 @@ class FunctionPlanner(ProgramPlanner):
         act: receives `state` float32 (B, obs_horizon, state_dim) and `env_state` float32 (B, obs_horizon, E), oldest
             first, with cameras also `images` uint8 (B, obs_horizon, C, H, W, 3); returns float32 actions
             (B, num_action_steps, action_dim), or (B, action_dim) if it plans one step.
-        action_dim: numbers of an action.
+        action_dim: entries of an action of the robot, `RobotSpaces.action_dim`.
         obs_horizon: observations that it reads.
         num_action_steps: actions that it plans, all of which are executed.
         cameras: names of the cameras C.
@@ -71,7 +71,7 @@ class FunctionPlanner(ProgramPlanner):
         self,
         act: Act,
         *,
-        action_dim: int = 16,
+        action_dim: int,
         obs_horizon: int = 1,
         num_action_steps: int = 1,
         cameras: tuple[str, ...] = (),

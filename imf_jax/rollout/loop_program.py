@@ -15,12 +15,12 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int32, Shaped, UInt32
 
 from imf_jax import seeds
-from imf_jax.rollout.delay import hold
 from imf_jax.rollout.outcome import step_outcome
 from imf_jax.rollout.planner import PlanProgram
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.batching import keep_rows
+from imf_jax.sim.robots.base import hold
 
 AXIS = "scenes"
 
@@ -69,14 +69,14 @@ class Trajectory(NamedTuple):
     """Trajectory of R replans of K control steps, for captures.
 
     Attributes:
-        actions: float32 (B, R, K, 16) as planned.
+        actions: float32 (B, R, K, A) as planned.
         output: leaves (B, R, K, ...).
         counted: int32 (B, R) how many of the K steps belong to the episode.
         live: bool (B, R) the episode was running and had a plan.
         notes: notes of the program about the actions, name -> (B, R, K, ...).
     """
 
-    actions: Float[Array, "B R K 16"]
+    actions: Float[Array, "B R K A"]
     output: StepOutput
     counted: Int32[Array, "B R"]
     live: Bool[Array, "B R"]
@@ -105,7 +105,7 @@ class LoopProgram:
         traced: bool,
         devices: Sequence[Any],
     ) -> None:
-        self._backend, self._program = backend, program
+        self._backend, self._program, self._spaces = backend, program, backend.task.robot.spaces
         self._max_steps, self._replans, self._traced = max_steps, replans, traced
         everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
         share = partial(jax.shard_map, mesh=Mesh(np.array(devices), (AXIS,)), out_specs=sharded, check_vma=False)
@@ -167,7 +167,8 @@ class LoopProgram:
             replans=stats.replans + live,
         )
         # The plan of an episode that has ended is not executed, but it must not be harmful either.
-        actions = jnp.where(usable[:, None, None], planned, hold(batch.output)[:, None])
+        still = hold(self._spaces, batch.output.state, batch.output.end_effector)
+        actions = jnp.where(usable[:, None, None], planned, still[:, None])
         start = batch._replace(stats=stats, memory=keep_rows(live, memory, batch.memory))
         end, (output, counted) = jax.lax.scan(self._control_step, start, jnp.swapaxes(actions, 0, 1))
         end = end._replace(observations=self._observe(batch.observations, output, end.stats.running))
@@ -179,7 +180,7 @@ class LoopProgram:
         )
 
     def _control_step(
-        self, batch: EpisodeBatch, action: Float[Array, "B 16"]
+        self, batch: EpisodeBatch, action: Float[Array, "B A"]
     ) -> tuple[EpisodeBatch, tuple[StepOutput, Bool[Array, " B"]]]:
         """Make one control step of the running scenes; the others stay as they are."""
         stats = batch.stats

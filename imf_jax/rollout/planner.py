@@ -18,9 +18,10 @@ from imf_jax.rollout.timing import NO_CLOCK, NoClock, StageClock
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import keep_rows
+from imf_jax.spaces import RobotSpaces
 
 Observations = dict[str, np.ndarray]
-"""`state` float32 (A, obs_horizon, 16) and `env_state` float32 (A, obs_horizon, E), oldest first; for a planner with
+"""`state` float32 (A, obs_horizon, S) and `env_state` float32 (A, obs_horizon, E), oldest first; for a planner with
 cameras also `images` uint8 (A, obs_horizon, C, H, W, 3)."""
 
 
@@ -71,7 +72,7 @@ class PlanProgram:
             replans: uint32 (B,) plans made before in the episode; 0 says that the episode has just begun.
 
         Returns:
-            actions, float32 (B, num_action_steps, 16); a scene whose plan is not finite ends as an error. And the next
+            actions, float32 (B, num_action_steps, A); a scene whose plan is not finite ends as an error. And the next
             memory.
         """
         raise NotImplementedError
@@ -96,12 +97,14 @@ class PolicyProgram(PlanProgram):
     Attributes:
         graph: the structure of the policy; its weights are the other half of `nnx.split`.
         head: sizes of the head.
+        spaces: action and state of its robot.
         cameras: names of the cameras whose pictures it reads.
         image_tokens: about how many values [float32] the vision encoder holds at once for one scene.
     """
 
     graph: nnx.GraphDef[Policy]
     head: HeadConfig
+    spaces: RobotSpaces
     cameras: tuple[str, ...]
     image_tokens: int
 
@@ -124,10 +127,10 @@ class PolicyProgram(PlanProgram):
         replans: jax.Array,
         prefix: Prefix | None = None,
     ) -> jax.Array:
-        """Whole chunk, float32 (B, H, 16); index obs_horizon - 1 is the action at the time of the observation."""
+        """Whole chunk, float32 (B, H, A); index obs_horizon - 1 is the action at the time of the observation."""
         policy = nnx.merge(self.graph, weights)
         keys = noise_keys(seed, episodes, replans)
-        shape = self.head.pred_horizon, self.head.action_dim
+        shape = self.head.pred_horizon, self.spaces.action_dim
         noise = jax.vmap(lambda key: seeds.normal(key, shape))(keys)
         return policy.plan({name: observations[name] for name in policy.reads}, noise, prefix)
 
@@ -214,7 +217,7 @@ class ProgramPlanner:
             replans: int64 (A,) plans made before in the episode.
 
         Returns:
-            float32 (A, num_action_steps, 16) actions.
+            float32 (A, num_action_steps, A) actions.
         """
         batches = planning_batches(episodes, self.rows)
         scenes = self._recall(output, episodes), observations, output
@@ -298,4 +301,4 @@ def policy_program(policy: Policy) -> tuple[PolicyProgram, nnx.State]:
     head, encoder = policy.config.head, policy.config.encoder
     # A vision transformer holds some ten values per pixel of its picture, a convolutional network some more.
     image_tokens = 20 * head.obs_horizon * len(encoder.cameras) * encoder.image_size**2
-    return PolicyProgram(graph, head, encoder.cameras, image_tokens), weights
+    return PolicyProgram(graph, head, policy.spaces, encoder.cameras, image_tokens), weights

@@ -116,7 +116,7 @@ def take_last(output: StepOutput) -> StepOutput:
 
 
 def run_chunk(backend: Backend, state: SimState, actions: np.ndarray) -> tuple[SimState, StepOutput]:
-    """Execute `actions`, float32 (A, K, 16): the final state, and outputs as numpy arrays (A, K, ...)."""
+    """Execute `actions`, float32 (A, K, D): the final state, and outputs as numpy arrays (A, K, ...)."""
     chunk = getattr(backend, "run_chunk", None)
     if chunk is not None:
         state, output = chunk(state, actions)

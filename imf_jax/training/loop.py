@@ -4,6 +4,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
 from imf_jax.files import TRAINING_METRICS as METRICS
 from imf_jax.files import write_json
 from imf_jax.interrupts import stop_on_interrupt
-from imf_jax.models.policy import build_policy, encoder_identity
-from imf_jax.sim.tasks import get_task
+from imf_jax.models.policy import build_policy, encoder_identity, with_action_dim
+from imf_jax.sim.tasks import Task, get_task
 from imf_jax.terminal import make_console
 from imf_jax.training import saved_state
 from imf_jax.training.progress import TrainingProgress
@@ -54,14 +55,16 @@ def train(config: TrainConfig) -> int:
     """
     say = make_console().print
     task = get_task(config.task)
+    spaces = task.robot.spaces
+    config = replace(config, policy=with_action_dim(config.policy, spaces))
     check_out(config)
     external = make_trackers(config.tracker, config.tracker_mode)
     data, statistics = load_demonstrations(config.data)
-    check_demonstrations(config, statistics.task, data, task.env_state_dim)
+    check_demonstrations(config, statistics.task, data, task)
     encoder = config.policy.encoder
     pictures = find_pictures(config.data, encoder.cameras, encoder.image_size) if encoder.cameras else None
     fingerprint = data_sha256(data, pictures)
-    policy = build_policy(config, task.env_state_dim)
+    policy = build_policy(config, spaces, task.env_state_dim)
     policy.set_statistics(statistics.arrays)
     identity = encoder_identity(policy)
     state, frozen = initial_state(policy, config)
@@ -77,7 +80,15 @@ def train(config: TrainConfig) -> int:
     def save(state: TrainState, validation: dict[str, float] | None) -> None:
         weights = "newest" if state.average is None else "average"
         meta = CheckpointMeta(
-            int(state.step), config.task, task.env_state_dim, weights, fingerprint, validation, {}, identity
+            int(state.step),
+            config.task,
+            task.env_state_dim,
+            weights,
+            fingerprint,
+            validation,
+            {},
+            identity,
+            spaces.to_json(),
         )
         saved_state.save_checkpoint(config.out, state, frozen, config, meta)
         saved_state.prune(config.out, config.keep)
@@ -131,18 +142,19 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
             yield f"{prefix}{name} {before} -> {after}"
 
 
-def check_demonstrations(config: TrainConfig, task: str, data: Demonstrations, env_state_dim: int) -> None:
+def check_demonstrations(config: TrainConfig, name: str, data: Demonstrations, task: Task) -> None:
     """Refuse settings that do not fit the demonstrations.
 
     Raises:
         ArgumentError: names the field.
     """
-    require(task == config.task, f"{config.data} holds demonstrations of task {task!r}, not of --task {config.task!r}")
-    action_dim, found = data.action.shape[1], data.env_state.shape[1]
+    require(name == task.name, f"{config.data} holds demonstrations of task {name!r}, not of --task {config.task!r}")
+    spaces, found, env_state_dim = task.robot.spaces, data.env_state.shape[1], task.env_state_dim
+    widths = data.action.shape[1], data.state.shape[1]
     require(
-        config.policy.head.action_dim == action_dim,
-        f"policy.head.action_dim is {config.policy.head.action_dim}, but the actions in {config.data} have "
-        f"{action_dim} entries",
+        widths == (spaces.action_dim, spaces.state_dim),
+        f"robot {spaces.name!r} of task {task.name!r} has actions of {spaces.action_dim} and states of "
+        f"{spaces.state_dim} entries, but those in {config.data} have {widths[0]} and {widths[1]}",
     )
     # A policy that sees never reads the scene state, and imported demonstrations have none.
     require(

@@ -16,6 +16,7 @@ from imf_jax.data.lerobot.features import Feature, robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import ArgumentError, UserError, one_line
 from imf_jax.files import read_failure
+from imf_jax.spaces import RobotSpaces
 
 
 class UnusableDemonstration(UserError):
@@ -35,6 +36,7 @@ def export_demonstrations(
     source: Path,
     target: Path,
     *,
+    spaces_of: Callable[[str], RobotSpaces | None] = lambda task: None,
     cameras: tuple[str, ...] | None = None,
     on_episode: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportSummary:
@@ -43,6 +45,7 @@ def export_demonstrations(
     Args:
         source: folder of demonstrations. The first one that can be read decides about cameras, sizes and frame rate.
         target: the dataset; must not exist or be empty.
+        spaces_of: the robot of a task, for demonstrations that do not describe theirs.
         cameras: whose pictures are exported; None for all.
         on_episode: called with the number of files that were read, and of all.
 
@@ -58,9 +61,14 @@ def export_demonstrations(
             on_episode(done, len(paths))
             try:
                 episode = _read(path)
-                fps, features = _form(path, episode, cameras)
+                spaces = episode.spaces or spaces_of(episode.task)
+                if spaces is None:
+                    raise UnusableDemonstration(
+                        f"{path} does not describe its robot, and task {episode.task} is not known"
+                    )
+                fps, features = _form(path, episode, spaces, cameras)
                 if writer is None:
-                    writer = LeRobotWriter.create(target, features, fps)
+                    writer = LeRobotWriter.create(target, features, fps, robot_type=spaces.name)
                 if (fps, features) != (writer.fps, writer.recorded):
                     raise UnusableDemonstration(
                         f"{path}: has other cameras, sizes, scene state or control rate than the first episode"
@@ -87,7 +95,9 @@ def _read(path: Path) -> Episode:
         raise UnusableDemonstration(str(error)) from error
 
 
-def _form(path: Path, episode: Episode, cameras: tuple[str, ...] | None) -> tuple[int, dict[str, Feature]]:
+def _form(
+    path: Path, episode: Episode, spaces: RobotSpaces, cameras: tuple[str, ...] | None
+) -> tuple[int, dict[str, Feature]]:
     """Frames per second and features of a demonstration."""
     fps = round(episode.control_hz)
     if fps < 1 or abs(fps - episode.control_hz) > 1e-6:
@@ -108,7 +118,7 @@ def _form(path: Path, episode: Episode, cameras: tuple[str, ...] | None) -> tupl
                 f"{path}: pictures of {camera!r} are {found[camera]}, expected ({len(episode)}, H, W, 3, 'uint8')"
             )
     sizes = {camera: (int(found[camera][1]), int(found[camera][2])) for camera in wanted}
-    return fps, robot_features(sizes, episode.env_state.shape[1])
+    return fps, robot_features(spaces, sizes, episode.env_state.shape[1])
 
 
 def _frames(path: Path, episode: Episode, features: dict[str, Feature]) -> Iterator[dict[str, Any]]:

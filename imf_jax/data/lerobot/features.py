@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from imf_jax.config import ACTION_DIM, STATE_DIM, require
+from imf_jax.config import require
+from imf_jax.spaces import RobotSpaces
 
 STATE = "observation.state"
 ENV_STATE = "observation.environment_state"
@@ -80,21 +81,22 @@ def picture_feature(height: int, width: int) -> Feature:
     return Feature("video", (height, width, 3), ("height", "width", "channels"))
 
 
-def robot_features(pictures: Mapping[str, tuple[int, int]], env_state_dim: int = 0) -> dict[str, Feature]:
-    """Features of the recordings of two arms: state, action, reward, pictures, and where a frame comes from.
+def robot_features(
+    spaces: RobotSpaces, pictures: Mapping[str, tuple[int, int]], env_state_dim: int = 0
+) -> dict[str, Feature]:
+    """Features of the recordings of a robot: state, action, reward, pictures, and where a frame comes from.
 
     Args:
+        spaces: action and state of the robot.
         pictures: camera -> height and width [pixels].
         env_state_dim: channels of the task's scene state; 0 leaves it out.
 
     Raises:
         ArgumentError: pictures that cannot become a video.
     """
-    arm_state = [*(f"joint{i}" for i in range(1, 8)), "gripper"]
-    arm_action = ["x", "y", "z", "qw", "qx", "qy", "qz", "gripper"]
     features = {
-        STATE: Feature("float32", (STATE_DIM,), _both_arms(arm_state)),
-        ACTION: Feature("float32", (ACTION_DIM,), _both_arms(arm_action)),
+        STATE: Feature("float32", (spaces.state_dim,), spaces.state_names),
+        ACTION: Feature("float32", (spaces.action_dim,), spaces.action_names),
         REWARD: Feature("float32", (1,), ("reward",)),
         INTERVENTION: Feature("bool", (1,), ("intervention",)),
         SUCCESS: Feature("bool", (1,), ("success",), per_episode=True),
@@ -154,10 +156,6 @@ def differences(dataset: Mapping[str, Feature], given: Mapping[str, Feature]) ->
         if ours is None or theirs is None or (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
             found.append(f"{name} is {ours or 'absent'} in the dataset and {theirs or 'absent'} in the recording")
     return found
-
-
-def _both_arms(names: list[str]) -> tuple[str, ...]:
-    return tuple(f"{arm}_{name}" for arm in ("left", "right") for name in names)
 
 
 def _names(values: Any) -> tuple[str, ...]:

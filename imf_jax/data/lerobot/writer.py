@@ -77,9 +77,7 @@ class LeRobotWriter:
         self._abandoned = False
 
     @classmethod
-    def create(
-        cls, folder: Path, features: Mapping[str, Feature], fps: int, *, robot_type: str = "two_diana7"
-    ) -> "LeRobotWriter":
+    def create(cls, folder: Path, features: Mapping[str, Feature], fps: int, *, robot_type: str) -> "LeRobotWriter":
         """Start a dataset.
 
         Args:

@@ -13,6 +13,9 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 400, 210
 """Size of a line chart [CSS pixels]."""
 
+EFFECTOR_COLOURS = 2
+"""Colours of end effectors in the style sheet."""
+
 LEFT, RIGHT, TOP, BOTTOM = 52, 24, 10, 40
 """Margins of a line chart [CSS pixels]."""
 
@@ -107,11 +110,11 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(step * index, 12) for index in range(first, last + 1)] or [low]
 
 
-def path_plot(paths: Sequence[tuple[np.ndarray, np.ndarray]], bounds: np.ndarray, title: str) -> Markup:
+def path_plot(paths: Sequence[Sequence[np.ndarray]], bounds: np.ndarray, title: str) -> Markup:
     """Draw the top view of end-effector paths: x away from the robots is up, y to their left is left.
 
     Args:
-        paths: per episode the positions of the left and of the right arm, (T, 3) world frame [m].
+        paths: per episode the positions of each end effector, (T, 3) world frame [m].
         bounds: ((x low, y low), (x high, y high)) [m], see `path_bounds`.
         title: title of the plot.
     """
@@ -135,9 +138,12 @@ def path_plot(paths: Sequence[tuple[np.ndarray, np.ndarray]], bounds: np.ndarray
             parts.append(f'<text x="{across}" y="{-1000 * x_low + 34:.0f}" text-anchor="middle">{label}</text>')
     middle, below = f"{-500 * (y_low + y_high):.0f}", f"{-1000 * x_low + 70:.0f}"
     parts.append(f'<text x="{middle}" y="{below}" text-anchor="middle">y [m]</text>')
-    for arm, name in enumerate(("left", "right")):
+    for effector in range(max(map(len, paths), default=0)):
+        name = f"effector{effector % EFFECTOR_COLOURS}"
         for path in paths:
-            points = simplify_path(path[arm][:, :2])
+            if effector >= len(path):
+                continue
+            points = simplify_path(path[effector][:, :2])
             if not len(points):
                 continue
             drawn = [f"{-1000 * y:.0f},{-1000 * x:.0f}" for x, y in points]
@@ -149,9 +155,9 @@ def path_plot(paths: Sequence[tuple[np.ndarray, np.ndarray]], bounds: np.ndarray
     return _svg(parts, f"{box} {size}", title, "paths")
 
 
-def path_bounds(paths: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def path_bounds(paths: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Bounds ((x low, y low), (x high, y high)) [m] of all paths, widened to grid lines."""
-    points = np.concatenate([arm[:, :2] for path in paths for arm in path])
+    points = np.concatenate([positions[:, :2] for path in paths for positions in path])
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
         points = np.zeros((1, 2))

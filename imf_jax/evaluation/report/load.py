@@ -8,7 +8,7 @@ from imf_jax.errors import UserError
 from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, read_records
 from imf_jax.files import read_json
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.sim.tasks import TASKS
+from imf_jax.sim.tasks import get_task, task_names
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,12 @@ class Evaluation:
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of the task's stages; none if this version does not know the task."""
-        return TASKS[self.task]().stages if self.task in TASKS else ()
+        return get_task(self.task).stages if self.task in task_names() else ()
+
+    @property
+    def effectors(self) -> tuple[str, ...]:
+        """Names of the end effectors; none if this version does not know the task."""
+        return get_task(self.task).robot.spaces.effector_names if self.task in task_names() else ()
 
 
 def read_evaluation(folder: Path) -> Evaluation:

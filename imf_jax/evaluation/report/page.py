@@ -53,6 +53,7 @@ def write_report(folder: Path) -> Path:
         stage_legend=_stage_legend(evaluation, rows),
         plots=plots,
         num_drawn=num_drawn,
+        effectors=evaluation.effectors or ("first end effector", "second end effector"),
         timing=timing_rows(folder, problems),
         charts=training_charts(evaluation, problems),
         problems=_shortened(problems + _strings(evaluation.metrics.get("capture_errors"))),

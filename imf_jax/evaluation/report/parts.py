@@ -56,7 +56,7 @@ class EpisodeRow:
     picture: Link | None = None
     thumbnail: str | None = None
     reward: np.ndarray | None = None
-    paths: tuple[np.ndarray, np.ndarray] | None = None
+    paths: tuple[np.ndarray, ...] | None = None
     strip: Markup | None = None
 
 
@@ -185,14 +185,13 @@ def _inside(name: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
 
 
-def _trajectory(path: Path) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+def _trajectory(path: Path) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     # Opened here, because numpy leaves damaged archives open.
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         reward = np.asarray(arrays["reward"], np.float64).reshape(-1)
-        left, right = (
-            np.asarray(arrays[f"executed_{side}_link7_pos"], np.float64).reshape(-1, 3) for side in ("left", "right")
-        )
-    return reward, (left, right)
+        executed = [name for name in arrays.files if name.startswith("executed_") and name.endswith("_pos")]
+        paths = tuple(np.asarray(arrays[name], np.float64).reshape(-1, 3) for name in executed)
+    return reward, paths
 
 
 def _embed(path: Path, row: EpisodeRow, problems: list[str]) -> None:

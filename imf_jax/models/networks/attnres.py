@@ -183,6 +183,7 @@ class AttnResHead(nnx.Module):
     """
 
     def __init__(self, config: HeadConfig, condition_dim: int, *, rngs: nnx.Rngs, marks_prefix: bool = False) -> None:
+        assert config.action_dim is not None, "a policy has put the width of its robot's actions in"
         self.config, self.condition_dim = config, condition_dim
         self.action_embedding = linear(config.action_dim, config.n_emb, rngs, use_bias=True)
         self.condition_embedding = linear(condition_dim, config.n_emb, rngs, use_bias=True)

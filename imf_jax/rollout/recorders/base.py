@@ -33,7 +33,7 @@ class StepBatch:
 
     Attributes:
         episodes: int64 (A,) episode of each row.
-        actions: float32 (A, K, 16) commanded actions as planned.
+        actions: float32 (A, K, D) commanded actions as planned.
         output: output after each step, numpy leaves (A, K, ...).
         count: int64 (A,) how many of the K steps belong to the episode; rows past it must be ignored.
         timing: figures of `imf_jax.rollout.timing.StageClock.end_call` of these steps, (A,); empty without a clock.

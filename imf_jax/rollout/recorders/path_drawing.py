@@ -1,5 +1,6 @@
-"""Draw the paths of both end effectors over a camera picture. Pure functions of arrays."""
+"""Draw the paths of end effectors over a camera picture. Pure functions of arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +11,19 @@ from imf_jax.sim.rendering.camera import CameraView
 
 @dataclass(frozen=True)
 class PathStyle:
-    """Style of one arm's path. Colours are RGB 0..255."""
+    """Style of one end effector's path. Colours are RGB 0..255."""
 
-    label: str
     fill: tuple[int, int, int]
     outline: tuple[int, int, int]
     marker: str
     """Shape of the start and end marks: "disc" or "square"."""
 
 
-LEFT = PathStyle("left arm", (235, 20, 30), (95, 0, 5), "disc")
-RIGHT = PathStyle("right arm", (255, 80, 70), (255, 225, 215), "square")
+STYLES = (
+    PathStyle((235, 20, 30), (95, 0, 5), "disc"),
+    PathStyle((255, 80, 70), (255, 225, 215), "square"),
+)
+"""Styles of the first, the second ... end effector."""
 
 THICKNESS = 0.012
 """Diameter of the capsules [m]."""
@@ -36,14 +39,13 @@ def draw_path(
     image: np.ndarray,
     depth: np.ndarray | None,
     camera: CameraView,
-    left_path: np.ndarray,
-    right_path: np.ndarray,
+    paths: Sequence[np.ndarray] | np.ndarray,
     *,
+    names: Sequence[str] = (),
     thickness: float = THICKNESS,
     height: int | None = None,
-    legend: bool = True,
 ) -> np.ndarray:
-    """Draw both executed paths in red, as chains of capsules that become brighter with time.
+    """Draw executed paths in red, as chains of capsules that become brighter with time.
 
     The thickness is metric, so a path looks thinner farther away. Hollow marks are starts, filled marks are ends.
     With `depth`, stretches behind a surface are drawn thin and faint.
@@ -52,12 +54,11 @@ def draw_path(
         image: uint8 (H, W, 3) RGB.
         depth: float32 (H, W) planar depth of the same picture [m], or None to draw everything as visible.
         camera: the view that made the picture.
-        left_path: (T, 3) executed positions of the left hand, world frame [m]; rows that are not finite interrupt
-            the path, and it may be empty.
-        right_path: (T, 3) likewise of the right hand.
+        paths: per end effector its executed positions (T, 3), world frame [m]; rows that are not finite interrupt a
+            path, and it may be empty.
+        names: their names in the legend; none leaves the legend out.
         thickness: capsule diameter [m].
         height: height of the result [pixels]; its width keeps the aspect (default: H).
-        legend: add a legend in the lower left corner.
 
     Returns:
         uint8 (height, width, 3).
@@ -69,13 +70,13 @@ def draw_path(
     canvas = np.asarray(resized, dtype=np.float32)
     if depth is not None:
         depth = np.asarray(Image.fromarray(depth).resize((view.width, view.height), Image.Resampling.NEAREST))
-    paths = ((LEFT, np.asarray(left_path)), (RIGHT, np.asarray(right_path)))
-    for style, path in paths:
+    styled = [(STYLES[index % len(STYLES)], np.asarray(path)) for index, path in enumerate(paths)]
+    for style, path in styled:
         canvas = _draw_chain(canvas, depth, view, path, style, thickness)
-    for style, path in paths:
+    for style, path in styled:
         canvas = _draw_ends(canvas, view, path, style)
     picture = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
-    return _draw_legend(picture) if legend else picture
+    return _draw_legend(picture, names) if names else picture
 
 
 def _draw_chain(
@@ -154,25 +155,28 @@ def _draw_mark(canvas: np.ndarray, centre: np.ndarray, size: float, style: PathS
     return canvas
 
 
-def _draw_legend(picture: np.ndarray) -> np.ndarray:
-    """Draw a panel with both arms' marks and their meaning, sized to the picture."""
+def _draw_legend(picture: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Draw a panel with the marks of the end effectors and their meaning, sized to the picture."""
     row = max(11.0, picture.shape[0] / 28)
     font = ImageFont.load_default(0.72 * row)
-    texts = [LEFT.label, RIGHT.label, "hollow: start, filled: end"]
-    width = round(max(font.getlength(texts[0]), font.getlength(texts[1])) + 3.0 * row)
-    width = max(width, round(font.getlength(texts[2]) + row))
-    top, tall = round(picture.shape[0] - 3.9 * row), round(3.5 * row)
+    texts = [*names, "hollow: start, filled: end"]
+    width = round(max(map(font.getlength, names)) + 3.0 * row)
+    width = max(width, round(font.getlength(texts[-1]) + row))
+    tall = round((1.4 + 1.05 * len(names)) * row)
+    top = round(picture.shape[0] - (1.8 + 1.05 * len(names)) * row)
     left = round(0.4 * row)
     canvas = picture.astype(np.float32)
     panel = canvas[top : top + tall, left : left + width]
     canvas[top : top + tall, left : left + width] = _blend(panel, np.full(panel.shape[:2], 0.62), (20, 22, 26))
-    centre_y = [top + row * (0.75 + 1.05 * index) for index in range(3)]
-    for style, y in zip((LEFT, RIGHT), centre_y, strict=False):
+    centre_y = [top + row * (0.75 + 1.05 * index) for index in range(len(texts))]
+    for index, y in enumerate(centre_y[:-1]):
+        style = STYLES[index % len(STYLES)]
         for x, filled in ((left + 0.75 * row, False), (left + 1.75 * row, True)):
             canvas = _draw_mark(canvas, np.array([x, y]), 0.36 * row, style, filled)
     labelled = Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(labelled)
-    for text, y, x in zip(texts, centre_y, (2.5 * row, 2.5 * row, 0.5 * row), strict=True):
+    indents = [2.5 * row] * len(names) + [0.5 * row]
+    for text, y, x in zip(texts, centre_y, indents, strict=True):
         draw.text((left + x, y), text, fill=(245, 245, 245), font=font, anchor="lm")
     return np.asarray(labelled)
 

@@ -1,6 +1,6 @@
-"""`trajectory.png`: the executed path of both end effectors in red over a camera's picture, per episode."""
+"""`trajectory.png`: the executed paths of the end effectors in red over a camera's picture, per episode."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +32,9 @@ PICTURE_SIZE = 512
 
 def make_recorder(capture: CaptureConfig, context: RecorderContext) -> "PathImageRecorder":
     """Make the recorder of --save-images."""
-    return PathImageRecorder(context.folder, SceneRenderer(context.backend.model, capture.camera))
+    camera = capture.camera or context.backend.task.picture_camera
+    names = context.backend.task.robot.spaces.effector_names
+    return PathImageRecorder(context.folder, SceneRenderer(context.backend.model, camera), names)
 
 
 class RenderedScene(NamedTuple):
@@ -61,7 +63,7 @@ class SceneRenderer:
         ArgumentError: the camera is not in the scene; the message lists those that are.
     """
 
-    def __init__(self, model: "mujoco.MjModel", camera: str = "front", size: int = PICTURE_SIZE) -> None:
+    def __init__(self, model: "mujoco.MjModel", camera: str, size: int = PICTURE_SIZE) -> None:
         camera_ids(model, (camera,))
         self._model, self._camera, self._size = model, camera, size
         self._renderer: WarpRenderer | None = None
@@ -79,19 +81,22 @@ class SceneRenderer:
 
 
 class PathImageRecorder(Recorder):
-    """Writes `trajectory.png`: the executed path of link7 of both arms (not the commanded one), in red.
+    """Writes `trajectory.png`: the executed paths of the end effectors (not the commanded ones), in red.
 
     The picture shows the scene after the last step.
 
     Args:
         folder: the evaluation folder.
         photograph: renders a scene at generalised positions (nq,).
+        names: of the end effectors, for the legend.
     """
 
     name = "path_image"
 
-    def __init__(self, folder: Path, photograph: Callable[[np.ndarray], RenderedScene]) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, photograph: Callable[[np.ndarray], RenderedScene], names: Sequence[str] = ()
+    ) -> None:
+        self._folder, self._names = folder, names
         self._photograph = photograph
         self._buffer = EpisodeBuffer()
         self._last_qpos: dict[int, np.ndarray] = {}
@@ -103,7 +108,7 @@ class PathImageRecorder(Recorder):
 
     @override
     def bytes_per_episode(self, max_steps: int) -> int:
-        """Memory [bytes] of two positions per step, and of two pictures with depth while one is drawn."""
+        """Memory [bytes] of the positions per step, and of two pictures with depth while one is drawn."""
         return 24 * max_steps + 2 * 16 * PICTURE_SIZE**2
 
     @override
@@ -126,7 +131,7 @@ class PathImageRecorder(Recorder):
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
         position = self._buffer.pop(record.episode)["position"]
         image, depth, view = self._photograph(self._last_qpos.pop(record.episode))
-        picture = draw_path(image, depth, view, position[:, 0], position[:, 1])
+        picture = draw_path(image, depth, view, np.moveaxis(position, 1, 0), names=self._names)
         path = f"{episode_folder(record.episode)}/trajectory.png"
         write_bytes(self._folder / path, encode_image(picture))
         return {"path_image": path}

@@ -1,4 +1,4 @@
-"""`trajectory.npz`: the commanded actions and the executed motion of both arms, per episode."""
+"""`trajectory.npz`: the commanded actions and the executed motion of the end effectors, per episode."""
 
 import io
 from pathlib import Path
@@ -17,19 +17,19 @@ from imf_jax.rollout.recorders.base import (
     StepBatch,
     episode_folder,
 )
+from imf_jax.spaces import RobotSpaces
 
 
 def make_recorder(capture: CaptureConfig, context: RecorderContext) -> "TrajectoryRecorder":
     """Make the recorder of --save-trajectory."""
-    return TrajectoryRecorder(context.folder)
+    return TrajectoryRecorder(context.folder, context.backend.task.robot.spaces)
 
 
 class TrajectoryRecorder(Recorder):
     """Writes one archive per episode of T steps; world frame, quaternions wxyz.
 
-    `step` int64 (T,) step of the episode; `reward` float32 (T,); `raw_action` float32 (T, 16) as planned;
-    `executed_left_link7_pos`, `executed_right_link7_pos` float32 (T, 3) [m] and `executed_left_link7_quat`,
-    `executed_right_link7_quat` float32 (T, 4), read after the step.
+    `step` int64 (T,) step of the episode; `reward` float32 (T,); `raw_action` float32 (T, A) as planned; and per end
+    effector, read after the step, `executed_<name>_pos` float32 (T, 3) [m] and `executed_<name>_quat` float32 (T, 4).
 
     Where stages are timed also, for the call of the loop that made a step, together with other steps and episodes:
     `obs_read_ms`, `preprocess_ms`, `inference_ms`, `env_step_ms`, `loop_total_ms` float64 (T,) [ms]; `call` and
@@ -37,18 +37,20 @@ class TrajectoryRecorder(Recorder):
 
     Args:
         folder: the evaluation folder.
+        spaces: of the robot.
     """
 
     name = "trajectory"
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, spaces: RobotSpaces) -> None:
+        self._folder, self._spaces = folder, spaces
         self._buffer = EpisodeBuffer()
 
     @override
     def bytes_per_episode(self, max_steps: int) -> int:
         """Memory [bytes] of the arrays, those of timing included, and of the archive that is made of them."""
-        return 2 * (4 * (1 + 16 + 14) + 8 * 7) * max_steps
+        numbers = 1 + self._spaces.action_dim + 7 * len(self._spaces.effectors)
+        return 2 * (4 * numbers + 8 * 7) * max_steps
 
     @override
     def on_reset(self, reset: ResetBatch) -> None:
@@ -63,12 +65,17 @@ class TrajectoryRecorder(Recorder):
                 episode,
                 reward=reward[row, :count],
                 raw_action=steps.actions[row, :count],
-                executed_left_link7_pos=pose[row, :count, 0, :3],
-                executed_left_link7_quat=pose[row, :count, 0, 3:],
-                executed_right_link7_pos=pose[row, :count, 1, :3],
-                executed_right_link7_quat=pose[row, :count, 1, 3:],
+                **self._executed(pose[row, :count]),
                 **{name: np.repeat(value[row], count) for name, value in steps.timing.items()},
             )
+
+    def _executed(self, poses: np.ndarray) -> dict[str, np.ndarray]:
+        """Positions and orientations of each end effector from poses (T, E, 7)."""
+        executed = {}
+        for index, name in enumerate(self._spaces.effectors):
+            executed[f"executed_{name}_pos"] = poses[:, index, :3]
+            executed[f"executed_{name}_quat"] = poses[:, index, 3:]
+        return executed
 
     @override
     def finish(self, record: EpisodeRecord) -> dict[str, str]:

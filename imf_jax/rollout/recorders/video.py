@@ -55,8 +55,9 @@ def make_recorder(capture: CaptureConfig, context: RecorderContext) -> Recorder:
     Raises:
         UserError, ArgumentError: see `require_encoder`.
     """
-    choice, cameras, size = capture.record_video, capture.video_cameras, capture.video_size
-    backend, num_videos = context.backend, context.num_envs
+    backend, choice, size = context.backend, capture.record_video, capture.video_size
+    cameras = capture.video_cameras or (backend.task.picture_camera,)
+    num_videos = context.num_envs
     if isinstance(choice, int):
         num_videos = min(num_videos, choice)
     require_encoder(num_videos * len(cameras))

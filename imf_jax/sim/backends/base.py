@@ -6,14 +6,12 @@ rollout code drives C MuJoCo threads on a CPU and the compiled MJX backends on a
 
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import mujoco
 import numpy as np
 
 from imf_jax.config import RendererName
+from imf_jax.sim.arrays import Array
 from imf_jax.sim.tasks.base import Task
-
-Array = jax.Array | np.ndarray
 
 
 class SimState(NamedTuple):
@@ -21,7 +19,7 @@ class SimState(NamedTuple):
 
     Attributes:
         physics: what the backend needs to continue the physics (its own pytree).
-        joint_target: float32 (B, 14) last commanded arm joint angles [rad], left arm then right. It is also
+        joint_target: float32 (B, J) last joint targets of the robot, see `imf_jax.sim.robots.base`. They are also
             the warm start of inverse kinematics, which therefore depends on commands alone.
         task: the task's own progress pytree (latched stages, counters).
         step: int32 (B,) control steps since reset.
@@ -37,16 +35,16 @@ class StepOutput(NamedTuple):
     """Output of a reset or a control step of B scenes. World frame, quaternions wxyz.
 
     Attributes:
-        state: float32 (B, 16) per arm (left, right) 7 joint angles [rad] and gripper opening [m].
+        state: float32 (B, S) state of the robot, see `RobotSpaces.state`.
         env_state: float32 (B, E) the task's scene state (object positions [m] and quaternions).
-        end_effector: float32 (B, 2, 7) pose of left and right link7, position [m] and quaternion.
-        reward: float32 (B,) staged reward of the state just reached.
+        end_effector: float32 (B, E, 7) poses of the end effectors, position [m] and quaternion.
+        reward: float32 (B,) reward of the state just reached.
         stage: int32 (B,) highest stage that holds now, 0 if none.
         success: bool (B,) the task is done.
         failure: bool (B,) the task cannot be done any more (for example the object left the table).
         finite: bool (B,) False where the physics diverged; such a scene keeps its last finite state.
-        ik_error: float32 (B, 2) distance [m] between commanded and reachable position per arm, the report of
-            a pose that inverse kinematics had to clamp.
+        ik_error: float32 (B, E) distance [m] between commanded and reachable position per end effector, the report
+            of a pose that inverse kinematics had to clamp.
         qpos: float32 (B, nq) generalised positions: all that a picture of the scene needs.
         overflow: bool (B,) contacts or constraints did not all fit in their buffers during the step.
     """
@@ -90,7 +88,7 @@ class Backend(Protocol):
         ...
 
     def step(self, state: SimState, action: Array) -> tuple[SimState, StepOutput]:
-        """Advance one control step. `action`: float32 (B, 16), see `imf_jax.sim.control`."""
+        """Advance one control step. `action`: float32 (B, A), see `RobotSpaces.action`."""
         ...
 
     def render(self, qpos: Array, cameras: tuple[str, ...]) -> np.ndarray:

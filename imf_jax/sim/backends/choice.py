@@ -9,6 +9,7 @@ import jax
 from imf_jax.config import BackendName, DeviceCount, RendererName, require
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.jax_settings import platform_problem
+from imf_jax.sim.tasks import Task
 
 COMPILED = ("mjx", "warp")
 """Backends that are part of a compiled program, and whose scenes several devices can share."""
@@ -83,7 +84,7 @@ def resolve_devices(backend: str, count: DeviceCount, num_envs: int) -> list[Any
 
 def make_backend(
     name: str,
-    task: str,
+    task: str | Task,
     *,
     image_size: int,
     renderer: RendererName,

@@ -12,11 +12,13 @@ from mujoco import mjx
 from typing_extensions import override
 
 from imf_jax import seeds
-from imf_jax.config import SUBSTEPS, RendererName
-from imf_jax.sim.backends.base import Array, Backend, SimState, StepOutput
-from imf_jax.sim.backends.task_scene import TaskScene
+from imf_jax.config import RendererName
+from imf_jax.sim.arrays import Array
+from imf_jax.sim.backends.base import Backend, SimState, StepOutput
+from imf_jax.sim.backends.task_scene import TaskScene, require_interpolation
 from imf_jax.sim.batching import in_blocks, keep_rows
-from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, Visual
+from imf_jax.sim.robots import Visual
+from imf_jax.sim.tasks import Task
 
 
 class MjxPhysics(NamedTuple):
@@ -25,7 +27,7 @@ class MjxPhysics(NamedTuple):
     Attributes:
         qpos: float32 (B, nq) generalised positions; qvel: float32 (B, nv) velocities.
         qacc_warmstart: float32 (B, nv) where the constraint solver starts.
-        hands: float32 (B, 2, 7) poses of link7, position [m] and quaternion wxyz.
+        hands: float32 (B, E, 7) poses of the end effectors, position [m] and quaternion wxyz.
         sensordata: float32 (B, nsensordata) of the last evaluation of the contacts.
         overflow: bool (B,) a buffer was too small for the contacts or constraints of the last steps.
     """
@@ -46,8 +48,8 @@ class DeviceBackend(Backend, ABC):
     one program serves all, and give numpy arrays.
 
     Args:
-        task: name of the task.
-        visual: look of the arms in pictures.
+        task: the task, or its name.
+        visual: look of the robot in pictures.
         image_size: height and width of pictures [pixels].
         renderer: what makes the pictures.
         interpolation: servo commands per control step, see `TaskScene.commands`.
@@ -56,12 +58,10 @@ class DeviceBackend(Backend, ABC):
 
     name: str
     compiled = True
-    cameras = CAMERAS
-    control_dt = PHYSICS_DT * SUBSTEPS
 
     def __init__(
         self,
-        task: str,
+        task: str | Task,
         *,
         visual: Visual = "mesh",
         image_size: int = 256,
@@ -70,7 +70,10 @@ class DeviceBackend(Backend, ABC):
         devices: Sequence[jax.Device] = (),
     ) -> None:
         self._parts = TaskScene(task, visual, image_size, renderer)
-        self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
+        self.task, self.model = self._parts.task, self._parts.model
+        self.cameras, self.control_dt = self.task.cameras, self.task.control_dt
+        self._effectors = self._parts.robot.effectors
+        require_interpolation(self.task, interpolation)
         self.renderer, self.image_size, self.interpolation = renderer, image_size, interpolation
         # MJX's own default is the first device of all processes, which may be out of reach of this one.
         self._devices = tuple(devices) or (jax.local_devices()[0],)
@@ -120,7 +123,7 @@ class DeviceBackend(Backend, ABC):
 
         Args:
             state: of B scenes.
-            actions: float32 (B, K, 16).
+            actions: float32 (B, K, A).
 
         Returns:
             the state after the last step, and outputs with leading axes (B, K).
@@ -142,11 +145,11 @@ class DeviceBackend(Backend, ABC):
             qpos,
             still,
             still,
-            hands=jnp.zeros((count, 2, 7), jnp.float32),
+            hands=jnp.zeros((count, len(self._effectors), 7), jnp.float32),
             sensordata=jnp.zeros((count, self.model.nsensordata), jnp.float32),
             overflow=jnp.zeros(count, bool),
         )
-        ctrl = self._parts.controls(joints, jnp.full((count, 2), MAX_OPENING, jnp.float32))
+        ctrl = self._parts.controls(joints, self._parts.start_grippers(joints))
         # A first physics step evaluates the contacts of the start, and where it leads is forgotten.
         evaluated = self._simulate(self._mjx_model, start, ctrl, 1)
         hands = self._hands(self._place(self._mjx_model, qpos))
@@ -157,16 +160,16 @@ class DeviceBackend(Backend, ABC):
             task=self.task.start(count, jnp),
             step=jnp.full(count, -1, jnp.int32),
         )
-        return self._conclude(state, physics, joints, jnp.zeros((count, 2), jnp.float32))
+        return self._conclude(state, physics, joints, jnp.zeros((count, len(self._effectors)), jnp.float32))
 
     def _run_chunk(self, state: SimState, actions: jax.Array) -> tuple[SimState, StepOutput]:
-        joints, openings, ik_error = self._targets(jnp.asarray(state.joint_target), actions)
+        joints, grippers, ik_error = self._targets(jnp.asarray(state.joint_target), actions)
         outputs = []
         for k in range(actions.shape[1]):
             target = jnp.asarray(state.joint_target)
             after, overflow = state.physics, jnp.zeros(target.shape[0], bool)
-            for ctrl in self._commands(target, joints[:, k], openings[:, k], self.interpolation):
-                after = self._simulate(self._mjx_model, after, ctrl, SUBSTEPS // self.interpolation)
+            for ctrl in self._commands(target, joints[:, k], grippers[:, k], self.interpolation):
+                after = self._simulate(self._mjx_model, after, ctrl, self.task.substeps // self.interpolation)
                 overflow |= after.overflow
             after = after._replace(overflow=overflow)
             state, output = self._conclude(state, after, joints[:, k], ik_error[:, k])
@@ -201,8 +204,8 @@ class DeviceBackend(Backend, ABC):
             return jax.vmap(mjx.kinematics, (None, 0))(model, data)
 
     def _hands(self, placed: mjx.Data) -> jax.Array:
-        link7 = self.scene.index.link7_body
-        return jnp.concatenate([placed.xpos[:, link7], placed.xquat[:, link7]], axis=-1)
+        bodies = self._effectors
+        return jnp.concatenate([placed.xpos[:, bodies], placed.xquat[:, bodies]], axis=-1)
 
     def _conclude_step(
         self, before: SimState, after: MjxPhysics, joints: jax.Array, ik_error: jax.Array

@@ -7,11 +7,13 @@ import mujoco.batch
 import numpy as np
 
 from imf_jax import seeds
-from imf_jax.config import SUBSTEPS, RendererName
-from imf_jax.sim.backends.base import Array, SimState, StepOutput
-from imf_jax.sim.backends.task_scene import TaskScene
+from imf_jax.config import RendererName
+from imf_jax.sim.arrays import Array
+from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.backends.task_scene import TaskScene, require_interpolation
 from imf_jax.sim.batching import in_blocks
-from imf_jax.sim.scene import CAMERAS, MAX_OPENING, PHYSICS_DT, Visual
+from imf_jax.sim.robots import Visual
+from imf_jax.sim.tasks import Task
 
 _DIVERGED = [
     int(warning)
@@ -35,12 +37,10 @@ class NativeBackend:
 
     name = "native"
     compiled = False
-    cameras: tuple[str, ...] = CAMERAS
-    control_dt = PHYSICS_DT * SUBSTEPS
 
     def __init__(
         self,
-        task: str,
+        task: str | Task,
         *,
         threads: int = 0,
         visual: Visual = "mesh",
@@ -51,9 +51,9 @@ class NativeBackend:
         """Build the scene of a task.
 
         Args:
-            task: name of the task.
+            task: the task, or its name.
             threads: worker threads, 0 for all cores.
-            visual: look of the arms in pictures.
+            visual: look of the robot in pictures.
             image_size: height and width of pictures [pixels].
             renderer: what makes the pictures.
             interpolation: servo commands per control step, see `TaskScene.commands`.
@@ -61,9 +61,11 @@ class NativeBackend:
         # `StepOutput.finite` reports a diverged scene; by default MuJoCo also logs to a file in the working folder.
         mujoco.set_mju_user_warning(lambda message: None)
         self._parts = TaskScene(task, visual, image_size, renderer)
-        self.task, self.scene, self.model = self._parts.task, self._parts.scene, self._parts.model
+        self.task, self.model = self._parts.task, self._parts.model
+        self.cameras, self.control_dt = self.task.cameras, self.task.control_dt
         self.renderer, self.image_size, self.interpolation = renderer, image_size, interpolation
-        self._threads = threads
+        require_interpolation(self.task, interpolation)
+        self._threads, self._effectors = threads, self._parts.robot.effectors
         # Beside C MuJoCo the small programs belong on the CPU too, also where JAX's default device is a GPU.
         self._device = _cpu()
         self._targets = jax.jit(self._parts.targets)
@@ -79,7 +81,7 @@ class NativeBackend:
         ids = np.arange(count)
         batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
         batch.qpos[:count] = self._parts.start_qpos(joints, objects)
-        batch.ctrl[:count] = self._parts.controls(joints, np.full((count, 2), MAX_OPENING, np.float32))
+        batch.ctrl[:count] = self._parts.controls(joints, self._parts.start_grippers(joints))
         batch.forward(ids)
         state = SimState(
             physics=batch.state[:count].copy(),
@@ -88,7 +90,11 @@ class NativeBackend:
             step=np.zeros(count, np.int32),
         )
         return self._conclude(
-            state, batch, np.ones(count, bool), np.zeros(count, bool), np.zeros((count, 2), np.float32)
+            state,
+            batch,
+            np.ones(count, bool),
+            np.zeros(count, bool),
+            np.zeros((count, len(self._effectors)), np.float32),
         )
 
     def step(self, state: SimState, action: Array) -> tuple[SimState, StepOutput]:
@@ -101,7 +107,7 @@ class NativeBackend:
 
         Args:
             state: of B scenes.
-            actions: float32 (B, K, 16).
+            actions: float32 (B, K, A).
 
         Returns:
             the state after the last step, and outputs with leading axes (B, K).
@@ -109,14 +115,14 @@ class NativeBackend:
         actions = np.asarray(actions, np.float32)
         count, length = actions.shape[:2]
         with jax.default_device(self._device):
-            joints, openings, ik_error = in_blocks(self._targets, np.asarray(state.joint_target, np.float32), actions)
+            joints, grippers, ik_error = in_blocks(self._targets, np.asarray(state.joint_target, np.float32), actions)
         batch = self._simulations(count)
         ids = np.arange(count)
         batch.state[:count] = state.physics
         outputs = []
         for k in range(length):
             before = batch.state[:count].copy()
-            commands = self._parts.commands(state.joint_target, joints[:, k], openings[:, k], self.interpolation)
+            commands = self._parts.commands(state.joint_target, joints[:, k], grippers[:, k], self.interpolation)
             finite, overflow = self._advance(batch, ids, before, commands)
             state = SimState(
                 physics=batch.state[:count],
@@ -156,7 +162,7 @@ class NativeBackend:
         for ctrl in commands:
             batch.ctrl[: len(ids)] = ctrl
             try:
-                batch.step(ids, nstep=SUBSTEPS // len(commands), stage=mujoco.mjtStage.mjSTAGE_POS)
+                batch.step(ids, nstep=self.task.substeps // len(commands), stage=mujoco.mjtStage.mjSTAGE_POS)
             except mujoco.batch.SimulationError as error:
                 failed |= np.isin(ids, error.ids)
         rows = batch.state[: len(ids)]
@@ -180,8 +186,8 @@ class NativeBackend:
         ik_error: np.ndarray,
     ) -> tuple[SimState, StepOutput]:
         """Read the scenes after a call and let the task evaluate them."""
-        count, link7 = len(finite), self.scene.index.link7_body
-        hands = np.concatenate([batch.xpos[:count, link7], batch.xquat[:count, link7]], axis=-1).astype(np.float32)
+        count, bodies = len(finite), self._effectors
+        hands = np.concatenate([batch.xpos[:count, bodies], batch.xquat[:count, bodies]], axis=-1).astype(np.float32)
         qpos = batch.qpos[:count].astype(np.float32)
         robot, observation = self._parts.read(qpos, batch.sensordata[:count])
         return self._parts.evaluate(

@@ -13,12 +13,6 @@ from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.rendering.warp_renderer import tracer_settings
 from imf_jax.sim.rendering.warp_runtime import start_warp
 
-CONTACTS = 32
-"""Contacts per scene for which memory is set aside; they share one pool. The transfer expert needs at most 16."""
-
-CONSTRAINTS = 192
-"""Rows of constraints per scene for which memory is set aside. The transfer expert needs at most 98."""
-
 
 class WarpBackend(DeviceBackend):
     """Batched scenes of one task on MJX-Warp.
@@ -45,9 +39,9 @@ class WarpBackend(DeviceBackend):
                     self.model,
                     self._devices[0],
                     impl="warp",
-                    naconmax=CONTACTS * count,
-                    naccdmax=CONTACTS * count,
-                    njmax=CONSTRAINTS,
+                    naconmax=self.task.contact_slots * count,
+                    naccdmax=self.task.contact_slots * count,
+                    njmax=self.task.constraint_rows,
                 )
         return self._datas[count]
 

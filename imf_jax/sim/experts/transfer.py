@@ -1,18 +1,17 @@
-"""Scripted experts: waypoints in end-effector space, chosen by a phase machine from what is observed.
+"""Scripted expert of the transfer: waypoints in end-effector space, chosen by a phase machine from what is observed.
 
 The expert is a pure function of (its own state, the last output of the simulation), batched over scenes. It moves a
 commanded pose towards the waypoint of the current phase at a limited speed and goes to the next phase when the
 *measured* scene has arrived, so it also recovers from disturbances.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from imf_jax.errors import ArgumentError
 from imf_jax.sim.backends.base import StepOutput
-from imf_jax.sim.scene import GRASP_Z, MAX_OPENING
+from imf_jax.sim.robots.diana.model import GRASP_Z, MAX_OPENING
 from imf_jax.sim.tasks.transfer import BOX_HALF_SIZE
 
 SPEED = 0.009
@@ -61,18 +60,6 @@ class ExpertState(NamedTuple):
     command: jax.Array
     opening: jax.Array
     waited: jax.Array
-
-
-class Expert(Protocol):
-    """A scripted policy: `start` after a reset, then `act` once per control step."""
-
-    def start(self, output: StepOutput) -> ExpertState:
-        """Memory of B scenes that have just begun."""
-        ...
-
-    def act(self, state: ExpertState, output: StepOutput) -> tuple[ExpertState, jax.Array]:
-        """The next memory and the action, float32 (B, 16)."""
-        ...
 
 
 class TransferExpert:
@@ -170,19 +157,13 @@ class TransferExpert:
         waited = jnp.where(advance, 0, state.waited + 1).astype(jnp.int32)
         return ExpertState(next_phase, command, opening, waited), to_action(command, opening)
 
-
-EXPERTS: dict[str, type[Expert]] = {"transfer": TransferExpert}
-
-
-def get_expert(task: str) -> Expert:
-    """The scripted expert of a task.
-
-    Raises:
-        ArgumentError: if the task has none.
-    """
-    if task not in EXPERTS:
-        raise ArgumentError(f"task '{task}' has no scripted expert; tasks with one: {', '.join(sorted(EXPERTS))}")
-    return EXPERTS[task]()
+    def anchor(self, state: ExpertState, command: jax.Array) -> ExpertState:
+        """Memory as if the expert had given the command, float32 (B, 16)."""
+        arms = command.reshape(-1, 2, 8)
+        w, z = arms[..., 3], arms[..., 6]
+        yaw = jnp.arctan2(2 * w * z, w * w - z * z)  # downward hands turn about z only
+        pose = jnp.concatenate([arms[..., :3], yaw[..., None]], axis=-1)
+        return state._replace(command=pose.astype(jnp.float32), opening=arms[..., 7].astype(jnp.float32))
 
 
 def to_action(command: jax.Array, opening: jax.Array) -> jax.Array:

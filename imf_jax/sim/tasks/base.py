@@ -1,18 +1,30 @@
-"""Interface of a task: objects, a reset distribution, staged rewards. Everything is pure and batched over scenes.
+"""Interface of a task: robot, objects, a reset distribution, stages, success. Pure and batched over scenes.
 
 The per-step functions use only operators and methods that numpy and JAX arrays share, or take the array module from
 the arrays they are given, so that C MuJoCo (numpy) and the compiled backends (JAX) evaluate the very same code.
 """
 
+from abc import ABC, abstractmethod
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import mujoco
-import numpy as np
 
-Array = jax.Array | np.ndarray
+from imf_jax.sim.arrays import Array, array_module
+from imf_jax.sim.robots.base import Robot, Visual
+from imf_jax.sim.robots.diana import DIANA_PAIR
+from imf_jax.sim.scene import CAMERAS, add_pairs, add_table
+
+ObjectGeoms = dict[str, tuple[str, ...]]
+"""Name of an object -> names of its collision geoms."""
+
+
+class ContactPair(NamedTuple):
+    """Two groups of geoms of which a task asks whether they touch."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
 
 
 class TaskObservation(NamedTuple):
@@ -20,13 +32,15 @@ class TaskObservation(NamedTuple):
 
     Attributes:
         objects: (B, n_objects, 7) poses, position [m] and quaternion wxyz in the world frame.
-        touch: bool (B, n_objects, 2, 2) contact of an object with a finger (side left/right, finger 1/2).
-        opening: (B, 2) gripper openings [m].
+        touch: bool (B, n_objects, E, F) contact of an object with finger F of end effector E.
+        contacts: bool (B, K) of each of `Task.contact_pairs`.
+        state: float32 (B, S) state of the robot.
     """
 
     objects: Array
     touch: Array
-    opening: Array
+    contacts: Array
+    state: Array
 
 
 class TaskResult(NamedTuple):
@@ -38,44 +52,109 @@ class TaskResult(NamedTuple):
     failure: Array
 
 
-class Task(Protocol):
-    """A manipulation task.
+class Task(ABC):
+    """A manipulation task. Attributes with a value here are defaults.
 
     Attributes:
         name: as on command lines.
-        max_steps: control steps after which an episode times out.
+        robot: the robot that does it.
         objects: names of the free bodies, in the order of `TaskObservation.objects`.
-        stages: names of the stages 1..n, in order; the reward of a step is the highest stage that holds.
-        env_state_dim: length of the scene state a state policy observes.
+        stages: names of the stages 1..n, in order: what has been achieved.
+        lifted_stage: from this stage on an object is off the table; falling below it is a drop.
+        followed_object: index of the object that must not be dropped or leave a picture.
+        env_state_dim: length of the scene state that a policy which does not see observes.
+        max_steps: control steps after which an episode times out.
+        physics_dt: physics step [s].
+        substeps: physics steps per control step.
+        contact_slots: contacts per scene for which a compiled backend with fixed buffers sets memory aside.
+        constraint_rows: rows of constraints per scene, likewise.
+        contact_pairs: groups of geoms of which the task asks whether they touch, besides fingers and objects.
+        cameras: names of the cameras of the scene.
+        picture_camera: the one that pictures of paths and videos show unless another is named.
+        expert: class of the scripted expert, or where it is, "package.module:Name"; None without one.
     """
 
     name: str
-    max_steps: int
+    robot: Robot
     objects: tuple[str, ...]
     stages: tuple[str, ...]
     env_state_dim: int
+    max_steps: int
+    cameras: tuple[str, ...]
+    picture_camera: str
+    lifted_stage: int = 2
+    followed_object: int = 0
+    physics_dt: float = 0.004
+    substeps: int = 5
+    contact_slots: int = 32
+    constraint_rows: int = 192
+    contact_pairs: tuple[ContactPair, ...] = ()
+    expert: str | type | None = None
 
-    def add_objects(self, spec: mujoco.MjSpec) -> dict[str, tuple[str, ...]]:
-        """Add the free bodies to a scene; returns their collision geoms (see `scene.build_scene`)."""
-        ...
+    @property
+    def control_dt(self) -> float:
+        """Time of a control step [s]."""
+        return self.physics_dt * self.substeps
 
+    @abstractmethod
+    def make_spec(self, visual: Visual) -> tuple[mujoco.MjSpec, ObjectGeoms]:
+        """Make the scene with the robot and the objects, and name the collision geoms of the objects.
+
+        The body of an object carries the object's name, and a free joint.
+        """
+
+    @abstractmethod
     def sample(self, key: jax.Array) -> jax.Array:
         """Initial object poses of one scene, float32 (n_objects, 7), a pure function of the key."""
-        ...
 
+    @abstractmethod
     def start(self, batch: int, xp: ModuleType) -> Any:
         """The progress pytree of `batch` fresh scenes, in numpy or jax.numpy."""
-        ...
 
+    @abstractmethod
     def evaluate(self, progress: Any, observation: TaskObservation) -> tuple[Any, TaskResult]:
         """Evaluate the scenes after one control step."""
-        ...
 
     def env_state(self, observation: TaskObservation) -> Array:
-        """The scene state (B, env_state_dim) a state policy observes."""
-        ...
+        """The scene state (B, env_state_dim) that a policy which does not see observes: the poses of all objects."""
+        objects = observation.objects
+        return objects.reshape(objects.shape[0], -1)
+
+    def followed_position(self, env_state: Array) -> Array:
+        """Position (..., 3) [m] of the `followed_object` in scene states (..., env_state_dim)."""
+        start = 7 * self.followed_object
+        return env_state[..., start : start + 3]
 
 
-def array_module(array: Array) -> ModuleType:
-    """The array module of an array: numpy, or jax.numpy for JAX arrays and tracers."""
-    return np if isinstance(array, np.ndarray) else jnp
+class TableTask(Task):
+    """A task of a robot at the table of `imf_jax.sim.scene`, by default two Diana 7 arms."""
+
+    robot: Robot = DIANA_PAIR
+    cameras: tuple[str, ...] = (*DIANA_PAIR.cameras, *CAMERAS)
+    picture_camera: str = "front"
+
+    @abstractmethod
+    def add_objects(self, spec: mujoco.MjSpec) -> ObjectGeoms:
+        """Add the free bodies to the scene; returns the names of their collision geoms."""
+
+    def make_spec(self, visual: Visual) -> tuple[mujoco.MjSpec, ObjectGeoms]:
+        """Make the scene; see `Task`."""
+        spec = mujoco.MjSpec()
+        spec.modelname = self.robot.spaces.name
+        add_table(spec, self.physics_dt)
+        self.robot.add_to(spec, visual)
+        objects = self.add_objects(spec)
+        add_pairs(spec, self.robot, objects)
+        return spec, objects
+
+
+__all__ = [
+    "Array",
+    "ContactPair",
+    "ObjectGeoms",
+    "TableTask",
+    "Task",
+    "TaskObservation",
+    "TaskResult",
+    "array_module",
+]

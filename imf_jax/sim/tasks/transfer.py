@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import mujoco
 
 from imf_jax import seeds
-from imf_jax.sim.tasks.base import Array, TaskObservation, TaskResult, array_module
+from imf_jax.sim.tasks.base import Array, ObjectGeoms, TableTask, TaskObservation, TaskResult, array_module
 
 BOX_HALF_SIZE = (0.02, 0.13, 0.025)
 """Half extents of the box [m]: long enough that two grippers fit side by side. Ours."""
@@ -36,7 +36,7 @@ class TransferProgress(NamedTuple):
     held: Array
 
 
-class Transfer:
+class Transfer(TableTask):
     """Staged reward per control step.
 
     1 touched by the right hand, 2 lifted by it, 3 touched by the left hand while lifted, 4 held by the left hand alone.
@@ -47,8 +47,10 @@ class Transfer:
     objects: tuple[str, ...] = ("box",)
     stages: tuple[str, ...] = ("right_touch", "lift", "left_touch", "left_hold")
     env_state_dim = 7
+    contact_slots, constraint_rows = 32, 192  # the expert needs at most 16 and 98
+    expert = "imf_jax.sim.experts.transfer:TransferExpert"
 
-    def add_objects(self, spec: mujoco.MjSpec) -> dict[str, tuple[str, ...]]:
+    def add_objects(self, spec: mujoco.MjSpec) -> ObjectGeoms:
         """Add the box; see `Task`."""
         box = spec.worldbody.add_body(name="box", pos=[0.45, -0.3, BOX_HALF_SIZE[2]])
         box.add_freejoint(name="box_joint")
@@ -97,7 +99,3 @@ class Transfer:
         lost = (x < x_low) | (x > x_high) | (y < y_low) | (y > y_high)
         success = held >= HOLD_STEPS
         return TransferProgress(held), TaskResult(stage.astype(xp.float32), stage, success, lost & ~success)
-
-    def env_state(self, observation: TaskObservation) -> Array:
-        """Pose of the box, (B, 7): position [m] and quaternion wxyz in the world frame."""
-        return observation.objects[:, 0]

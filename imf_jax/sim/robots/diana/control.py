@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Float
 
-from imf_jax.sim.scene import MAX_OPENING, READY, SIDES, Scene
+from imf_jax.sim.robots.diana.model import MAX_OPENING, READY, SIDES
 
 ITERATIONS = 4
 """Newton steps per control step; from a warm start 0.06 rad away the error left is below 0.1 mm."""
@@ -53,9 +53,8 @@ class ArmModel(NamedTuple):
     upper: Float[Array, "2 7"]
 
 
-def arm_model(scene: Scene) -> ArmModel:
-    """Read the kinematic constants of both arms from a scene."""
-    model = scene.model
+def arm_model(model: mujoco.MjModel) -> ArmModel:
+    """Read the kinematic constants of both arms from a compiled scene."""
 
     def rotation(quat: Float[np.ndarray, "4"]) -> Float[np.ndarray, "3 3"]:
         matrix = np.zeros(9)
