@@ -123,10 +123,12 @@ def read_reference(folder: Path | None) -> dict[str, Any] | None:
 def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
     """Print the result of a run: success, speed, and the folder of the results."""
     from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT
-    from imf_jax.evaluation.statistics import ranking_warning, success_line
+    from imf_jax.evaluation.statistics import ranking_warning, reached_line, success_line
 
     metrics = summary.metrics
     console.print(summary.headline, style="bold")
+    if reached := reached_line(metrics):
+        console.print(reached)
     if warning := ranking_warning(metrics["n_episodes"]):
         console.print(warning, style="yellow")
     if reference:

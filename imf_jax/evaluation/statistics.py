@@ -89,7 +89,7 @@ def _percent(successes: int, trials: int) -> dict[str, Any]:
 
 
 def stage_statistics(records: Sequence[EpisodeRecord], stages: Sequence[str]) -> list[dict[str, Any]]:
-    """Count the episodes that reached each stage of a task: with a step whose reward was at least the stage's number.
+    """Count the episodes that reached each stage of a task: with a step whose stage was at least that one.
 
     Episodes that ended in an error count with the stages they reached before.
 
@@ -103,7 +103,7 @@ def stage_statistics(records: Sequence[EpisodeRecord], stages: Sequence[str]) ->
     """
     rows = []
     for number, name in enumerate(stages, start=1):
-        reached = sum(record.max_reward >= number for record in records)
+        reached = sum(record.highest_stage >= number for record in records)
         low, high = wilson_interval(reached, len(records))
         rows.append(
             {
@@ -183,6 +183,21 @@ def success_line(metrics: dict[str, Any]) -> str:
         f"(95 % interval {low:.1f}-{high:.1f} %)"
     )
     return line + (f", {metrics['n_error']} ended in an error" if metrics["n_error"] else "")
+
+
+def reached_line(metrics: dict[str, Any]) -> str | None:
+    """Episodes that reached the last stage at any time, where they are not those that succeeded.
+
+    This is what published success rates of some tasks count.
+    """
+    if not metrics["stages"] or metrics["stages"][-1]["n_reached"] == metrics["n_success"]:
+        return None
+    last = metrics["stages"][-1]
+    low, high = last["pc_reached_ci95"]
+    return (
+        f"reached the last stage ({last['name']}) at any time: {last['n_reached']}/{last['n_episodes']} = "
+        f"{last['pc_reached']:.1f} % (95 % interval {low:.1f}-{high:.1f} %)"
+    )
 
 
 def ranking_warning(episodes: int) -> str | None:

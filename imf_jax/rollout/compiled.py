@@ -199,6 +199,7 @@ class CompiledRollout:
             steps=steps,
             total_reward=float(stats.total_reward[row]),
             max_reward=float(stats.max_reward[row]),
+            max_stage=int(stats.max_stage[row]),
             replans=replans,
             max_ik_error=float(stats.max_ik_error[row]),
             overflow_steps=int(stats.overflow_steps[row]),

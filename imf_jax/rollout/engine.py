@@ -217,6 +217,7 @@ class Rollout:
             steps=int(scenes.steps[row]),
             total_reward=float(scenes.total_reward[row]),
             max_reward=float(scenes.max_reward[row]),
+            max_stage=int(scenes.max_stage[row]),
             replans=int(scenes.replans[row]),
             max_ik_error=float(scenes.max_ik_error[row]),
             overflow_steps=int(scenes.overflow_steps[row]),

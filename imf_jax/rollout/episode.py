@@ -28,6 +28,7 @@ class EpisodeRecord:
         end_step: last step on that time line, inclusive; `start_step - 1` for an episode without steps.
         return_: sum of rewards ("return" in JSON).
         max_reward: largest reward of a step, 0 without steps.
+        max_stage: highest stage of a step, where it is not `max_reward`; else None.
         success_step: step of the episode, from 0, on which it succeeded; None otherwise.
         replans: plans executed.
         max_ik_error: largest distance [m] by which a commanded position had to be moved to become reachable.
@@ -49,13 +50,21 @@ class EpisodeRecord:
     replans: int
     max_ik_error: float = 0.0
     overflow_steps: int = 0
+    max_stage: int | None = None
     error: str | None = None
     artifacts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def highest_stage(self) -> float:
+        """Highest stage of a step."""
+        return self.max_reward if self.max_stage is None else self.max_stage
 
     def to_json(self) -> str:
         """Serialise the record as one line of JSON, without the line break."""
         values = asdict(self)
         values["return"] = values.pop("return_")
+        if self.max_stage is None:
+            del values["max_stage"]
         return json.dumps({"schema": SCHEMA_VERSION, **values}, allow_nan=False)
 
     @classmethod

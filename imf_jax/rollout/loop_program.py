@@ -31,7 +31,8 @@ class EpisodeStats(NamedTuple):
     Attributes:
         running: bool the episode has not ended.
         success, failure, diverged, unplannable: bool how it ended; a timeout if none of them.
-        steps, replans, overflow_steps: int32; total_reward, max_reward, max_ik_error: float32; see `EpisodeRecord`.
+        steps, replans, overflow_steps, max_stage: int32; total_reward, max_reward, max_ik_error: float32; see
+            `EpisodeRecord`.
     """
 
     running: Bool[Array, " B"]
@@ -42,6 +43,7 @@ class EpisodeStats(NamedTuple):
     steps: Int32[Array, " B"]
     replans: Int32[Array, " B"]
     overflow_steps: Int32[Array, " B"]
+    max_stage: Int32[Array, " B"]
     total_reward: Float[Array, " B"]
     max_reward: Float[Array, " B"]
     max_ik_error: Float[Array, " B"]
@@ -135,6 +137,7 @@ class LoopProgram:
             steps=zero,
             replans=zero,
             overflow_steps=zero,
+            max_stage=zero,
             total_reward=none,
             max_reward=none - jnp.inf,
             max_ik_error=none,
@@ -197,6 +200,7 @@ class LoopProgram:
             steps=stats.steps + counted,
             replans=stats.replans,
             overflow_steps=stats.overflow_steps + (counted & output.overflow),
+            max_stage=jnp.where(counted, jnp.maximum(stats.max_stage, output.stage), stats.max_stage).astype(jnp.int32),
             total_reward=stats.total_reward + jnp.where(counted, output.reward, 0.0),
             max_reward=jnp.where(counted, jnp.maximum(stats.max_reward, output.reward), stats.max_reward),
             max_ik_error=jnp.where(

