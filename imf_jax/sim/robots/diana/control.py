@@ -10,12 +10,12 @@ keeps the arm where it is. The result is always finite.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 from jaxtyping import Array, Float
 
+from imf_jax.sim.kinematics import cross, matrix_product, quaternion_to_matrix, rotate, solve_positive
 from imf_jax.sim.robots.diana.model import MAX_OPENING, READY, SIDES
 
 ITERATIONS = 4
@@ -94,8 +94,8 @@ def forward_kinematics(
     rotation = jnp.broadcast_to(jnp.eye(3, dtype=joints.dtype), (*batch, 3, 3))
     origins, axes = [], []
     for i in range(7):
-        position = position + _apply(rotation, arms.offset[:, i])
-        rotation = _multiply(rotation, arms.rotation[:, i])
+        position = position + rotate(rotation, arms.offset[:, i])
+        rotation = matrix_product(rotation, arms.rotation[:, i])
         axis = rotation[..., :, 2] * arms.axis_sign[:, i, None]
         angle = joints[..., i] * arms.axis_sign[:, i]
         cos, sin = jnp.cos(angle)[..., None], jnp.sin(angle)[..., None]
@@ -140,14 +140,14 @@ def inverse_kinematics(
     joints = start
     for _ in range(ITERATIONS):
         hand, rotation, origins, axes = forward_kinematics(arms, joints)
-        rotation_error = 0.5 * sum(_cross(rotation[..., :, k], target[..., :, k]) for k in range(3))
+        rotation_error = 0.5 * sum(cross(rotation[..., :, k], target[..., :, k]) for k in range(3))
         error = jnp.concatenate([position - hand, ROTATION_SCALE * rotation_error], axis=-1)
-        linear = _cross(axes, hand[..., None, :] - origins)
+        linear = cross(axes, hand[..., None, :] - origins)
         jacobian = jnp.concatenate([linear, ROTATION_SCALE * axes], axis=-1)  # (..., 7, 6), transposed
         posture = POSTURE_GAIN * (ready - joints)
         residual = error - jnp.sum(jacobian * posture[..., None], axis=-2)
         gram = jnp.sum(jacobian[..., :, None] * jacobian[..., None, :], axis=-3)
-        solution = _solve_positive(gram + DAMPING**2 * jnp.eye(6, dtype=start.dtype), residual)
+        solution = solve_positive(gram + DAMPING**2 * jnp.eye(6, dtype=start.dtype), residual)
         step = jnp.sum(jacobian * solution[..., None, :], axis=-1) + posture
         joints = jnp.clip(joints + step, lower, upper)
     joints = jnp.where(usable[..., None], joints, start)
@@ -177,59 +177,3 @@ def action_to_targets(
     )
     opening = jnp.clip(jnp.nan_to_num(command[..., 7], nan=MAX_OPENING), 0.0, MAX_OPENING)
     return joints.reshape(*batch, 14), opening, distance
-
-
-def quaternion_to_matrix(quaternion: Float[Array, "*batch 4"]) -> Float[Array, "*batch 3 3"]:
-    """Rotation matrices (..., 3, 3) of unit quaternions (..., 4), wxyz."""
-    w, x, y, z = (quaternion[..., i] for i in range(4))
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
-
-
-def _cross(a: Float[Array, "*batch 3"], b: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
-    ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
-    bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
-    return jnp.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
-
-
-def _apply(matrix: Float[Array, "*batch 3 3"], vector: Float[Array, "*#batch 3"]) -> Float[Array, "*batch 3"]:
-    return jnp.sum(matrix * vector[..., None, :], axis=-1)
-
-
-def _multiply(a: Float[Array, "*batch 3 3"], b: Float[Array, "*#batch 3 3"]) -> Float[Array, "*batch 3 3"]:
-    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
-
-
-def _solve_positive(matrix: Float[Array, "*batch n n"], vector: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """Solve small symmetric positive definite systems (..., n, n) x = (..., n) by Cholesky, unrolled over n.
-
-    A library call per 6x6 system costs more than the arithmetic; unrolled, XLA vectorises over the batch.
-    """
-    n = vector.shape[-1]
-    lower: dict[tuple[int, int], jax.Array] = {}
-    inverse_diagonal = []
-    for i in range(n):
-        for j in range(i + 1):
-            total = matrix[..., i, j]
-            for k in range(j):
-                total = total - lower[i, k] * lower[j, k]
-            if i == j:
-                inverse_diagonal.append(jax.lax.rsqrt(total))
-            lower[i, j] = total * inverse_diagonal[j]
-    forward: list[jax.Array] = []
-    for i in range(n):
-        total = vector[..., i]
-        for k in range(i):
-            total = total - lower[i, k] * forward[k]
-        forward.append(total * inverse_diagonal[i])
-    solution: list[jax.Array] = [forward[0]] * n
-    for i in reversed(range(n)):
-        total = forward[i]
-        for k in range(i + 1, n):
-            total = total - lower[k, i] * solution[k]
-        solution[i] = total * inverse_diagonal[i]
-    return jnp.stack(solution, axis=-1)
