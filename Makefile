@@ -5,10 +5,12 @@ BIN    := $(VENV)/bin
 # LeRobot needs Python 3.12 or newer.
 LEROBOT_PYTHON ?= $(PYTHON)
 TEST_WORKERS ?= 2
+TASK   ?= transfer
+DEMO_EPISODES ?= 300
 DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs parity wheel-check lerobot-check gpu-check clean
+.PHONY: help install demo test lint format docs parity wheel-check lerobot-check aloha-check gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,12 +22,13 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	  { echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'gym-aloha==0.1.3' # its models are all that is read
 	@touch $@
 
-demo: install ## collect, train, evaluate and show the result (two cores, no GPU: under 15 minutes)
-	$(BIN)/python scripts/collect.py --out demos/transfer --episodes 300
-	$(BIN)/python scripts/train.py transfer-state --data demos/transfer --out $(DEMO)/train
-	$(BIN)/python scripts/eval.py --expert --episodes 100 --out $(DEMO)/expert
+demo: install ## collect, train, evaluate and show the result (two cores, no GPU: under 15 minutes); also TASK=insert
+	$(BIN)/python scripts/collect.py --task $(TASK) --out demos/$(TASK) --episodes $(DEMO_EPISODES)
+	$(BIN)/python scripts/train.py $(TASK)-state --data demos/$(TASK) --out $(DEMO)/train
+	$(BIN)/python scripts/eval.py --expert --task $(TASK) --episodes 100 --out $(DEMO)/expert
 	$(BIN)/python scripts/eval.py --checkpoint $(DEMO)/train --episodes 50 --out $(DEMO)/policy \
 	  --reference $(DEMO)/expert --save-images --save-trajectory
 
@@ -76,10 +79,24 @@ lerobot-check: install ## LeRobot itself opens the datasets written here (6 GB, 
 	.venv-lerobot/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lerobot.txt 'lerobot[dataset]' pytest
 	@touch $@
 
+aloha-check: install ## the real gym-aloha moves and rewards alike (dm-control; skipped where it cannot be installed)
+	@$(MAKE) --no-print-directory .venv-aloha/.installed || { echo "skipped: gym-aloha could not be installed, see above"; exit 0; }; \
+	if [ -e .venv-aloha/.installed ]; then \
+	  rollouts=$$(mktemp -d) && trap 'rm -rf "$$rollouts"' EXIT && \
+	  $(BIN)/python tests/aloha/write_rollouts.py "$$rollouts" && \
+	  ALOHA_ROLLOUTS="$$rollouts" .venv-aloha/bin/python -m pytest tests/aloha \
+	    -o addopts=-q -o filterwarnings=default --confcutdir=tests/aloha -rs; \
+	fi
+
+.venv-aloha/.installed: constraints-aloha.txt
+	$(PYTHON) -m venv .venv-aloha
+	.venv-aloha/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-aloha.txt gym-aloha pytest
+	@touch $@
+
 gpu-check: ## device tests and benchmark on a CUDA GPU, installs nothing (other packages: make gpu-check BIN=/usr/bin)
 	@test -x "$(BIN)/python" || { \
 	  echo "error: there is no $(BIN)/python; run make install, or name a folder with one: make gpu-check BIN=/usr/bin" >&2; exit 2; }
 	@$(BIN)/python -m imf_jax.benchmark.gpu_check
 
 clean: ## remove the environments and caches of this folder (not your demos and runs)
-	rm -rf .venv .venv-parity .venv-lerobot .pytest_cache .mypy_cache .ruff_cache build site *.egg-info
+	rm -rf .venv .venv-parity .venv-lerobot .venv-aloha .pytest_cache .mypy_cache .ruff_cache build site *.egg-info
