@@ -15,7 +15,7 @@ def main() -> None:
     config = tyro.cli(CollectConfig, description=__doc__)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.statistics import wilson_interval
-    from imf_jax.recording.collection import collect
+    from imf_jax.recording.collection import collect, collection_folder
 
     console = make_console()
     columns = (
@@ -25,7 +25,7 @@ def main() -> None:
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(f"demonstrations of {config.task}", total=config.episodes, line="")
         summary = collect(config, lambda done, line: progress.update(bar, completed=done, line=line))
-    console.print(f"{summary.recorded} demonstrations in {config.out}")
+    console.print(f"{summary.recorded} demonstrations in {collection_folder(config)}")
     if summary.attempted:
         low, high = wilson_interval(summary.succeeded, summary.attempted)
         console.print(

@@ -131,8 +131,9 @@ class CollectConfig:
 
     # Task to demonstrate.
     task: str = "transfer"
-    # Folder that receives episode_*.hdf5 and stats.json; an interrupted collection in it is continued.
-    out: Path = Path("demos/transfer")
+    # Folder that receives episode_*.hdf5 and stats.json; an interrupted collection in it is continued. By default
+    # demos/ and the name of the task.
+    out: Path | None = None
     # Successful demonstrations to record; scenes in which the expert fails are passed over and counted.
     episodes: int = 200
     # Seed of the scenes and of the noise; training and test scenes never coincide.

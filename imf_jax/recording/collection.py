@@ -24,6 +24,7 @@ from imf_jax.rollout.episode_log import RolloutProgress
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
+from imf_jax.sim.tasks import get_task
 
 SUMMARY_FILE = "collection.json"
 
@@ -197,9 +198,9 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
         UserError: the folder holds demonstrations of another task, seed or noise, or cannot be written, or the expert
             hardly ever succeeds.
     """
-    folder = Path(config.out)
     name = resolve_backend(config.backend)
     backend = make_backend(name, config.task, image_size=config.image_size, renderer=config.renderer)
+    folder = collection_folder(config)
     for camera in config.cameras:
         require_camera(camera, backend)
     try:
@@ -254,6 +255,11 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
             raise UserError(f"the expert succeeded in {succeeded()} of {len(records)} scenes; lower the noise")
     write_statistics(folder)
     return CollectionSummary(len(records), succeeded(), recorded, steps, wall_s)
+
+
+def collection_folder(config: CollectConfig) -> Path:
+    """Folder of the demonstrations."""
+    return Path("demos") / get_task(config.task).name if config.out is None else config.out
 
 
 def _report(report: Callable[[int, str], None], recorded: int, scenes: int, progress: RolloutProgress) -> None:

@@ -135,8 +135,9 @@ def add_pairs(spec: mujoco.MjSpec, robot: Robot, objects: dict[str, tuple[str, .
     for geoms in objects.values():
         for geom in geoms:
             pair("table", geom, condim=3, friction=0.8)
-            for palm, fingers in zip(robot.palms, robot.fingers, strict=True):
-                pair(palm, geom, condim=1)
+            for hand, fingers in enumerate(robot.fingers):
+                if robot.palms:
+                    pair(robot.palms[hand], geom, condim=1)
                 for finger in fingers:
                     pair(finger, geom, condim=4, friction=1.2)
     geoms_of_objects = list(objects.values())

@@ -69,15 +69,15 @@ class Robot(ABC):
 
     Attributes:
         spaces: its name, action, state and end effectors.
-        cameras: names of the cameras that it carries.
         fingers: per end effector, the names of the geoms that grasp.
-        palms: per end effector, the name of a geom that touches objects without grasping them.
+        cameras: names of the cameras that it carries.
+        palms: per end effector, the name of a geom that touches objects without grasping them; or none at all.
         self_pairs: names of the geoms of the robot that can meet each other, in pairs.
     """
 
     spaces: RobotSpaces
-    cameras: tuple[str, ...]
     fingers: tuple[tuple[str, ...], ...]
+    cameras: tuple[str, ...] = ()
     palms: tuple[str, ...] = ()
     self_pairs: tuple[tuple[str, str], ...] = ()
 

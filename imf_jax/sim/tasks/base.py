@@ -107,9 +107,9 @@ class Task(ABC):
     def sample(self, key: jax.Array) -> jax.Array:
         """Initial object poses of one scene, float32 (n_objects, 7), a pure function of the key."""
 
-    @abstractmethod
     def start(self, batch: int, xp: ModuleType) -> Any:
-        """The progress pytree of `batch` fresh scenes, in numpy or jax.numpy."""
+        """The progress pytree of `batch` fresh scenes, in numpy or jax.numpy; empty by default."""
+        return ()
 
     @abstractmethod
     def evaluate(self, progress: Any, observation: TaskObservation) -> tuple[Any, TaskResult]:
