@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from point_world import Straight
+from transfer_task import SPACES
 
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
@@ -168,7 +169,7 @@ def write_run() -> Callable[..., Path]:
 
     def write(folder: Path, *, sizes: PolicyConfig = TINY, steps: tuple[int, ...] = (1,)) -> Path:
         config = TrainConfig(policy=sizes)
-        policy = build_policy(config, 7)
+        policy = build_policy(config, SPACES, 7)
         reach = np.tile([0.5, 0.3, 0.3, 1, 0.1, 0.1, 0.1, 0.05], 2)
         widths = {"action": reach, "qpos": np.ones(16), "env_state": np.ones(7)}
         policy.set_statistics({name: {"min": -w, "max": w, "mean": 0 * w, "std": w} for name, w in widths.items()})

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from beartype import beartype
 from jaxtyping import AbstractArray
 
-CHECKED = ("imf_jax.models", "imf_jax.sim.control", "imf_jax.rollout.loop_program")
+CHECKED = ("imf_jax.models", "imf_jax.sim.robots.diana.control", "imf_jax.rollout.loop_program")
 """Modules and packages whose signatures have shapes."""
 
 

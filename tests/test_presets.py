@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from flax import nnx
 from parameters import count_parameters
+from transfer_task import SPACES
 
 from imf_jax.config import LewmEncoderConfig, TrainConfig, from_dict, to_dict
 from imf_jax.errors import ArgumentError, UserError
@@ -25,7 +26,7 @@ def policy_of(config: TrainConfig) -> Policy:
 
     def build() -> Policy:
         frozen = unloaded_encoder(config.policy, identity) if sees else None
-        return Policy(config.policy, 7, rngs=nnx.Rngs(0), frozen_encoder=frozen)
+        return Policy(config.policy, SPACES, 7, rngs=nnx.Rngs(0), frozen_encoder=frozen)
 
     return nnx.eval_shape(build)
 

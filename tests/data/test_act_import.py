@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from transfer_task import SPACES
 
 from imf_jax.data import act_import
 from imf_jax.data.act_import import import_episodes
@@ -19,7 +20,7 @@ from imf_jax.data.statistics import read_statistics
 from imf_jax.errors import ArgumentError, UserError
 
 STEPS = 9
-SETTINGS = ImportSettings(task="transfer")
+SETTINGS = ImportSettings("transfer", SPACES)
 
 
 def smooth_pictures(height: int = 24, width: int = 32) -> np.ndarray:
@@ -106,7 +107,7 @@ def test_compressed_pictures_in_opencv_order(tmp_path, write_foreign, form, kind
 
 def test_compressed_pictures_in_rgb_order(tmp_path, write_foreign):
     write_foreign(observations__images__top=padded([encode(picture, "PNG") for picture in smooth_pictures()]))
-    run(tmp_path, ImportSettings(task="transfer", jpeg_order="rgb"))
+    run(tmp_path, ImportSettings("transfer", SPACES, jpeg_order="rgb"))
     images = read_episode(tmp_path / "out" / "episode_000000.hdf5", images=True).images["top"]
     np.testing.assert_array_equal(images, smooth_pictures())
 
@@ -115,7 +116,7 @@ def test_pictures_are_cut_to_a_square_and_resized(tmp_path, write_foreign):
     pictures = np.zeros((STEPS, 20, 40, 3), np.uint8)
     pictures[:, :, 10:30] = 200
     write_foreign(observations__images__top=pictures, observations__images__side=pictures)
-    run(tmp_path, ImportSettings(task="transfer", image_size=16, cameras=("top",)))
+    run(tmp_path, ImportSettings("transfer", SPACES, image_size=16, cameras=("top",)))
     images = read_episode(tmp_path / "out" / "episode_000000.hdf5", images=True).images
     assert list(images) == ["top"]
     np.testing.assert_array_equal(images["top"], np.full((STEPS, 16, 16, 3), 200))
@@ -205,7 +206,7 @@ def test_compressed_pictures_of_any_length(tmp_path, write_foreign, sign):
         data = file.create_dataset("observations/images/top", (STEPS, 1), h5py.vlen_dtype(sign))
         for step, picture in enumerate(smooth_pictures()):
             data[step, 0] = encode(picture, "PNG").view(sign)
-    assert run(tmp_path, ImportSettings(task="transfer", jpeg_order="rgb")).exit_code == 0
+    assert run(tmp_path, ImportSettings("transfer", SPACES, jpeg_order="rgb")).exit_code == 0
     images = read_episode(tmp_path / "out" / "episode_000000.hdf5", images=True).images["top"]
     np.testing.assert_array_equal(images, smooth_pictures())
 
@@ -281,7 +282,7 @@ def test_a_camera_without_colours_is_left_out(tmp_path, write_foreign, datasets,
 
 def test_a_camera_without_colours_can_be_asked_for_in_vain(tmp_path, write_foreign):
     write_foreign(observations__images__depth=np.zeros((STEPS, 24, 32), np.uint16))
-    report = run(tmp_path, ImportSettings(task="transfer", cameras=("depth",)))
+    report = run(tmp_path, ImportSettings("transfer", SPACES, cameras=("depth",)))
     assert "'observations/images/depth' is uint16 (9, 24, 32)" in report.files[0].refused
 
 
@@ -487,4 +488,4 @@ def test_folders_are_checked_first(tmp_path, write_foreign):
     with pytest.raises(ArgumentError, match="is not empty; choose another --out"):
         run(tmp_path)
     with pytest.raises(ArgumentError, match="image_size 0"):
-        ImportSettings(task="transfer", image_size=0)
+        ImportSettings("transfer", SPACES, image_size=0)

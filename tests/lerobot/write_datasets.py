@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transfer_task import SPACES
 
 from imf_jax.data.episodes import Episode, write_episodes
 from imf_jax.data.lerobot.export import export_demonstrations
@@ -65,7 +66,7 @@ def main() -> None:
     episodes = [episode(number, steps) for number, steps in enumerate(LENGTHS)]
     write_episodes(folder / "demos", episodes)
     export_demonstrations(folder / "demos", folder / "export")
-    features = robot_features(CAMERAS, 7)
+    features = robot_features(SPACES, CAMERAS, 7)
     for number, demonstration in enumerate(episodes):  # a recording that is resumed twice
         start = LeRobotWriter.create if number == 0 else LeRobotWriter.resume
         with start(folder / "rollout_resumed", features, 50) as writer:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from transfer_task import SPACES
 
 from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import ArgumentError, UserError
@@ -31,7 +32,7 @@ def stats() -> dict[str, dict[str, np.ndarray]]:
 
 
 def make(stats, **changes: object) -> Policy:
-    policy = Policy(PolicyConfig(head=HEAD, **changes), 7, rngs=nnx.Rngs(0))
+    policy = Policy(PolicyConfig(head=HEAD, **changes), SPACES, 7, rngs=nnx.Rngs(0))
     policy.set_statistics(stats)
     return policy
 
@@ -122,4 +123,4 @@ def test_the_loss_falls_when_the_target_is_learned(stats) -> None:
 
 def test_actions_must_be_whole_arms() -> None:
     with pytest.raises(ArgumentError, match="action_dim 12"):
-        Policy(PolicyConfig(head=HeadConfig(**{**HEAD.__dict__, "action_dim": 12})), 7, rngs=nnx.Rngs(0))
+        Policy(PolicyConfig(head=HeadConfig(**{**HEAD.__dict__, "action_dim": 12})), SPACES, 7, rngs=nnx.Rngs(0))

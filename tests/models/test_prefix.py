@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from transfer_task import SPACES
 
 from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
@@ -17,7 +18,7 @@ LONGEST = 4
 
 def make(prefix_training: int = LONGEST) -> Policy:
     objective = ObjectiveConfig(prefix_training=prefix_training)
-    return Policy(PolicyConfig(head=HEAD, objective=objective), 7, rngs=nnx.Rngs(0))
+    return Policy(PolicyConfig(head=HEAD, objective=objective), SPACES, 7, rngs=nnx.Rngs(0))
 
 
 def batch(size: int = 6) -> dict:

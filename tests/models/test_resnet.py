@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from parameters import count_parameters
+from transfer_task import SPACES
 
 from imf_jax.config import HeadConfig, PolicyConfig, ResNetEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
@@ -174,7 +175,7 @@ def test_policy_sizes_its_head_by_the_tokens() -> None:
     head = HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
     for encoder, dim in [(CONFIG, 28), (replace(CONFIG, token_per_camera=True), 22)]:
         config = PolicyConfig(head=head, encoder=encoder)
-        policy = nnx.eval_shape(lambda config=config: Policy(config, 7, rngs=nnx.Rngs(0)))
+        policy = nnx.eval_shape(lambda config=config: Policy(config, SPACES, 7, rngs=nnx.Rngs(0)))
         assert policy.head.condition_dim == dim
         assert policy.joint_output_dim is None
         assert policy.frozen_encoder is None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from point_world import MAX_STEPS, PointBackend, Straight
+from transfer_task import SPACES
 
 from imf_jax.data.lerobot.features import robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
@@ -70,7 +71,7 @@ def record(tmp_path: Path) -> Callable[..., Recording]:
     """Create or resume a dataset under a name."""
 
     def make(name: str = "rollout_test", *, cameras: bool = False, resume: bool = False) -> Recording:
-        features = robot_features({"front": (SIZE, SIZE)} if cameras else {}, 3)
+        features = robot_features(SPACES, {"front": (SIZE, SIZE)} if cameras else {}, 3)
         open_writer = LeRobotWriter.resume if resume else LeRobotWriter.create
         writer = open_writer(tmp_path / name, features, 50)
         return Recording(writer, "point", 7, (lambda: take_pictures) if cameras else None)

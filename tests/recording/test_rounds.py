@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from transfer_task import SPACES
 
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
@@ -41,7 +42,7 @@ def demonstration(number: int) -> Episode:
 def untrained(config: TrainConfig) -> int:
     """A run folder with initial weights: how training goes is tested elsewhere."""
     _, statistics = load_demonstrations(config.data)
-    policy = build_policy(config, 7)
+    policy = build_policy(config, SPACES, 7)
     policy.set_statistics(statistics.arrays)
     state, frozen = initial_state(policy, config)
     meta = CheckpointMeta(config.max_steps, "transfer", 7, "average", "", None, {})

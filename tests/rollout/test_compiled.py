@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from point_world import MAX_STEPS, SIZE, PointBackend, Straight
+from transfer_task import SPACES
 
 from imf_jax.benchmark.random_walk import Wanderer
 from imf_jax.config import HeadConfig, PolicyConfig
@@ -273,7 +274,7 @@ def test_the_expert_hands_over_on_warp_as_on_native(warp_run: Any, transfer_back
 def test_the_first_plan_on_warp_is_that_on_native(warp_run: Any, transfer_backend: Any, tmp_path: Path) -> None:
     """Scenes and keys are equal on every backend, so the first actions are too; and a second run gives the same."""
     head = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
-    host = Wanderer(Policy(PolicyConfig(head=head), 7, rngs=nnx.Rngs(0)), plan_batch=4)
+    host = Wanderer(Policy(PolicyConfig(head=head), SPACES, 7, rngs=nnx.Rngs(0)), plan_batch=4)
 
     def actions(name: str, roll: Callable[..., Any]) -> list[np.ndarray]:
         roll(recorders=[TrajectoryRecorder(tmp_path / name)])

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from point_world import PointBackend
 from test_compiled import what_happened
+from transfer_task import SPACES
 
 from imf_jax.config import ExecutionConfig, HeadConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
@@ -204,7 +205,7 @@ def test_one_program_serves_every_delay() -> None:
 
 def make_policy(prefix_training: int = 0) -> Policy:
     objective = ObjectiveConfig(prefix_training=prefix_training)
-    return Policy(PolicyConfig(head=HEAD, objective=objective), 3, rngs=nnx.Rngs(0))
+    return Policy(PolicyConfig(head=HEAD, objective=objective), SPACES, 3, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from transfer_task import SPACES
 
 from imf_jax.config import HeadConfig, PolicyConfig
 from imf_jax.models.policy import Policy
@@ -21,7 +22,7 @@ ENV_STATE_DIM = 3
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return Policy(PolicyConfig(head=HEAD), ENV_STATE_DIM, rngs=nnx.Rngs(0))
+    return Policy(PolicyConfig(head=HEAD), SPACES, ENV_STATE_DIM, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_noise_depends_on_seed_episode_and_replan(policy: Policy, observations: 
 def test_number_of_scenes_seed_and_weights_share_one_compilation(observations: Any) -> None:
     compiled = plan_rows._cache_size()
     for seed, rows in ((0, [0]), (1, [0, 1]), (2, list(range(12)))):
-        trained_further = Policy(PolicyConfig(head=HEAD), ENV_STATE_DIM, rngs=nnx.Rngs(seed))
+        trained_further = Policy(PolicyConfig(head=HEAD), SPACES, ENV_STATE_DIM, rngs=nnx.Rngs(seed))
         plan(PolicyPlanner(trained_further, plan_batch=3), observations, rows, seed=seed)
     assert plan_rows._cache_size() == compiled + 1
 

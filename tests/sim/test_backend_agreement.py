@@ -15,7 +15,7 @@ from imf_jax.sim.backends.mjx import MjxBackend
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.backends.warp import WarpBackend
-from imf_jax.sim.experts.transfer import get_expert
+from imf_jax.sim.tasks import get_expert
 
 SCENES = 6
 

@@ -1,16 +1,21 @@
 """Servo commands between two actions: evenly spaced joint targets, hands on a straight line, records once a step."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from imf_jax.errors import ArgumentError
 from imf_jax.seeds import scene_keys
+from imf_jax.sim.backends.mjx import MjxBackend
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.backends.task_scene import TaskScene
-from imf_jax.sim.control import MAX_JOINT_STEP, forward_kinematics
-from imf_jax.sim.scene import READY
+from imf_jax.sim.backends.warp import WarpBackend
+from imf_jax.sim.robots.diana.control import MAX_JOINT_STEP, forward_kinematics
+from imf_jax.sim.robots.diana.model import READY
 
 
 def commands(last: np.ndarray, joints: np.ndarray, count: int) -> list:
@@ -31,7 +36,7 @@ def test_commands_are_evenly_spaced_and_end_at_the_action() -> None:
 def test_hands_between_two_actions_are_within_two_millimetres_of_the_straight_line(
     transfer_backend: NativeBackend,
 ) -> None:
-    arms = transfer_backend._parts.arms
+    arms = transfer_backend._parts.robot.arms
     start = np.tile(READY, (100, 2, 1))
     end = start + np.random.default_rng(0).uniform(-MAX_JOINT_STEP, MAX_JOINT_STEP, start.shape)
     place = jax.jit(lambda joints: forward_kinematics(arms, joints)[0])
@@ -61,3 +66,9 @@ def test_interpolated_motion_is_smoother_and_recorded_once_a_step(
     for k in range(3):
         again, step = transfer_backend.step(again, actions[:, k])
         np.testing.assert_array_equal(step.qpos, smooth.qpos[:, k])
+
+
+@pytest.mark.parametrize("backend", [NativeBackend, MjxBackend, WarpBackend])
+def test_a_count_that_does_not_divide_the_physics_steps_is_refused(backend: Callable[..., Any]) -> None:
+    with pytest.raises(ArgumentError, match=r"--action-interpolation 2 does not divide the 5 physics .* 1 or 5"):
+        backend("transfer", interpolation=2)

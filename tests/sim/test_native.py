@@ -7,8 +7,9 @@ import pytest
 
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
-from imf_jax.sim.experts.transfer import get_expert
 from imf_jax.sim.rendering.opengl_renderer import find_opengl
+from imf_jax.sim.robots.diana import DIANA_PAIR, control
+from imf_jax.sim.tasks import get_expert
 
 pytestmark = pytest.mark.optimized
 
@@ -66,13 +67,11 @@ def test_outputs_describe_the_state_after_the_step(transfer_backend: NativeBacke
             state, HOLD + np.array([[0.0] * 16, [0, 0.02, 0.02] + [0.0] * 13], np.float32)
         )
     qpos = output.qpos
-    index = transfer_backend.scene.index
+    robot = DIANA_PAIR.bind(transfer_backend.model)
     arms = output.state.reshape(2, 2, 8)
-    np.testing.assert_array_equal(arms[..., :7].reshape(2, 14), qpos[:, index.arm_qpos])
+    np.testing.assert_array_equal(arms[..., :7].reshape(2, 14), qpos[:, robot.qpos[:14]])
     assert output.qpos.dtype == np.float32
-    from imf_jax.sim import control
-
-    hands, _, _, _ = control.forward_kinematics(control.arm_model(transfer_backend.scene), jnp.asarray(arms[..., :7]))
+    hands, _, _, _ = control.forward_kinematics(robot.arms, jnp.asarray(arms[..., :7]))
     np.testing.assert_allclose(output.end_effector[..., :3], hands, atol=2e-6)
 
 
@@ -121,7 +120,7 @@ def test_pictures_follow_the_state(transfer_backend: NativeBackend) -> None:
     assert pictures.shape == (3, 2, 96, 96, 3)
     assert pictures.dtype == np.uint8
     moved = output.qpos.copy()
-    box = transfer_backend.scene.index.object_qpos["box"]
+    box = transfer_backend.model.joint("box_joint").qposadr[0]
     moved[0, box] += 0.2
     again = transfer_backend.render(moved, ("top", "front"))
     assert (again[0] != pictures[0]).any(axis=-1).sum() > 50

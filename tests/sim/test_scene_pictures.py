@@ -3,28 +3,27 @@
 import numpy as np
 import pytest
 
-from imf_jax.sim.control import MAX_OPENING
+from imf_jax.sim.backends.task_scene import TaskScene
 from imf_jax.sim.rendering.camera import camera_view
 from imf_jax.sim.rendering.opengl_renderer import OpenGLRenderer, find_opengl
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
-from imf_jax.sim.scene import CAMERAS, READY, Scene, build_scene
-from imf_jax.sim.tasks import get_task
+from imf_jax.sim.robots.diana.model import MAX_OPENING, READY
 
 SIZE = 128
+CAMERAS = ("r_vis", "top", "front")
 
 
 @pytest.fixture(scope="module")
-def scene() -> Scene:
-    return build_scene(get_task("transfer").add_objects)
+def scene() -> TaskScene:
+    return TaskScene("transfer")
 
 
-def pose(scene: Scene, box: tuple[float, float, float]) -> np.ndarray:
+def pose(scene: TaskScene, box: tuple[float, float, float]) -> np.ndarray:
     """qpos (nq,) with both arms ready and the box at a place [m]."""
-    index = scene.index
     qpos = scene.model.qpos0.copy()
-    qpos[index.arm_qpos] = np.tile(READY, 2)
-    qpos[index.finger_qpos.ravel()] = MAX_OPENING / 2
-    qpos[index.object_qpos["box"] :][:3] = box
+    qpos[scene.robot.qpos[:14]] = np.tile(READY, 2)
+    qpos[scene.robot.qpos[14:]] = MAX_OPENING / 2
+    qpos[scene.model.joint("box_joint").qposadr[0] :][:3] = box
     return qpos
 
 
@@ -34,7 +33,7 @@ def blue(image: np.ndarray) -> np.ndarray:
     return np.argwhere(saturated).mean(axis=0)[::-1] + 0.5 if saturated.any() else np.full(2, np.nan)
 
 
-def test_the_box_is_seen_where_it_is(scene: Scene) -> None:
+def test_the_box_is_seen_where_it_is(scene: TaskScene) -> None:
     model = scene.model
     renderer = WarpRenderer(model, CAMERAS, SIZE, SIZE, device="cpu")
     places = [(0.45, -0.1, 0.1), (0.55, 0.1, 0.2)]
@@ -51,12 +50,12 @@ def test_the_box_is_seen_where_it_is(scene: Scene) -> None:
     assert blue(front[0])[0] < SIZE / 2 < blue(front[1])[0]
 
 
-def test_the_wrist_camera_moves_with_the_right_arm(scene: Scene) -> None:
+def test_the_wrist_camera_moves_with_the_right_arm(scene: TaskScene) -> None:
     renderer = WarpRenderer(scene.model, ("r_vis",), SIZE, SIZE, device="cpu")
     still = pose(scene, (0.45, -0.35, 0.03))
     turned_right, turned_left = still.copy(), still.copy()
-    turned_right[scene.index.arm_qpos[7]] += 0.15
-    turned_left[scene.index.arm_qpos[0]] += 0.15
+    turned_right[scene.robot.qpos[7]] += 0.15
+    turned_left[scene.robot.qpos[0]] += 0.15
     pictures = renderer.render(np.stack([still, turned_right, turned_left]))[:, 0].astype(int)
     assert np.isfinite(blue(pictures[0])).all()  # the box below the hand is in view
     assert np.abs(pictures[1] - pictures[0]).mean() > 2
@@ -65,7 +64,7 @@ def test_the_wrist_camera_moves_with_the_right_arm(scene: Scene) -> None:
 
 @pytest.mark.skipif(find_opengl() is None, reason="no off-screen OpenGL (Debian: libosmesa6)")
 @pytest.mark.parametrize("shadows", [False, True])
-def test_opengl_shows_the_same_scene(scene: Scene, shadows: bool) -> None:
+def test_opengl_shows_the_same_scene(scene: TaskScene, shadows: bool) -> None:
     qpos = np.stack([pose(scene, (0.45, -0.3, 0.025)), pose(scene, (0.5, 0.0, 0.2))])
     gl = OpenGLRenderer(scene.model, CAMERAS, 256, 256, shadows=shadows)
     expected = gl.render(qpos).astype(int)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from transfer_task import SPACES
 
 from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta, checkpoint_path, complete_checkpoints, load_policy, newest_checkpoint
@@ -25,7 +26,7 @@ ENV_STATE_DIM = 7
 
 @pytest.fixture
 def policy(config):
-    policy = build_policy(config, ENV_STATE_DIM)
+    policy = build_policy(config, SPACES, ENV_STATE_DIM)
     rng = np.random.default_rng(0)
 
     def statistics(width: int) -> dict[str, np.ndarray]:
@@ -62,7 +63,7 @@ def test_state_comes_back_bit_for_bit(policy, config, same_leaves, ema_decay, tm
     assert (state.average is None) == (ema_decay == 0)
     state = jax.tree.map(lambda leaf: leaf + jnp.asarray(1.5, leaf.dtype), state)
     path, state = save(tmp_path, (state, frozen), config, step=7)
-    template, _ = initial_state(build_policy(config, ENV_STATE_DIM), config)
+    template, _ = initial_state(build_policy(config, SPACES, ENV_STATE_DIM), config)
     same_leaves(restore_state(path, template, frozen), state)
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
+from transfer_task import SPACES
 
 from imf_jax import checkpoints
 from imf_jax.config import to_dict
@@ -31,7 +32,7 @@ from imf_jax.training.validation import Validation
 
 def restored(config):
     """The training state in the newest checkpoint of a run."""
-    policy = build_policy(config, 7)
+    policy = build_policy(config, SPACES, 7)
     template, frozen = initial_state(policy, config)
     return saved_state.restore_state(checkpoints.newest_checkpoint(config.out), template, frozen)
 
@@ -40,7 +41,7 @@ def test_grouping_of_steps_does_not_matter(config, same_leaves):
     data, statistics = load_demonstrations(config.data)
 
     def run(*counts):
-        policy = build_policy(config, 7)
+        policy = build_policy(config, SPACES, 7)
         policy.set_statistics(statistics.arrays)
         state, frozen = initial_state(policy, config)
         steps = compile_run_steps(config, state, frozen, data)
@@ -63,7 +64,7 @@ def test_two_and_two_steps_equal_four(config, with_out, same_leaves):
     resumed = replace(halves, max_steps=4, resume=True)
     assert loop.train(resumed) == EXIT_OK
     same_leaves(restored(resumed), restored(whole))
-    initial, _ = initial_state(build_policy(whole, 7), whole)
+    initial, _ = initial_state(build_policy(whole, SPACES, 7), whole)
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), initial.params, restored(whole).params)
     assert all(jax.tree.leaves(moved))
     losses = [{k: v for k, v in line.items() if k in ("step", "loss")} for line in read_metrics(whole.out)]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from transfer_task import SPACES
 
 from imf_jax.config import ValidationConfig
 from imf_jax.models.policy import build_policy
@@ -34,7 +35,7 @@ def validate(config, monkeypatch):
         made._backend.task.max_steps = 16
         return made
 
-    return SimpleNamespace(build=build, policy=build_policy(config, 7), out=config.out)
+    return SimpleNamespace(build=build, policy=build_policy(config, SPACES, 7), out=config.out)
 
 
 def test_leaves_records_and_pictures_of_validation_scenes(validate):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from transfer_task import SPACES
 
 from imf_jax import checkpoints
 from imf_jax.config import LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
@@ -88,11 +89,11 @@ def observation(batch: int = 1) -> dict[str, np.ndarray]:
 
 
 def test_frozen_encoder_is_no_part_of_what_is_trained(lewm_config: TrainConfig, config: TrainConfig) -> None:
-    policy = build_policy(lewm_config, 7)
+    policy = build_policy(lewm_config, SPACES, 7)
     assert policy.joint_output_dim == EMBEDDING
     assert policy.head.condition_dim == EMBEDDING + 16
     state, frozen = initial_state(policy, lewm_config)
-    without, _ = initial_state(build_policy(config, 7), config)
+    without, _ = initial_state(build_policy(config, SPACES, 7), config)
     assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(without))
     kept = [v for _, v in nnx.to_flat_state(frozen.variables) if isinstance(v, Frozen)]
     assert len(kept) == len(policy.frozen_encoder.weights)
@@ -102,7 +103,10 @@ def test_frozen_encoder_is_no_part_of_what_is_trained(lewm_config: TrainConfig, 
 def test_training_from_cached_features(
     lewm_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {name: np.array(value[...]) for name, value in build_policy(lewm_config, 7).frozen_encoder.weights.items()}
+    before = {
+        name: np.array(value[...])
+        for name, value in build_policy(lewm_config, SPACES, 7).frozen_encoder.weights.items()
+    }
     assert loop.train(lewm_config) == EXIT_OK
     (cache,) = lewm_config.data.glob("features_*.npz")
     assert f"written to {cache}" in capsys.readouterr().out
@@ -130,7 +134,7 @@ def test_training_from_cached_features(
 
 
 def test_windows_carry_the_features_of_their_steps(lewm_config: TrainConfig) -> None:
-    policy = build_policy(lewm_config, 7)
+    policy = build_policy(lewm_config, SPACES, 7)
     data, _ = load_demonstrations(lewm_config.data)
     found = find_pictures(lewm_config.data, CAMERAS, SIZE)
     data = vision.with_vision(data, found, policy, lambda line: None)
@@ -149,7 +153,7 @@ def test_training_from_pictures_resumes_exactly(
     """Weights, their average and the running statistics of batch normalisation all continue bit for bit."""
 
     def restored(config: TrainConfig) -> Any:
-        state, frozen = initial_state(build_policy(config, 7), config)
+        state, frozen = initial_state(build_policy(config, SPACES, 7), config)
         return saved_state.restore_state(checkpoints.newest_checkpoint(config.out), state, frozen)
 
     encoder = replace(resnet_config.policy.encoder, shared=True)  # one network compiles in half the time of two
@@ -160,7 +164,7 @@ def test_training_from_pictures_resumes_exactly(
     assert loop.train(replace(resnet_config, resume=True)) == EXIT_OK
     same_leaves(restored(resnet_config), whole)
     assert int(whole.step) == 2
-    initial, _ = initial_state(build_policy(resnet_config, 7), resnet_config)
+    initial, _ = initial_state(build_policy(resnet_config, SPACES, 7), resnet_config)
     for part in ("params", "statistics", "average"):
         moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), getattr(initial, part), getattr(whole, part))
         assert jax.tree.all(moved), part
@@ -226,7 +230,7 @@ def test_the_loop_closes_over_rendered_pictures(lewm_config: TrainConfig, transf
     _, output = transfer_backend.reset(scene_keys(0, [0]))
     size = transfer_backend.render(output.qpos, CAMERAS).shape[2]
     sees = replace(lewm_config.policy, encoder=replace(lewm_config.policy.encoder, image_size=size))
-    policy = sensitive(build_policy(replace(lewm_config, policy=sees), 7))
+    policy = sensitive(build_policy(replace(lewm_config, policy=sees), SPACES, 7))
     policy.set_statistics(load_demonstrations(lewm_config.data)[1].arrays)
 
     class Watched(PolicyPlanner):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transfer_task import SPACES
 
 from imf_jax.data.lerobot.features import Feature, robot_features
 
@@ -14,7 +15,7 @@ CAMERAS = {"front": (32, 32), "top": (16, 24)}
 
 @pytest.fixture
 def features() -> dict[str, Feature]:
-    return robot_features(CAMERAS, 7)
+    return robot_features(SPACES, CAMERAS, 7)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from transfer_task import SPACES
 
 from imf_jax.data.lerobot.checks import require_free_space, require_recording_name
 from imf_jax.data.lerobot.features import Feature, picture_feature, robot_features
@@ -255,7 +256,7 @@ def test_creating_over_a_dataset_is_refused(tmp_path, features, make_frames, con
 
 def test_resuming_with_other_features_names_both_sides(tmp_path, features, make_frames, constants):
     folder = record(tmp_path / "rollout_a", features, make_frames, constants, [3])
-    changed = robot_features({"front": (32, 32)}, 7) | {"action": Feature("float32", (14,), ())}
+    changed = robot_features(SPACES, {"front": (32, 32)}, 7) | {"action": Feature("float32", (14,), ())}
     with pytest.raises(ArgumentError) as caught:
         LeRobotWriter.resume(folder, changed, 20)
     message = str(caught.value)

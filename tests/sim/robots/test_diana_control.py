@@ -6,9 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from imf_jax.sim import control
 from imf_jax.sim.backends.native import NativeBackend
-from imf_jax.sim.scene import READY
+from imf_jax.sim.robots.diana import DIANA_PAIR, control
+from imf_jax.sim.robots.diana.model import READY
 
 pytestmark = pytest.mark.optimized
 
@@ -17,7 +17,7 @@ DOWN = np.array([1.0, 0.0, 0.0, 0.0])
 
 @pytest.fixture(scope="module")
 def arms(transfer_backend: NativeBackend) -> control.ArmModel:
-    return control.arm_model(transfer_backend.scene)
+    return control.arm_model(transfer_backend.model)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,15 @@ def settle(solve, arms: control.ArmModel, position: np.ndarray, quaternion: np.n
 
 
 def test_forward_kinematics_agrees_with_mujoco(transfer_backend: NativeBackend, arms: control.ArmModel) -> None:
-    scene = transfer_backend.scene
-    data = mujoco.MjData(scene.model)
+    model = transfer_backend.model
+    robot = DIANA_PAIR.bind(model)
+    data = mujoco.MjData(model)
     for row in np.random.default_rng(0).uniform(-1.5, 1.5, (5, 2, 7)):
-        data.qpos[scene.index.arm_qpos] = row.ravel()
-        mujoco.mj_kinematics(scene.model, data)
+        data.qpos[robot.qpos[:14]] = row.ravel()
+        mujoco.mj_kinematics(model, data)
         position, rotation, _, _ = control.forward_kinematics(arms, jnp.asarray(row, jnp.float32))
-        np.testing.assert_allclose(position, data.xpos[scene.index.link7_body], atol=1e-6)
-        np.testing.assert_allclose(np.reshape(rotation, (2, 9)), data.xmat[scene.index.link7_body], atol=1e-6)
+        np.testing.assert_allclose(position, data.xpos[robot.effectors], atol=1e-6)
+        np.testing.assert_allclose(np.reshape(rotation, (2, 9)), data.xmat[robot.effectors], atol=1e-6)
 
 
 def test_reachable_poses_are_reached_with_their_orientation(solve, arms: control.ArmModel) -> None:

@@ -1,0 +1,24 @@
+"""The task `transfer` for tests: its spaces, and observations made by hand."""
+
+import numpy as np
+
+from imf_jax.sim.tasks import TaskObservation, get_task
+from imf_jax.spaces import RobotSpaces
+
+SPACES: RobotSpaces = get_task("transfer").robot.spaces
+"""Action and state of two Diana 7 arms, 16 entries each."""
+
+ENV_STATE_DIM = get_task("transfer").env_state_dim
+
+
+def observe(objects: np.ndarray, touch: np.ndarray, contacts: np.ndarray | None = None) -> TaskObservation:
+    """An observation of B scenes.
+
+    Args:
+        objects: (B, n, 7) poses.
+        touch: bool (B, n, 2, 2), see `TaskObservation`.
+        contacts: bool (B, K); none by default.
+    """
+    count = len(objects)
+    contacts = np.zeros((count, 0), bool) if contacts is None else contacts
+    return TaskObservation(objects, touch, contacts, np.zeros((count, SPACES.state_dim), np.float32))
