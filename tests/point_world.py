@@ -1,7 +1,6 @@
 """An analytic simulator for both loops, and what moves in it: no physics to wait for, and every outcome can be had."""
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,11 +9,21 @@ import numpy as np
 
 from imf_jax.rollout.planner import PlanProgram
 from imf_jax.seeds import noise_keys
+from imf_jax.sim.arrays import array_module
 from imf_jax.sim.backends.base import SimState, StepOutput
-from imf_jax.sim.tasks.base import array_module
+from imf_jax.sim.tasks.transfer import Transfer
 
 MAX_STEPS = 38
 SIZE = 4
+
+
+class PointTask(Transfer):
+    """What loops and recordings ask a task for; its robot has the hands and the action of two arms."""
+
+    name, max_steps, env_state_dim = "point", MAX_STEPS, 3
+    cameras: tuple[str, ...] = ("front", "top")
+    stages: tuple[str, ...] = ("near", "nearer")
+    expert = None
 
 
 class PointBackend:
@@ -25,10 +34,10 @@ class PointBackend:
     """
 
     name, compiled, image_size = "mjx", True, SIZE
-    cameras = ("front", "top")
+    cameras = PointTask.cameras
     control_dt = 0.02
     renderer = "warp"
-    task = SimpleNamespace(name="point", max_steps=MAX_STEPS, env_state_dim=3)
+    task = PointTask()
 
     def reset(self, keys: Any) -> tuple[SimState, StepOutput]:
         typed = keys if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(jnp.asarray(keys))

@@ -2,16 +2,16 @@
 
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from point_world import Straight
+from point_world import PointTask, Straight
 from transfer_task import SPACES
 
 from imf_jax.checkpoints import CheckpointMeta
@@ -21,6 +21,7 @@ from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.tasks import get_task, registry
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.training.saved_state import save_checkpoint
 from imf_jax.training.state import initial_state
@@ -28,6 +29,13 @@ from imf_jax.training.state import initial_state
 MAX_STEPS = 40
 TINY = PolicyConfig(head=HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1))
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+class NearTask(PointTask):
+    """The same with one stage and its own length."""
+
+    max_steps = MAX_STEPS
+    stages = ("near",)
 
 
 class PointBackend:
@@ -39,9 +47,9 @@ class PointBackend:
     name = "native"
     compiled = False
     image_size = 32
-    cameras = ("front", "top")
+    cameras = NearTask.cameras
     control_dt = 0.02
-    task = SimpleNamespace(name="point", max_steps=MAX_STEPS, stages=("near",))
+    task = NearTask()
     renderer = "warp"
 
     def __init__(self) -> None:
@@ -180,6 +188,19 @@ def write_run() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def install_task(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Let an installed package offer a task: its name and its class, "module:Class"."""
+    get_task.cache_clear()
+
+    def install(name: str, reference: str) -> None:
+        point = EntryPoint(name, reference, registry.GROUP)
+        monkeypatch.setattr(registry, "_entry_points", lambda: {name: point})
+
+    yield install
+    get_task.cache_clear()
 
 
 class ScriptRun(NamedTuple):

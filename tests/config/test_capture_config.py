@@ -35,7 +35,7 @@ from imf_jax.rollout.recorders.base import RecorderContext
 def test_flags_make_recorders(
     transfer_backend: Any, tmp_path: Path, asked: dict[str, Any], recorders: list[str], cameras: tuple[str, ...]
 ) -> None:
-    capture = CaptureConfig(**asked)
+    capture = CaptureConfig(**asked).with_default("front")
     made = make_recorders(capture, RecorderContext(tmp_path, transfer_backend, num_envs=2))
     assert [recorder.name for recorder in made] == recorders
     assert capture.cameras == cameras
@@ -46,7 +46,7 @@ def test_every_flag_of_a_recorder_is_one() -> None:
     assert RECORDERS.keys() < {field.name for field in dataclasses.fields(CaptureConfig)}
 
 
-def test_captures_of_the_first_episodes_only(tmp_path: Path) -> None:
-    context = RecorderContext(tmp_path, SimpleNamespace(), num_envs=2, num_episodes=1)  # type: ignore[arg-type]
+def test_captures_of_the_first_episodes_only(transfer_backend: Any, tmp_path: Path) -> None:
+    context = RecorderContext(tmp_path, transfer_backend, num_envs=2, num_episodes=1)
     (recorder,) = make_recorders(CaptureConfig(save_trajectory=True), context)
     assert recorder.finish(SimpleNamespace(episode=1, steps=0)) == {}, "it has seen nothing of this episode"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from transfer_task import SPACES
 
 from imf_jax.data.episodes import Episode
 
@@ -30,6 +31,7 @@ def make_episode() -> Callable[..., Episode]:
             "task": "transfer",
             "control_hz": 50.0,
             "success": True,
+            "spaces": SPACES,
         }
         return Episode(**(values | changes))
 

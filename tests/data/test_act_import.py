@@ -466,7 +466,7 @@ def test_other_damage_and_odd_quaternions(tmp_path, write_foreign):
     write_foreign("episode_0.hdf5", action=np.ones((STEPS, 16)))
     (tmp_path / "foreign" / "episode_1.hdf5").write_bytes(b"not HDF5")
     report = run(tmp_path)
-    assert "no unit quaternion of the left hand at 9 of 9 steps" in " ".join(report.files[0].notes)
+    assert "no unit quaternion of the left arm at 9 of 9 steps" in " ".join(report.files[0].notes)
     assert "cannot be read" in report.files[1].refused
 
 

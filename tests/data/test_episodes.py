@@ -41,7 +41,7 @@ def test_round_trip(tmp_path, make_episode):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
         assert getattr(read, name).dtype == np.float32
     np.testing.assert_array_equal(read.images["front"], images["front"])
-    for name in ("seed", "episode", "task", "control_hz", "success"):
+    for name in ("seed", "episode", "task", "control_hz", "success", "spaces"):
         assert getattr(read, name) == getattr(written, name)
     assert read_episode(path).images == {}
 
@@ -54,6 +54,14 @@ def test_layout_is_the_one_of_act_tools(tmp_path, make_episode):
         assert file["/observations/images/top"][3].shape == (4, 4, 3)
         assert file.attrs["sim"]
         assert "wxyz" in json.loads(file.attrs["units"])["action"]
+
+
+def test_files_of_older_versions_do_not_describe_their_robot(tmp_path, make_episode):
+    path = write_episode(tmp_path, make_episode(spaces=None))
+    with h5py.File(path) as file:
+        assert "robot" not in file.attrs
+    read = read_episode(path)
+    assert (read.spaces, read.action.shape) == (None, (20, 16))
 
 
 def test_list_is_ordered_by_number_and_ignores_other_files(tmp_path, make_episode):
@@ -96,6 +104,14 @@ def without_attribute(name):
     return damage
 
 
+def with_robot(text):
+    def damage(path):
+        with h5py.File(path, "r+") as file:
+            file.attrs["robot"] = text
+
+    return damage
+
+
 def cut_off(path):
     path.write_bytes(path.read_bytes()[:1000])
 
@@ -116,6 +132,10 @@ def cut_off(path):
         (damaged("noise", not_finite), "noise"),
         (damaged("observations/images/front", lambda x: x[:5]), "observations/images/front"),
         (damaged("observations/images/front", lambda x: x.astype(np.float32)), "observations/images/front"),
+        (damaged("observations/qpos", lambda x: x[:, :14]), "observations/qpos"),
+        (damaged("noise", lambda x: x[:, :14]), "noise"),
+        (with_robot("{"), "attribute 'robot' does not describe a robot"),
+        (with_robot('{"name": "arm"}'), "attribute 'robot' does not describe a robot"),
         (without_attribute("task"), "task"),
         (without_attribute("control_hz"), "control_hz"),
         (cut_off, "cannot be read"),

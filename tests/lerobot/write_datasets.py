@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transfer_task import SPACES
 
 from imf_jax.data.episodes import Episode, write_episodes
 from imf_jax.data.lerobot.export import export_demonstrations
 from imf_jax.data.lerobot.features import robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
+from imf_jax.sim.tasks import get_task
 
 LENGTHS = (12, 9, 15)
+SPACES = get_task("transfer").robot.spaces
 CAMERAS = {"front": (64, 64), "top": (48, 64)}
 
 
@@ -42,6 +43,7 @@ def episode(number: int, steps: int) -> Episode:
         task=("transfer", "insert")[number % 2],
         control_hz=50.0,
         success=number != 1,
+        spaces=SPACES,
         images={camera: pictures(steps, *size, rng) for camera, size in CAMERAS.items()},
     )
 
@@ -68,8 +70,12 @@ def main() -> None:
     export_demonstrations(folder / "demos", folder / "export")
     features = robot_features(SPACES, CAMERAS, 7)
     for number, demonstration in enumerate(episodes):  # a recording that is resumed twice
-        start = LeRobotWriter.create if number == 0 else LeRobotWriter.resume
-        with start(folder / "rollout_resumed", features, 50) as writer:
+        resumed = folder / "rollout_resumed"
+        if number == 0:
+            writer = LeRobotWriter.create(resumed, features, 50, robot_type=SPACES.name)
+        else:
+            writer = LeRobotWriter.resume(resumed, features, 50)
+        with writer:
             constants = {"success": demonstration.success, "seed": 5, "scene": number}
             writer.add_episode(demonstration.task, frames(demonstration), constants)
         if number == 1:

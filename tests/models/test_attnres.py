@@ -7,12 +7,12 @@ import pytest
 from flax import nnx
 from parameters import count_parameters
 
-from imf_jax.config import HeadConfig, PolicyConfig
+from imf_jax.config import HeadConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.networks.attnres import AttnResHead, RMSNorm, swiglu_width, time_embedding
 from imf_jax.models.policy import weight_decay_mask
 
-SMALL = HeadConfig(n_emb=32, n_layer=3, n_head=4, n_kv_head=2, pred_horizon=6, num_action_steps=2)
+SMALL = HeadConfig(action_dim=16, n_emb=32, n_layer=3, n_head=4, n_kv_head=2, pred_horizon=6, num_action_steps=2)
 
 
 def small_head(seed: int = 0, **changes: object) -> AttnResHead:
@@ -33,7 +33,7 @@ def inputs(batch: int = 3, horizon: int = 6) -> tuple[jax.Array, ...]:
 
 
 def test_the_default_head_has_the_size_of_the_original() -> None:
-    head = nnx.eval_shape(lambda: AttnResHead(PolicyConfig().head, 208, rngs=nnx.Rngs(0)))
+    head = nnx.eval_shape(lambda: AttnResHead(HeadConfig(action_dim=16), 208, rngs=nnx.Rngs(0)))
     assert count_parameters(head) == 21_493_264
     assert swiglu_width(384) == 1024
 

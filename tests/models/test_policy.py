@@ -121,6 +121,6 @@ def test_the_loss_falls_when_the_target_is_learned(stats) -> None:
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_actions_must_be_whole_arms() -> None:
-    with pytest.raises(ArgumentError, match="action_dim 12"):
+def test_actions_must_be_those_of_the_robot() -> None:
+    with pytest.raises(ArgumentError, match="action_dim is 12, but actions of robot 'two_diana7' have 16 entries"):
         Policy(PolicyConfig(head=HeadConfig(**{**HEAD.__dict__, "action_dim": 12})), SPACES, 7, rngs=nnx.Rngs(0))

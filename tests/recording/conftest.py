@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from point_world import MAX_STEPS, PointBackend, Straight
+from point_world import MAX_STEPS, PointBackend, PointTask, Straight
 from transfer_task import SPACES
 
 from imf_jax.data.lerobot.features import robot_features
@@ -20,8 +20,7 @@ from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import StepOutput
-from imf_jax.sim.experts import transfer as experts
-from imf_jax.sim.experts.transfer import ExpertState, to_action
+from imf_jax.sim.experts.transfer import ExpertState, TransferExpert, to_action
 
 SIZE = 16
 
@@ -73,7 +72,7 @@ def record(tmp_path: Path) -> Callable[..., Recording]:
     def make(name: str = "rollout_test", *, cameras: bool = False, resume: bool = False) -> Recording:
         features = robot_features(SPACES, {"front": (SIZE, SIZE)} if cameras else {}, 3)
         open_writer = LeRobotWriter.resume if resume else LeRobotWriter.create
-        writer = open_writer(tmp_path / name, features, 50)
+        writer = open_writer(tmp_path / name, features, 50, **({} if resume else {"robot_type": SPACES.name}))
         return Recording(writer, "point", 7, (lambda: take_pictures) if cameras else None)
 
     return make
@@ -99,11 +98,15 @@ class PointExpert:
         state = state._replace(command=state.command.at[:, 0, :3].add(step), waited=state.waited + 1)
         return state, to_action(state.command, state.opening)
 
+    def anchor(self, state: ExpertState, command: jax.Array) -> ExpertState:
+        return TransferExpert().anchor(state, command)
+
 
 @pytest.fixture
-def point_expert(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The task of the analytic simulator has an expert."""
-    monkeypatch.setitem(experts.EXPERTS, "point", PointExpert)
+def point_expert(monkeypatch: pytest.MonkeyPatch, install_task: Callable[[str, str], None]) -> None:
+    """The task of the analytic simulator is known by its name, and has an expert."""
+    install_task("point", "point_world:PointTask")
+    monkeypatch.setattr(PointTask, "expert", PointExpert)
 
 
 class Listener(Strategy):

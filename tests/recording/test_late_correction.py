@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from point_world import MAX_STEPS, PointBackend
+from transfer_task import SPACES
 
 from imf_jax.config import HeadConfig
 from imf_jax.recording.correction import CorrectedPlanner, CorrectedProgram, InterventionRules
 from imf_jax.rollout.delay import DelayedProgram, DelayedWeights
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.seeds import scene_keys
+from imf_jax.spaces import RobotSpaces
 
 pytestmark = pytest.mark.usefixtures("point_expert")
 
@@ -28,6 +30,7 @@ class Marked:
     chunk, y how many actions the plan was given. All are far from every target, and grip what is not measured."""
 
     head: HeadConfig = HEAD
+    spaces: RobotSpaces = SPACES
     obs_horizon: int = 2
     cameras: tuple[str, ...] = ()
 

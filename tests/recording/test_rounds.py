@@ -35,7 +35,7 @@ def demonstration(number: int) -> Episode:
     return Episode(
         action=action, state=action.copy(), env_state=rng.normal(size=(30, 7)).astype(np.float32),
         reward=np.zeros(30, np.float32), noise=np.zeros((30, 16), np.float32), seed=1, episode=number,
-        task="transfer", control_hz=50.0, success=True,
+        task="transfer", control_hz=50.0, success=True, spaces=SPACES,
     )  # fmt: skip
 
 

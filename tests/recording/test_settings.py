@@ -98,7 +98,7 @@ def test_bad_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_dataset_folder(tmp_path / "night", resume=False)
     with pytest.raises(ArgumentError, match="holds no dataset; leave --resume away"):
         check_dataset_folder(tmp_path / "rollout_night", resume=True)
-    LeRobotWriter.create(tmp_path / "rollout_night", robot_features(SPACES, {}), 50).finish()
+    LeRobotWriter.create(tmp_path / "rollout_night", robot_features(SPACES, {}), 50, robot_type=SPACES.name).finish()
     with pytest.raises(ArgumentError, match="holds a dataset already; go on with it by --resume"):
         check_dataset_folder(tmp_path / "rollout_night", resume=False)
     check_dataset_folder(tmp_path / "rollout_night", resume=True)
@@ -109,7 +109,7 @@ def test_bad_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_resuming_with_other_features_names_both(tmp_path: Path) -> None:
     folder = tmp_path / "rollout_night"
-    LeRobotWriter.create(folder, robot_features(SPACES, {"front": (32, 32)}, 7), 50).finish()
+    LeRobotWriter.create(folder, robot_features(SPACES, {"front": (32, 32)}, 7), 50, robot_type=SPACES.name).finish()
     made = config("episodic", recording=DatasetConfig(folder, resume=True, cameras=("front",), image_size=64))
     session: Any = SimpleNamespace(
         config=made, policy=SimpleNamespace(task="transfer"), seed=7, fps=lambda: 50, backend=None

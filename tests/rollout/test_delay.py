@@ -18,12 +18,14 @@ from imf_jax.config import ExecutionConfig, HeadConfig, ObjectiveConfig, PolicyC
 from imf_jax.errors import ArgumentError
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.compiled import CompiledRollout
-from imf_jax.rollout.delay import DelayedProgram, DelayedWeights, advance, hold, join, policy_planner
+from imf_jax.rollout.delay import DelayedProgram, DelayedWeights, advance, join, policy_planner
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import PolicyPlanner, ProgramPlanner
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
+from imf_jax.sim.robots.base import hold
+from imf_jax.spaces import RobotSpaces
 
 HEAD = HeadConfig(obs_horizon=2, pred_horizon=8, num_action_steps=4, n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
 USABLE = 7
@@ -38,6 +40,7 @@ class Chunks:
     """
 
     head: HeadConfig = HEAD
+    spaces: RobotSpaces = SPACES
     broken: int = -1
     obs_horizon: int = 2
     cameras: tuple[str, ...] = ()
@@ -108,7 +111,7 @@ def test_quaternions_blend_to_unit_length_whatever_their_sign() -> None:
     old, new = np.zeros((2, 1, 3, 16), np.float32)
     old[..., [3, 11]] = 1
     new[..., 3:7], new[..., 11] = -half_turn, 1
-    mixed = np.asarray(join(jnp.asarray(old), jnp.asarray(new), 0, blend_steps=1))[0]
+    mixed = np.asarray(join(jnp.asarray(old), jnp.asarray(new), 0, SPACES, blend_steps=1))[0]
     half_way = -np.array([np.cos(np.pi / 8), 0, 0, np.sin(np.pi / 8)])
     np.testing.assert_allclose(mixed[0, 3:7], half_way, atol=1e-6)
     np.testing.assert_array_equal(mixed[1:], new[0, 1:])
@@ -118,13 +121,14 @@ def test_extrapolated_quaternions_are_of_unit_length() -> None:
     turning = np.zeros((1, 2, 16), np.float32)
     turning[..., [3, 11]] = 1
     turning[0, 1, 3:7] = -np.cos(0.1), 0, 0, -np.sin(0.1)
-    further = np.asarray(advance(jnp.asarray(turning), 2, extrapolate=True))[0]
+    further = np.asarray(advance(jnp.asarray(turning), 2, SPACES, extrapolate=True))[0]
     np.testing.assert_allclose(np.linalg.norm(further[:, 3:7], axis=-1), 1, atol=1e-6)
     assert np.arctan2(-further[0, 6], -further[0, 3]) == pytest.approx(0.2, abs=0.01)
 
 
 def test_what_is_held_is_said_in_the_sign_of_the_demonstrations() -> None:
-    held = np.asarray(hold(at_rest(2)))
+    output = at_rest(2)
+    held = np.asarray(hold(SPACES, output.state, output.end_effector))
     np.testing.assert_array_equal(held[:, [0, 3, 11]], [[-1, 1, 1]] * 2)
 
 

@@ -25,7 +25,7 @@ def towards(observations: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("num_envs", [3, 10])
 def test_a_function_drives_the_loop_whatever_the_batch(roll: Any, chunk_backend: Any, num_envs: int) -> None:
-    planner = FunctionPlanner(towards, num_action_steps=2, obs_horizon=2, rows=4)
+    planner = FunctionPlanner(towards, action_dim=16, num_action_steps=2, obs_horizon=2, rows=4)
     records = roll(chunk_backend, planner, num_envs=num_envs)
     assert {record.status for record in records.values()} == {"success"}
     one = roll(chunk_backend, planner, episodes=[7], num_envs=1)[7]
@@ -33,13 +33,13 @@ def test_a_function_drives_the_loop_whatever_the_batch(roll: Any, chunk_backend:
 
 
 def test_one_action_may_come_without_the_axis_of_time(roll: Any, chunk_backend: Any) -> None:
-    records = roll(chunk_backend, FunctionPlanner(lambda seen: towards(seen)[:, 1]))
+    records = roll(chunk_backend, FunctionPlanner(lambda seen: towards(seen)[:, 1], action_dim=16))
     assert {record.status for record in records.values()} == {"success"}
 
 
 def test_the_compiled_loop_calls_it_too() -> None:
     records: list[EpisodeRecord] = []
-    planner = FunctionPlanner(towards, num_action_steps=2)
+    planner = FunctionPlanner(towards, action_dim=16, num_action_steps=2)
     CompiledRollout(
         CompiledPoint(), planner, range(4), seed=0, max_steps=MAX_STEPS, num_envs=4, on_record=records.append,
         devices=jax.local_devices()[:1],

@@ -46,7 +46,7 @@ def paths(tmp_path: Path, transfer_backend: NativeBackend, planner: PolicyPlanne
     """Roll out with trajectories written; all that happened, by episode, as comparable bytes."""
 
     def run(episodes: Any, *, planner: Any = planner, max_steps: int = STEPS, **options: Any):
-        recorder = TrajectoryRecorder(tmp_path)
+        recorder = TrajectoryRecorder(tmp_path, SPACES)
         found: dict[int, tuple] = {}
 
         def keep(r: EpisodeRecord) -> None:

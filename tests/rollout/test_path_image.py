@@ -10,7 +10,7 @@ from PIL import Image
 from imf_jax.errors import ArgumentError
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
-from imf_jax.rollout.recorders.path_drawing import LEFT, RIGHT, draw_path
+from imf_jax.rollout.recorders.path_drawing import STYLES, draw_path
 from imf_jax.rollout.recorders.path_image import PathImageRecorder, RenderedScene, SceneRenderer
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.rendering.camera import CameraView
@@ -19,6 +19,7 @@ GREY = np.full((128, 128, 3), 128, np.uint8)
 # From one metre above the origin, looking down: world x is right and world y is up in the picture, 0.64 m wide.
 DOWN = CameraView(128, 128, 200.0, np.array([0.0, 0.0, 1.0]), np.eye(3))
 NOTHING = np.zeros((0, 3))
+NAMES = ("left arm", "right arm")
 
 
 def line(start: list[float], end: list[float], count: int = 50) -> np.ndarray:
@@ -37,7 +38,7 @@ def at(picture: np.ndarray, x: float, y: float) -> np.ndarray:
 
 def test_path_is_red_where_it_went_and_nothing_else_changes() -> None:
     before = GREY.copy()
-    picture = draw_path(GREY, None, DOWN, line([-0.2, 0.1, 0], [0.2, 0.1, 0]), NOTHING, thickness=0.02, legend=False)
+    picture = draw_path(GREY, None, DOWN, [line([-0.2, 0.1, 0], [0.2, 0.1, 0])], thickness=0.02)
     assert picture.shape == GREY.shape
     assert picture.dtype == np.uint8
     assert redness(at(picture, 0.0, 0.1)) > 100
@@ -48,7 +49,7 @@ def test_path_is_red_where_it_went_and_nothing_else_changes() -> None:
 def test_thickness_is_metric() -> None:
     def width(height: float) -> int:
         path = line([-0.1, 0, height], [0.1, 0, height])
-        picture = draw_path(GREY, None, DOWN, path, NOTHING, thickness=0.05, legend=False)
+        picture = draw_path(GREY, None, DOWN, [path, NOTHING], thickness=0.05)
         return int((redness(picture[:, 64]) > 110).sum())
 
     assert width(0.0) == pytest.approx(0.05 * 200, abs=1)
@@ -58,26 +59,26 @@ def test_thickness_is_metric() -> None:
 def test_hidden_stretches_look_hidden() -> None:
     depth = np.full((128, 128), 1.5, np.float32)
     depth[:, 64:] = 0.5  # a surface between camera and path on the right half
-    picture = draw_path(GREY, depth, DOWN, line([-0.25, 0, 0], [0.25, 0, 0]), NOTHING, thickness=0.03, legend=False)
+    picture = draw_path(GREY, depth, DOWN, [line([-0.25, 0, 0], [0.25, 0, 0])], thickness=0.03)
     seen, hidden = redness(picture[:, 34]), redness(picture[:, 94])
     assert 0 < hidden.max() < 0.7 * seen.max()
     assert (hidden > 20).sum() < (seen > 20).sum()
     inside_surface = np.full((128, 128), 0.99, np.float32)  # 1 cm in front of the path: the wrist it belongs to
-    covered = draw_path(GREY, inside_surface, DOWN, line([-0.25, 0, 0], [0.25, 0, 0]), NOTHING, legend=False)
-    plain = draw_path(GREY, None, DOWN, line([-0.25, 0, 0], [0.25, 0, 0]), NOTHING, legend=False)
+    covered = draw_path(GREY, inside_surface, DOWN, [line([-0.25, 0, 0], [0.25, 0, 0])])
+    plain = draw_path(GREY, None, DOWN, [line([-0.25, 0, 0], [0.25, 0, 0])])
     np.testing.assert_array_equal(covered, plain)
 
 
 def test_arms_and_ends_can_be_told_apart() -> None:
     path = line([-0.2, 0, 0], [0.2, 0, 0])
-    left = draw_path(GREY, None, DOWN, path, NOTHING, height=512, legend=False)
-    right = draw_path(GREY, None, DOWN, NOTHING, path, height=512, legend=False)
+    left = draw_path(GREY, None, DOWN, [path, NOTHING], height=512)
+    right = draw_path(GREY, None, DOWN, [NOTHING, path], height=512)
     assert left.shape == (512, 512, 3)
-    assert tuple(at(left, 0.2, 0)) == LEFT.fill  # filled end
-    assert tuple(at(right, 0.2, 0)) == RIGHT.fill
+    assert tuple(at(left, 0.2, 0)) == STYLES[0].fill  # filled end
+    assert tuple(at(right, 0.2, 0)) == STYLES[1].fill
     assert tuple(at(left, -0.2, 0)) == (255, 255, 255)  # hollow start
     assert np.abs(at(left, 0, 0).astype(int) - at(right, 0, 0)).max() > 30
-    labelled = draw_path(GREY, None, DOWN, path, NOTHING, height=512)
+    labelled = draw_path(GREY, None, DOWN, [path, NOTHING], names=NAMES, height=512)
     changed = np.argwhere((labelled != left).any(axis=-1))
     assert changed[:, 0].min() > 400  # the legend keeps to the lower left corner
     assert changed[:, 1].max() < 220
@@ -86,19 +87,19 @@ def test_arms_and_ends_can_be_told_apart() -> None:
 def test_broken_and_empty_paths_leave_gaps() -> None:
     path = line([-0.2, 0, 0], [0.2, 0, 0], 41)
     path[15:26] = np.nan
-    picture = draw_path(GREY, None, DOWN, path, NOTHING, legend=False)
+    picture = draw_path(GREY, None, DOWN, [path, NOTHING])
     assert redness(at(picture, -0.1, 0)) > 100
     assert (at(picture, 0.0, 0) == 128).all()
     behind = line([0, 0, 2], [0.1, 0, 3])
-    np.testing.assert_array_equal(draw_path(GREY, None, DOWN, behind, NOTHING, legend=False), GREY)
-    np.testing.assert_array_equal(draw_path(GREY, None, DOWN, NOTHING, NOTHING, legend=False), GREY)
+    np.testing.assert_array_equal(draw_path(GREY, None, DOWN, [behind]), GREY)
+    np.testing.assert_array_equal(draw_path(GREY, None, DOWN, [NOTHING, NOTHING]), GREY)
     outside = line([5, 5, 0], [6, 5, 0])
-    np.testing.assert_array_equal(draw_path(GREY, None, DOWN, outside, NOTHING, legend=False), GREY)
+    np.testing.assert_array_equal(draw_path(GREY, None, DOWN, [outside]), GREY)
 
 
 def test_a_picture_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="image must be uint8"):
-        draw_path(GREY[:64], None, DOWN, NOTHING, NOTHING)
+        draw_path(GREY[:64], None, DOWN, [NOTHING, NOTHING])
 
 
 def output(left: np.ndarray) -> StepOutput:
@@ -120,7 +121,7 @@ def test_recorder_draws_the_executed_steps_of_each_episode(tmp_path) -> None:
         photographed.append(qpos.tolist())
         return RenderedScene(GREY, np.full((128, 128), 1.2, np.float32), DOWN)
 
-    recorder = PathImageRecorder(tmp_path, photograph)
+    recorder = PathImageRecorder(tmp_path, photograph, NAMES)
     starts = np.array([[-0.2, 0.1, 0.0], [-0.2, 0.2, 0.0]], np.float32)
     recorder.on_reset(ResetBatch(np.array([7, 9]), output(starts)))
     way = np.linspace(starts, starts + np.array([0.2, 0, 0]), 5, axis=1)[:, 1:]
@@ -133,7 +134,9 @@ def test_recorder_draws_the_executed_steps_of_each_episode(tmp_path) -> None:
     assert [path.name for path in (tmp_path / "episodes/ep_000007").iterdir()] == ["trajectory.png"]
     picture = np.asarray(Image.open(io.BytesIO((tmp_path / "episodes/ep_000007/trajectory.png").read_bytes())))
     expected = draw_path(
-        *photograph(np.zeros(1)), np.concatenate([starts[:1], way[0]]), np.tile([0.0, -0.2, 0.0], (5, 1))
+        *photograph(np.zeros(1)),
+        [np.concatenate([starts[:1], way[0]]), np.tile([0.0, -0.2, 0.0], (5, 1))],
+        names=NAMES,
     )
     np.testing.assert_array_equal(picture, expected)
     assert redness(at(picture, -0.1, 0.1)) > 100

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transfer_task import SPACES
 
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.recorders.base import OnlyEpisodes
@@ -21,7 +22,7 @@ def roll(folder: Path, backend: Any, planner: Any, recorder: Any) -> dict[int, A
 
 def test_contents(tmp_path: Path, chunk_backend: Any, straight_planner: Any) -> None:
     planner = straight_planner({5: 99.0})
-    records = roll(tmp_path, chunk_backend, planner, TrajectoryRecorder(tmp_path))
+    records = roll(tmp_path, chunk_backend, planner, TrajectoryRecorder(tmp_path, SPACES))
     for episode, record in records.items():
         assert record.artifacts == {"trajectory": f"episodes/ep_{episode:06d}/trajectory.npz"}
         with np.load(tmp_path / record.artifacts["trajectory"]) as file:
@@ -41,6 +42,8 @@ def test_contents(tmp_path: Path, chunk_backend: Any, straight_planner: Any) -> 
 
 
 def test_only_chosen_episodes(tmp_path: Path, point_backend: Any, straight_planner: Any) -> None:
-    records = roll(tmp_path, point_backend, straight_planner(), OnlyEpisodes(TrajectoryRecorder(tmp_path), [1, 4, 99]))
+    records = roll(
+        tmp_path, point_backend, straight_planner(), OnlyEpisodes(TrajectoryRecorder(tmp_path, SPACES), [1, 4, 99])
+    )
     assert sorted(episode for episode, record in records.items() if record.artifacts) == [1, 4]
     assert sorted(path.name for path in (tmp_path / "episodes").iterdir()) == ["ep_000001", "ep_000004"]

@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from transfer_task import SPACES
 
 from imf_jax.config import CaptureConfig
 from imf_jax.errors import ArgumentError, UserError
@@ -99,7 +100,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_a_frame_per_step_and_every_one_shows_its_own_step(film: Any, tmp_path: Path) -> None:
-    records, result = film(recorder(tmp_path), TrajectoryRecorder(tmp_path))
+    records, result = film(recorder(tmp_path), TrajectoryRecorder(tmp_path, SPACES))
     assert [r.status for r in records.values()] == ["success"] * 2 + ["error", "failure", "error", "timeout"] + [
         "success"
     ] * 2

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from transfer_task import SPACES
 
 from imf_jax.config import HeadConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
 from imf_jax.data.episodes import Episode, write_episodes
@@ -29,6 +30,7 @@ def demonstration(episode: int, steps: int = 30, env_state_dim: int = 7, task: s
         task=task,
         control_hz=50.0,
         success=True,
+        spaces=SPACES,
     )
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import av
@@ -22,9 +23,11 @@ from imf_jax.data.lerobot.reader import open_dataset
 from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import ArgumentError, UserError
 
+create = partial(LeRobotWriter.create, robot_type=SPACES.name)
+
 
 def record(folder, features, make_frames, constants, lengths, first=0, resume=False):
-    start = LeRobotWriter.resume if resume else LeRobotWriter.create
+    start = LeRobotWriter.resume if resume else create
     with start(folder, features, 50) as writer:
         for number, length in enumerate(lengths, start=first):
             assert writer.add_episode("transfer", make_frames(length, number), constants) == number
@@ -46,7 +49,7 @@ def test_files_are_the_ones_of_version_3(tmp_path, features, make_frames, consta
         *(f"videos/observation.images.{c}/chunk-000/file-00{i}.mp4" for c in ("front", "top") for i in (0, 1)),
     }
     info = json.loads((folder / "meta/info.json").read_text())
-    assert info["codebase_version"] == "v3.0"
+    assert (info["codebase_version"], info["robot_type"]) == ("v3.0", "two_diana7")
     assert [info[f"total_{what}"] for what in ("episodes", "frames", "tasks")] == [2, 18, 1]
     assert info["splits"] == {"train": "0:2"}
     assert info["features"]["observation.images.top"]["shape"] == [16, 24, 3]
@@ -118,7 +121,7 @@ def test_resumed_recording_equals_one_without_a_break(tmp_path, features, make_f
 
 
 def test_episodes_of_many_scenes_grow_side_by_side(tmp_path, features, make_frames, constants):
-    with LeRobotWriter.create(tmp_path / "rollout_a", features, 50) as writer:
+    with create(tmp_path / "rollout_a", features, 50) as writer:
         episodes = [writer.open_episode("transfer") for _ in range(3)]
         for frames in zip(*(make_frames(5, seed) for seed in range(3)), strict=True):
             for episode, frame in zip(episodes, frames, strict=True):
@@ -134,7 +137,7 @@ def test_episodes_of_many_scenes_grow_side_by_side(tmp_path, features, make_fram
 
 
 def test_threads_may_feed_and_save_episodes_at_once(tmp_path, features, make_frames, constants):
-    with LeRobotWriter.create(tmp_path / "rollout_a", features, 50) as writer, ThreadPoolExecutor(4) as pool:
+    with create(tmp_path / "rollout_a", features, 50) as writer, ThreadPoolExecutor(4) as pool:
         numbers = list(pool.map(lambda n: writer.add_episode("transfer", make_frames(4 + n, n), constants), range(8)))
     assert sorted(numbers) == list(range(8))
     dataset = open_dataset(tmp_path / "rollout_a")
@@ -148,7 +151,7 @@ def test_threads_may_feed_and_save_episodes_at_once(tmp_path, features, make_fra
 
 
 def test_a_second_task_gets_the_next_number(tmp_path, features, make_frames, constants):
-    with LeRobotWriter.create(tmp_path / "rollout_a", features, 50) as writer:
+    with create(tmp_path / "rollout_a", features, 50) as writer:
         for task in ("transfer", "insert", "transfer"):
             writer.add_episode(task, make_frames(2), constants)
     dataset = open_dataset(tmp_path / "rollout_a")
@@ -166,7 +169,7 @@ def test_a_kill_between_any_two_files_loses_at_most_the_open_episode(
 ):
     """Saving an episode moves 7 files: 2 videos, rows, tasks, episode row, statistics, totals."""
     folder = tmp_path / "rollout_a"
-    writer = LeRobotWriter.create(folder, features, 50)
+    writer = create(folder, features, 50)
     writer.add_episode("transfer", make_frames(6, 0), constants)
     episode = writer.open_episode("insert")
     for frame in make_frames(5, 1):
@@ -195,7 +198,7 @@ def test_a_kill_between_any_two_files_loses_at_most_the_open_episode(
         assert resumed.repaired
         if saved == 1:
             resumed.add_episode("insert", make_frames(5, 1), constants)
-    with LeRobotWriter.create(tmp_path / "rollout_whole", features, 50) as whole:
+    with create(tmp_path / "rollout_whole", features, 50) as whole:
         whole.add_episode("transfer", make_frames(6, 0), constants)
         whole.add_episode("insert", make_frames(5, 1), constants)
     assert content(folder) == content(whole.folder)
@@ -208,7 +211,9 @@ def test_a_killed_process_leaves_the_finished_episodes(tmp_path):
         import numpy as np
         from imf_jax.data.lerobot.features import Feature
         from imf_jax.data.lerobot.writer import LeRobotWriter
-        writer = LeRobotWriter.create(Path(sys.argv[1]), {"action": Feature("float32", (2,), ())}, 10)
+        writer = LeRobotWriter.create(
+            Path(sys.argv[1]), {"action": Feature("float32", (2,), ())}, 10, robot_type="two_diana7"
+        )
         writer.add_episode("transfer", [{"action": np.ones(2)}] * 3)
         writer.open_episode("transfer").add({"action": np.ones(2)})
         print("recording", flush=True)
@@ -227,7 +232,7 @@ def test_a_killed_process_leaves_the_finished_episodes(tmp_path):
 
 def test_a_full_disk_leaves_the_dataset_as_it_was(tmp_path, features, make_frames, constants, monkeypatch):
     folder = tmp_path / "rollout_a"
-    with LeRobotWriter.create(folder, features, 50) as writer:
+    with create(folder, features, 50) as writer:
         writer.add_episode("transfer", make_frames(6, 0), constants)
         before = content(folder)
 
@@ -245,11 +250,11 @@ def test_a_full_disk_leaves_the_dataset_as_it_was(tmp_path, features, make_frame
 def test_creating_over_a_dataset_is_refused(tmp_path, features, make_frames, constants):
     folder = record(tmp_path / "rollout_a", features, make_frames, constants, [3])
     with pytest.raises(ArgumentError, match="already holds a dataset; choose another folder"):
-        LeRobotWriter.create(folder, features, 50)
+        create(folder, features, 50)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("x")
     with pytest.raises(ArgumentError, match="is not empty"):
-        LeRobotWriter.create(tmp_path / "notes", features, 50)
+        create(tmp_path / "notes", features, 50)
     with pytest.raises(ArgumentError, match="holds no dataset to resume"):
         LeRobotWriter.resume(tmp_path / "notes", features, 50)
 
@@ -276,7 +281,7 @@ def test_resuming_with_other_features_names_both_sides(tmp_path, features, make_
     ],
 )
 def test_a_frame_that_does_not_fit_is_refused(tmp_path, features, make_frames, change, message):
-    with LeRobotWriter.create(tmp_path / "rollout_a", features, 50) as writer:
+    with create(tmp_path / "rollout_a", features, 50) as writer:
         episode = writer.open_episode("transfer")
         with pytest.raises(UserError, match=message):
             episode.add(next(make_frames(1)) | change)
@@ -285,7 +290,7 @@ def test_a_frame_that_does_not_fit_is_refused(tmp_path, features, make_frames, c
 
 
 def test_an_episode_needs_its_constants_and_ends_once(tmp_path, features, make_frames, constants):
-    with LeRobotWriter.create(tmp_path / "rollout_a", features, 50) as writer:
+    with create(tmp_path / "rollout_a", features, 50) as writer:
         episode = writer.open_episode("transfer")
         episode.add(next(make_frames(1)))
         with pytest.raises(ArgumentError, match=r"saved with \['success', 'seed', 'scene'\], not with \['seed'\]"):
@@ -306,9 +311,9 @@ def test_names_sizes_and_space_are_checked_first(tmp_path, features):
     with pytest.raises(UserError, match="MiB are free"):
         require_free_space(tmp_path / "not" / "there", 2**70)
     with pytest.raises(ArgumentError, match="fps is 0"):
-        LeRobotWriter.create(tmp_path / "rollout_a", features, 0)
+        create(tmp_path / "rollout_a", features, 0)
     with pytest.raises(ArgumentError, match=r"\['index'\] are filled in by the dataset"):
-        LeRobotWriter.create(tmp_path / "rollout_a", {"index": Feature("int64", (1,), ())}, 50)
+        create(tmp_path / "rollout_a", {"index": Feature("int64", (1,), ())}, 50)
     assert not (tmp_path / "rollout_a").exists()
 
 
@@ -316,7 +321,7 @@ def test_a_recording_does_not_start_on_a_disk_that_is_nearly_full(tmp_path, feat
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
     with pytest.raises(UserError, match=r"only 1 MiB are free for .*, a recording needs 512 MiB"):
-        LeRobotWriter.create(tmp_path / "rollout_a", features, 50)
+        create(tmp_path / "rollout_a", features, 50)
     assert not (tmp_path / "rollout_a").exists()
 
 
