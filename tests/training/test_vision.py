@@ -263,7 +263,7 @@ def test_rollouts_show_what_demonstrations_show(
     seed = split_seed("demonstration", 0)
     recorder = DemonstrationRecorder(tmp_path, transfer_backend, CAMERAS[::-1])
     monkeypatch.setattr(recorder, "keeps", lambda record: True)
-    demonstrator = Demonstrator("transfer", position_noise=0.008, yaw_noise=0.04)
+    demonstrator = Demonstrator("transfer", position_noise=0.008, yaw_noise=0.04, joint_noise=0.0)
     options = {"seed": seed, "max_steps": 10, "num_envs": 1, "on_record": lambda record: None}
     assert not Rollout(transfer_backend, demonstrator, [4], recorders=[recorder], **options).run().capture_errors
     episode = read_episode(episode_path(tmp_path, 4), images=True)

@@ -1,8 +1,11 @@
 """Demonstrations as LeRobot datasets: what comes out, and what is left out with a reason."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
+from transfer_task import SPACES
 
 from imf_jax.data.episodes import write_episodes
 from imf_jax.data.lerobot.export import export_demonstrations
@@ -84,3 +87,12 @@ def test_nothing_to_export_is_said(tmp_path, make_episode):
     write_episodes(tmp_path / "demos", [make_episode(0, control_hz=12.5)])
     with pytest.raises(UserError, match="no demonstration that can be exported"):
         export_demonstrations(tmp_path / "demos", tmp_path / "export")
+
+
+def test_demonstrations_of_older_versions_have_the_robot_of_their_task(tmp_path, make_episode):
+    write_episodes(tmp_path / "demos", [make_episode(0, spaces=None), make_episode(1, spaces=None, task="juggle")])
+    spaces_of = {"transfer": SPACES}.get
+    summary = export_demonstrations(tmp_path / "demos", tmp_path / "export", spaces_of=spaces_of)
+    assert summary.episodes == 1
+    assert "episode_000001.hdf5 does not describe its robot, and task juggle is not known" in summary.refused[0]
+    assert json.loads((tmp_path / "export/meta/info.json").read_text())["robot_type"] == "two_diana7"
