@@ -35,7 +35,7 @@ class Work(NamedTuple):
     """Work of one batch of B episodes: R plans of K control steps.
 
     Attributes:
-        actions: float32 (R, B, K, 16) commanded actions.
+        actions: float32 (R, B, K, A) commanded actions.
         frames: float32 (B, nq) generalised positions at the start, then R - 1 times (B, To, nq) (or (B, K, nq) if K is
             smaller) of the moments that the next plan reads; empty without cameras.
         observations: what each of the R plans reads, without pictures.
@@ -170,7 +170,7 @@ def bare_physics(backend: Any, work: Work) -> Callable[[], Any]:
 def _compiled_steps(
     backend: DeviceBackend, state: SimState, output: StepOutput, actions: jax.Array
 ) -> tuple[SimState, StepOutput]:
-    """Control steps under `actions` (steps, B, 16) as one scan; the output is returned so that it is computed."""
+    """Control steps under `actions` (steps, B, A) as one scan; the output is returned so that it is computed."""
 
     def step(carry: tuple[SimState, StepOutput], action: jax.Array) -> tuple[tuple[SimState, StepOutput], None]:
         return backend.step(carry[0], action), None

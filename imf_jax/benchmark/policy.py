@@ -25,9 +25,12 @@ from imf_jax.errors import UserError
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.objectives import imf
+from imf_jax.sim.tasks import get_task
 
-ACTION_DIM, CONDITION_DIM = 16, 23
-"""Sizes of the task transfer: its actions; robot state (16) and the pose of one object (7)."""
+_TASK = get_task("transfer")
+ACTION_DIM = _TASK.robot.spaces.action_dim
+CONDITION_DIM = _TASK.robot.spaces.state_dim + _TASK.env_state_dim
+"""Robot state and the pose of one object."""
 
 AGREEMENT = 1e-3
 """Largest difference between the sides, relative to the largest magnitude."""

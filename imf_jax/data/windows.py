@@ -24,8 +24,8 @@ class Demonstrations(NamedTuple):
     """All steps of all demonstrations, one after the other; N steps in total.
 
     Attributes:
-        action: float32 (N, 16).
-        state: float32 (N, 16).
+        action: float32 (N, A).
+        state: float32 (N, S).
         env_state: float32 (N, E).
         first: int32 (N,) index of the first step of the episode that step n belongs to.
         last: int32 (N,) index of its last step.
@@ -46,9 +46,9 @@ class Batch(TypedDict):
     """Training windows.
 
     Attributes:
-        observation: `state` float32 (B, To, 16), `env_state` float32 (B, To, E), oldest first; where the demonstrations
+        observation: `state` float32 (B, To, S), `env_state` float32 (B, To, E), oldest first; where the demonstrations
             have them also `features` float32 (B, To, D) or `images` uint8 (B, To, C, H, W, 3).
-        action: float32 (B, H, 16).
+        action: float32 (B, H, A).
         is_pad: bool (B, H), True where the chunk reaches over an end of its episode.
     """
 

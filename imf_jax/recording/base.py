@@ -26,7 +26,7 @@ class Frame(NamedTuple):
         scene: index of the episode of the rollout.
         step: control step of the scene, from 0.
         before: output before the step, leaves (...) of one scene; pictures are rendered at `before.qpos`.
-        action: float32 (16,) as commanded.
+        action: float32 (A,) as commanded.
         after: output after the step.
         intervention: the corrector chose the action.
     """

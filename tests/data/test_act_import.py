@@ -18,6 +18,7 @@ from imf_jax.data.act_reader import ImportSettings
 from imf_jax.data.episodes import list_episodes, read_episode, write_episode
 from imf_jax.data.statistics import read_statistics
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.sim.tasks import get_task
 
 STEPS = 9
 SETTINGS = ImportSettings("transfer", SPACES)
@@ -489,3 +490,29 @@ def test_folders_are_checked_first(tmp_path, write_foreign):
         run(tmp_path)
     with pytest.raises(ArgumentError, match="image_size 0"):
         ImportSettings("transfer", SPACES, image_size=0)
+
+
+def test_episodes_of_aloha_have_joint_targets(tmp_path, write_foreign):
+    """As ACT's own simulation records them: 14 joints, qvel, three cameras of 480x640 and padded JPEG."""
+    robot = get_task("aloha-transfer").robot.spaces
+    values = np.random.default_rng(0).normal(size=(STEPS, 14))
+    joints = {"action": values, "observations__qpos": values + 0.1, "observations__qvel": values}
+    pictures = {f"observations__images__{camera}": smooth_pictures(48, 64) for camera in ("top", "angle", "vis")}
+    write_foreign("episode_3.hdf5", **joints, **pictures)
+    report = run(tmp_path, ImportSettings("aloha-transfer", robot, image_size=32))
+    assert [file.refused for file in report.files] == [None]
+    (path,) = list_episodes(tmp_path / "out")
+    episode = read_episode(path, images=True)
+    np.testing.assert_array_equal(episode.action, values.astype(np.float32))
+    np.testing.assert_array_equal(episode.state, (values + 0.1).astype(np.float32))
+    assert (episode.spaces, episode.env_state.shape) == (robot, (STEPS, 0))
+    assert {name: array.shape for name, array in episode.images.items()} == dict.fromkeys(
+        ("top", "angle", "vis"), (STEPS, 32, 32, 3)
+    )
+    assert not any("quaternion" in note for file in report.files for note in file.notes)
+
+
+def test_the_widths_are_those_of_the_robot_of_the_task(tmp_path, write_foreign):
+    write_foreign(action=np.ones((STEPS, 14)), observations__qpos=np.ones((STEPS, 14)))
+    report = run(tmp_path)
+    assert report.files[0].refused == "'action' is float64 (9, 14), expected float (T, 16)"

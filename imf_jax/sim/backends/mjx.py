@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 from mujoco import mjx
 from typing_extensions import override
 
+from imf_jax.errors import ArgumentError
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 
 
@@ -19,6 +21,7 @@ class MjxBackend(DeviceBackend):
     name = "mjx"
 
     def _load(self) -> mjx.Model:
+        require_no_meshes(self.task.name, self.model)
         self._empty = mjx.make_data(self.model, self._devices[0], impl="jax")
         return mjx.put_model(self.model, self._devices[0], impl="jax")
 
@@ -42,3 +45,19 @@ class MjxBackend(DeviceBackend):
         """The data of a scene thrice (before, after and while it is stepped), and its pictures."""
         data = sum(leaf.nbytes for leaf in jax.tree.leaves(self._empty))
         return 3 * data + 2 * len(cameras) * 3 * self.image_size**2
+
+
+def require_no_meshes(task: str, model: mujoco.MjModel) -> None:
+    """Refuse scenes whose meshes collide: MJX-JAX compiles them for minutes and warns about their faces.
+
+    Raises:
+        ArgumentError: names the backends that can.
+    """
+    collides = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
+    collides[np.unique(np.concatenate([model.pair_geom1, model.pair_geom2]))] = True
+    meshes = int((collides & (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH)).sum())
+    if meshes:
+        raise ArgumentError(
+            f"--backend mjx cannot simulate task {task!r}: {meshes} of its colliding bodies are meshes; take "
+            "--backend native or warp"
+        )

@@ -81,7 +81,7 @@ def _find_class(reference: str) -> Any:
         try:
             return points[reference].load()
         except Exception as error:
-            raise _failed(reference, error) from error
+            raise _failed(f"--task {reference}", error) from error
     file, _, name = reference.partition(":")
     if file.endswith(".py"):
         return _class_in_file(reference, Path(file), name)
@@ -118,7 +118,7 @@ def _load_file(path: Path, reference: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise _failed(reference, error) from error
+        raise _failed(f"--task {reference}", error) from error
     return module
 
 
@@ -127,15 +127,15 @@ def _import_object(reference: str, what: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as error:
-        raise _failed(what.removeprefix("--task "), error) from error
+        raise _failed(what, error) from error
 
 
-def _failed(reference: str, error: Exception) -> ArgumentError:
+def _failed(what: str, error: Exception) -> ArgumentError:
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     where = f" (line {last.tb_lineno} of {Path(last.tb_frame.f_code.co_filename).name})" if last else ""
-    return ArgumentError(f"--task {reference} cannot be loaded: {type(error).__name__}: {one_line(error)}{where}")
+    return ArgumentError(f"{what} cannot be loaded: {type(error).__name__}: {one_line(error)}{where}")
 
 
 def _tasks_in(module: ModuleType) -> list[type[Task]]:
