@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from transfer_task import SPACES
 
 import imf_jax
 from imf_jax import seeds
@@ -45,8 +46,9 @@ def streams(backend: NativeBackend) -> dict[str, np.ndarray]:
     """Numbers of every stream, drawn directly and within compiled functions."""
     key, scenes = root_key(3, 1), scene_keys(3, [0, 7])
     head = HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=2)
-    weights = build_policy(TrainConfig(policy=PolicyConfig(head), seed=5), 7)
-    pictures = build_policy(TrainConfig(policy=PolicyConfig(head, encoder=ResNetEncoderConfig(width=16)), seed=5), 7)
+    weights = build_policy(TrainConfig(policy=PolicyConfig(head), seed=5), SPACES, 7)
+    sees = PolicyConfig(head, encoder=ResNetEncoderConfig(width=16))
+    pictures = build_policy(TrainConfig(policy=sees, seed=5), SPACES, 7)
     return {
         "scenes": seeds.key_data(scenes),
         "start": backend.reset(scenes)[1].qpos,

@@ -40,6 +40,7 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.episode_log import RolloutProgress
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
+from imf_jax.sim.tasks.transfer import Transfer
 
 STEPS = 24
 TINY = LewmSizes(VitSizes(hidden=16, layers=1, heads=1, mlp=16, patch=14, image_size=224), 24, output=12)
@@ -211,7 +212,7 @@ def test_promised_figures_are_filled_where_a_gpu_is(
     # The evaluation has another task and length than the batches, but the same loop.
     monkeypatch.setattr(device_figures, "EVALUATED_EPISODES", 5)
     monkeypatch.setattr(device_figures, "make_backend", lambda *_, **__: here)
-    monkeypatch.setattr(here.task, "max_steps", 16)
+    monkeypatch.setattr(Transfer, "max_steps", 16)
     monkeypatch.setattr(device_figures, "get_task", lambda name: here.task)
     options: dict[str, Any] = {"renderer": "warp"}
     seconds, note = device_figures.evaluation_time(scaling, state, "native", max_seconds=60, **options)

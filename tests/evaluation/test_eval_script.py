@@ -112,7 +112,9 @@ def test_interrupt_keeps_what_is_finished(
         ),
         ([], 2, "say what to evaluate: either --checkpoint FOLDER or --expert"),
         (["--checkpoint", "{run}", "--expert"], 2, "either --checkpoint FOLDER or --expert"),
-        (["--expert", "--task", "juggle"], 2, "task 'juggle' has no scripted expert"),
+        (["--expert", "--task", "juggle"], 2, "unknown task 'juggle'; choose one of: transfer"),
+        (["--checkpoint", "{run}", "--action-interpolation", 3], 2, "--action-interpolation 3 does not divide the 5"),
+        (["--expert", "--save-images", "--camera", "nose"], 2, "'nose' is not in the scene; choose from: "),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

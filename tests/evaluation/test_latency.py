@@ -77,7 +77,7 @@ def test_delays_are_those_a_policy_can_be_executed_with(options: dict, trained: 
         ({"replan_every": 0}, "--replan-every 0 must be at least 1"),
         ({"blend_steps": 3}, "--blend-steps 3 is longer than two chunks overlap: 2 actions"),
         ({"prefix": True}, "--prefix needs a policy trained for it"),
-        ({"action_interpolation": 3}, "--action-interpolation 3 does not divide"),
+        ({"action_interpolation": 0}, "--action-interpolation 0 must be at least 1"),
         ({"episodes": 0}, "--episodes is 0"),
     ],
 )
@@ -91,6 +91,13 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[...
     """A training run with a checkpoint of a tiny policy."""
     sizes = PolicyConfig(head=HEAD, objective=ObjectiveConfig(prefix_training=2))
     return write_run(tmp_path_factory.mktemp("runs") / "tiny", sizes=sizes)
+
+
+def test_an_interpolation_that_does_not_divide_leaves_nothing(script: Callable[..., Any], run_folder: Path) -> None:
+    run = script("latency.py", "--checkpoint", run_folder, "--action-interpolation", 3, "--out", "sweep", "--no-plot")
+    assert run.code == 2
+    assert "--action-interpolation 3 does not divide the 5 physics steps of a control step; choose 1 or 5" in run.err
+    assert not Path("sweep").exists()
 
 
 def test_a_sweep_from_a_checkpoint_to_table_json_and_plot(script: Callable[..., Any], run_folder: Path) -> None:

@@ -298,7 +298,7 @@ def test_text_contrast(evaluation: Path) -> None:
             for background in ("page", "card"):
                 first, second = sorted((luminance(colours[name]), luminance(colours[background])))
                 assert (second + 0.05) / (first + 0.05) >= 4.5, (name, background)
-        for name in ("bar", "left", "right", "reference"):
+        for name in ("bar", "effector0", "effector1", "reference"):
             first, second = sorted((luminance(colours[name]), luminance(colours["card"])))
             assert (second + 0.05) / (first + 0.05) >= 3, name
 

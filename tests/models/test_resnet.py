@@ -140,7 +140,7 @@ def test_gradients_reach_every_weight() -> None:
 
 
 def condition(config: ResNetEncoderConfig, dim: int, tokens: int) -> None:
-    conditioning = nnx.eval_shape(lambda: ResNetConditioning(PolicyConfig(encoder=config), rngs=nnx.Rngs(0)))
+    conditioning = nnx.eval_shape(lambda: ResNetConditioning(PolicyConfig(encoder=config), 16, rngs=nnx.Rngs(0)))
     assert (conditioning.dim, conditioning.tokens_per_step) == (dim, tokens)
     images = jnp.zeros((5, 2, len(config.cameras), config.image_size, config.image_size, 3), jnp.uint8)
     shape = nnx.eval_shape(lambda c, o: c(o), conditioning, {"state": jnp.zeros((5, 2, 16)), "images": images}).shape
@@ -156,7 +156,7 @@ def test_sizes_of_conditions() -> None:
 @pytest.mark.parametrize("token_per_camera", [False, True])
 def test_features_come_before_the_state(token_per_camera: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     config = PolicyConfig(encoder=replace(CONFIG, token_per_camera=token_per_camera))
-    conditioning = ResNetConditioning(config, rngs=nnx.Rngs(0))
+    conditioning = ResNetConditioning(config, 16, rngs=nnx.Rngs(0))
     features = np.random.default_rng(0).normal(size=(3, 2, 2, 6)).astype(np.float32)
     monkeypatch.setattr(ResNetEncoder, "__call__", lambda self, images, key: jnp.asarray(features))
     state = np.random.default_rng(1).normal(size=(3, 2, 16)).astype(np.float32)
@@ -191,7 +191,7 @@ def test_policy_sizes_its_head_by_the_tokens() -> None:
     ],
 )
 def test_wrong_pictures_are_refused(images: np.ndarray, message: str) -> None:
-    conditioning = nnx.eval_shape(lambda: ResNetConditioning(PolicyConfig(encoder=CONFIG), rngs=nnx.Rngs(0)))
+    conditioning = nnx.eval_shape(lambda: ResNetConditioning(PolicyConfig(encoder=CONFIG), 16, rngs=nnx.Rngs(0)))
     with pytest.raises(UserError, match=message):
         conditioning({"state": np.zeros((2, 2, 16)), "images": images})
 

@@ -25,7 +25,8 @@ from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.recording.assembly import open_recording
 from imf_jax.recording.run import BLOCK_SCENES, run_strategy, wanted_scenes
-from imf_jax.recording.session import check_dataset_folder
+from imf_jax.recording.session import Session, check_dataset_folder
+from imf_jax.sim.tasks import get_task
 
 DATA = DatasetConfig(dataset=Path("rollout_x"))
 
@@ -61,7 +62,6 @@ def test_what_records_needs_a_dataset(strategy: str) -> None:
             lambda: config("sentry", recording=DATA, highlight=HighlightConfig(events=("drop",))),
             "--events drop would do nothing: it is for --strategy highlight",
         ),
-        (lambda: DatasetConfig(cameras=("nose",)), "--cameras nose is not in the scene; choose from: r_vis, top"),
         (lambda: DatasetConfig(cameras=("top", "top")), "names one twice"),
         (lambda: DatasetConfig(image_size=97), "--image-size is 97"),
         (
@@ -74,10 +74,6 @@ def test_what_records_needs_a_dataset(strategy: str) -> None:
         (lambda: HighlightConfig(pre_s=0), "--pre-s is 0"),
         (lambda: HighlightConfig(ring_bytes=10), "--ring-bytes is 10"),
         (lambda: HighlightConfig(reward_jump=1.0), "--reward-jump 1.0 would do nothing: reward_jump is not among"),
-        (
-            lambda: config("highlight", recording=DATA, highlight=HighlightConfig(events=("out_of_view",))),
-            "--events out_of_view needs the camera front, which is off; add it to --cameras",
-        ),
         (lambda: DaggerConfig(rounds=0), "--rounds is 0; it must be at least 1"),
         (lambda: DaggerConfig(intervene=("beta",), beta=1.5), r"--beta is 1.5; it must be in \[0, 1\]"),
         (lambda: DaggerConfig(intervene=("beta",), beta=-0.1), r"--beta is -0.1; it must be in \[0, 1\]"),
@@ -91,6 +87,33 @@ def test_bad_settings(build: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message) as told:
         build()
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"recording": {"cameras": ("nose",)}}, "'nose' is not in the scene; choose from: .*r_vis"),
+        (
+            {"highlight": HighlightConfig(events=("out_of_view",))},
+            "--events out_of_view needs the camera front, which is off; add it to --cameras",
+        ),
+        (
+            {
+                "highlight": HighlightConfig(events=("out_of_view",), event_camera="top"),
+                "recording": {"cameras": ("front",)},
+            },
+            "--events out_of_view needs the camera top, which is off",
+        ),
+    ],
+)
+def test_cameras_that_the_scene_does_not_have_or_that_are_off(
+    groups: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    recording = DatasetConfig(tmp_path / "rollout_x", **groups.pop("recording", {}))
+    with pytest.raises(ArgumentError, match=message) as told:
+        Session(config("highlight", recording=recording, backend="native", **groups))
+    assert "\n" not in str(told.value)
+    assert not recording.dataset.exists()
 
 
 def test_bad_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +135,7 @@ def test_resuming_with_other_features_names_both(tmp_path: Path) -> None:
     LeRobotWriter.create(folder, robot_features(SPACES, {"front": (32, 32)}, 7), 50, robot_type=SPACES.name).finish()
     made = config("episodic", recording=DatasetConfig(folder, resume=True, cameras=("front",), image_size=64))
     session: Any = SimpleNamespace(
-        config=made, policy=SimpleNamespace(task="transfer"), seed=7, fps=lambda: 50, backend=None
+        config=made, seed=7, fps=lambda: 50, backend=SimpleNamespace(task=get_task("transfer"))
     )
     with pytest.raises(ArgumentError, match=r"video \(32, 32, 3\) in the dataset and video \(64, 64, 3\) in the rec"):
         open_recording(session)

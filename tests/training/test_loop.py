@@ -24,7 +24,7 @@ from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, ArgumentError, UserError
 from imf_jax.files import read_metrics
-from imf_jax.models.policy import build_policy
+from imf_jax.models.policy import build_policy, with_action_dim
 from imf_jax.training import loop, progress, saved_state, trainer
 from imf_jax.training.state import compile_run_steps, initial_state
 from imf_jax.training.validation import Validation
@@ -88,7 +88,7 @@ def test_resume_skips_a_half_written_checkpoint(with_out, same_leaves):
 def test_resume_of_a_run_killed_before_its_first_checkpoint(with_out, same_leaves):
     whole, killed = with_out("whole"), with_out("killed")
     loop.train(whole)
-    loop.open_run(killed)
+    loop.open_run(replace(killed, policy=with_action_dim(killed.policy, SPACES)))
     loop.train(replace(killed, resume=True))
     same_leaves(restored(killed), restored(whole))
 

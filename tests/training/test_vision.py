@@ -30,6 +30,7 @@ from imf_jax.rollout.frames import FrameReader
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.rollout.scenes import run_chunk
 from imf_jax.seeds import scene_keys, split_seed
+from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.training import loop, saved_state, vision
 from imf_jax.training.state import initial_state
 
@@ -103,10 +104,8 @@ def test_frozen_encoder_is_no_part_of_what_is_trained(lewm_config: TrainConfig, 
 def test_training_from_cached_features(
     lewm_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {
-        name: np.array(value[...])
-        for name, value in build_policy(lewm_config, SPACES, 7).frozen_encoder.weights.items()
-    }
+    encoder = build_policy(lewm_config, SPACES, 7).frozen_encoder
+    before = {name: np.array(value[...]) for name, value in encoder.weights.items()}
     assert loop.train(lewm_config) == EXIT_OK
     (cache,) = lewm_config.data.glob("features_*.npz")
     assert f"written to {cache}" in capsys.readouterr().out
@@ -259,7 +258,7 @@ def test_rollouts_show_what_demonstrations_show(
     transfer_backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same scene looks the same in a demonstration and to a planner: cameras in one order, frames of one moment."""
-    monkeypatch.setattr(transfer_backend.task, "max_steps", 10)
+    monkeypatch.setattr(Transfer, "max_steps", 10)
     seed = split_seed("demonstration", 0)
     recorder = DemonstrationRecorder(tmp_path, transfer_backend, CAMERAS[::-1])
     monkeypatch.setattr(recorder, "keeps", lambda record: True)
