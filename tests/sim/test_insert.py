@@ -11,7 +11,8 @@ import transfer_task
 
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
-from imf_jax.sim.quaternions import compose, rotate
+from imf_jax.sim.experts.insert import nearest_orientations
+from imf_jax.sim.quaternions import compose, multiply, rotate
 from imf_jax.sim.tasks import TaskObservation, get_expert, get_task
 from imf_jax.sim.tasks.insert import (
     APERTURE,
@@ -234,3 +235,13 @@ def test_an_anchored_expert_goes_on_from_the_command(backend: NativeBackend) -> 
     np.testing.assert_allclose(anchored.opening, command[..., 7])
     _, action = expert.act(anchored, output)
     assert np.linalg.norm(action.reshape(3, 2, 8)[..., :3] - command[..., :3], axis=-1).max() < 0.01
+
+
+def test_expert_sees_past_the_symmetries_of_what_was_dropped(backend: NativeBackend) -> None:
+    _, output = backend.reset(scene_keys(0, np.arange(8)))
+    half = np.sqrt(0.5)
+    rolls = [[1, 0, 0, 0], [half, 0, half, 0], [0, 0, 1, 0], [half, 0, -half, 0]]
+    same = np.array([multiply(np.array(roll), turn) for roll in rolls for turn in np.eye(4)[[0, 3]]])
+    objects = np.repeat(same[:, None], 2, axis=1).astype(np.float32)  # of unrotated objects
+    nearest = np.asarray(nearest_orientations(jnp.asarray(objects), jnp.asarray(output.end_effector[..., 3:])))
+    np.testing.assert_allclose(np.abs(nearest[..., 0]), 1.0, atol=1e-6)

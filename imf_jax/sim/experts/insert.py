@@ -38,6 +38,8 @@ FEEDBACK_LIMIT = (0.012, 0.08)
 LEAN = 0.42
 """Angle between a hand and the vertical [rad]."""
 
+_LEANS = np.array([-LEAN, LEAN], np.float32)  # left, right, about the axis along which the fingers close
+
 GRASP = np.array([[0.0, 0.0, 0.010], [0.0, -0.044, 0.014]], np.float32)
 """Points of ring and bar, in their frames, at which the left and the right hand hold them [m]."""
 
@@ -67,6 +69,17 @@ PLAY = APERTURE / 2 - BAR_HALF_SIZE[0]
 
 GATE = 4.0
 """The bar goes on at a deviation below (1 - 1 / GATE) of the play, and not at all beyond the play."""
+
+
+_H = np.sqrt(0.5)
+_SYMMETRIES = np.array(
+    [
+        *([1, 0, 0, 0], [_H, 0, _H, 0], [0, 0, 1, 0], [_H, 0, -_H, 0]),
+        *([0, 0, 0, 1], [0, _H, 0, _H], [0, 1, 0, 0], [0, -_H, 0, _H]),
+    ],
+    np.float32,
+)
+"""Rotations after which ring and bar look the same: quarter turns about y, and half turns that exchange its ends."""
 
 
 class InsertState(NamedTuple):
@@ -110,15 +123,17 @@ class InsertExpert:
         objects = jnp.asarray(output.env_state).reshape(-1, 2, 7)
         hands = jnp.asarray(output.end_effector)
         opening = jnp.asarray(output.state).reshape(-1, 2, 8)[..., 7]
+        objects = objects.at[..., 3:].set(nearest_orientations(objects[..., 3:], hands[..., 3:]))
 
         grasp = grasp_poses(objects)
         off = rotate(conjugate(grasp[..., 3:]), hands[..., :3] - grasp[..., :3])  # in the frame of the grasp
         distance = jnp.linalg.norm(off, axis=-1)
         gripping = opening < MAX_OPENING - 0.004
-        close = (distance < 0.007) | (gripping & (distance < 0.03))
+        upright = rotate(objects[..., 3:], _unit(2, objects))[..., 2] > 0.9  # a ring that lies flat cannot be grasped
+        close = ((distance < 0.007) & upright) | (gripping & (distance < 0.03))
         holds = close & (opening < WIDTH + 0.003)
         descend = jnp.clip(2 - 2 * jnp.abs(off[..., 0]) / DESCENT_TOLERANCE, 0, 1)
-        descend = jnp.where((off[..., 2] < 0.02) | close, 1.0, descend)
+        descend = jnp.where((off[..., 2] < 0.02) | close, 1.0, descend) * upright
         above = (1 - descend)[..., None] * CLEARANCE * rotate(grasp[..., 3:], _unit(2, grasp))
         reach = jnp.concatenate([grasp[..., :3] + above, grasp[..., 3:]], axis=-1)
 
@@ -137,11 +152,22 @@ class InsertExpert:
         return InsertState(phase, command, grip, waited), action
 
 
+def nearest_orientations(objects: jax.Array, hands: jax.Array) -> jax.Array:
+    """Of the orientations in which an object looks the same, the ones (B, 2, 4) nearest to its hand's without the lean.
+
+    What was dropped may lie on another side, or the other way round.
+    """
+    same = multiply(objects[..., None, :], _SYMMETRIES)
+    unleaned = multiply(hands, conjugate(_about(0, jnp.broadcast_to(_LEANS, hands.shape[:2]))))
+    likeness = jnp.abs((same * unleaned[..., None, :]).sum(axis=-1))
+    nearest = jnp.argmax(likeness, axis=-1)[..., None, None]
+    return jnp.take_along_axis(same, nearest, axis=2)[..., 0, :]
+
+
 def grasp_poses(objects: jax.Array) -> jax.Array:
     """Poses (B, 2, 7) of the left hand that holds the ring and of the right hand that holds the bar."""
     yaw = 2 * jnp.arctan2(objects[..., 6], objects[..., 3])
-    lean = jnp.array([-LEAN, LEAN])
-    quaternion = multiply(_about(2, yaw), _about(0, jnp.broadcast_to(lean, yaw.shape)))
+    quaternion = multiply(_about(2, yaw), _about(0, jnp.broadcast_to(_LEANS, yaw.shape)))
     point = objects[..., :3] + rotate(objects[..., 3:], jnp.broadcast_to(GRASP, objects[..., :3].shape))
     return jnp.concatenate([point - GRASP_Z * rotate(quaternion, _unit(2, quaternion)), quaternion], axis=-1)
 
