@@ -142,13 +142,14 @@ class CollectConfig:
     num_envs: int = 64
     # What simulates: warp (CUDA, slow on CPUs), mjx (any XLA device), native (CPU cores); auto: warp on CUDA or native.
     backend: BackendName = "auto"
-    # Largest standard deviation of the noise added to commanded hand positions [m]; each episode draws its share.
-    position_noise: float = 0.008
+    # Largest standard deviation of the noise added to commanded hand positions [m]; each episode draws its share. All
+    # noise is by default what the task names.
+    position_noise: float | None = None
     # Largest standard deviation of the noise added to commanded hand yaw [rad].
-    yaw_noise: float = 0.04
+    yaw_noise: float | None = None
     # Largest standard deviation of the noise added to commanded joint targets, of robots that are commanded by joints
     # [rad].
-    joint_noise: float = 0.01
+    joint_noise: float | None = None
     # Cameras of the task's scene whose pictures are recorded; none by default.
     cameras: tuple[str, ...] = ()
     # Height and width of recorded pictures [pixels].
@@ -165,4 +166,4 @@ class CollectConfig:
         )
         for name in ("position_noise", "yaw_noise", "joint_noise"):
             value = getattr(self, name)
-            require(0 <= value <= 0.2, f"{flag(name)} is {value}; it must be in [0, 0.2]")
+            require(value is None or 0 <= value <= 0.2, f"{flag(name)} is {value}; it must be in [0, 0.2]")

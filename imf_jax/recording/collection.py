@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from imf_jax.rollout.episode_log import RolloutProgress
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
-from imf_jax.sim.tasks import get_task
+from imf_jax.sim.tasks import Task, get_task
 
 SUMMARY_FILE = "collection.json"
 
@@ -200,7 +200,7 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
     """
     name = resolve_backend(config.backend)
     backend = make_backend(name, config.task, image_size=config.image_size, renderer=config.renderer)
-    folder = collection_folder(config)
+    folder, config = collection_folder(config), with_noise(config, backend.task)
     for camera in config.cameras:
         require_camera(camera, backend)
     try:
@@ -214,6 +214,9 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
         report(len(known), f"recording again: {line}")
     num_envs = scenes_at_once(config, backend.task.max_steps, free_main_memory())
     devices = resolve_devices(name, 1, num_envs) if backend.compiled else ()
+    assert config.position_noise is not None
+    assert config.yaw_noise is not None
+    assert config.joint_noise is not None
     planner = Demonstrator(
         config.task, position_noise=config.position_noise, yaw_noise=config.yaw_noise, joint_noise=config.joint_noise
     )
@@ -257,6 +260,12 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
     return CollectionSummary(len(records), succeeded(), recorded, steps, wall_s)
 
 
+def with_noise(config: CollectConfig, task: Task) -> CollectConfig:
+    """The settings with the noise of the task where none is named."""
+    names = ("position_noise", "yaw_noise", "joint_noise")
+    return replace(config, **{name: getattr(task, name) for name in names if getattr(config, name) is None})
+
+
 def collection_folder(config: CollectConfig) -> Path:
     """Folder of the demonstrations."""
     return Path("demos") / get_task(config.task).name if config.out is None else config.out
@@ -279,7 +288,7 @@ def _check_same_collection(folder: Path, config: CollectConfig, backend: str, st
         except (OSError, ValueError) as error:
             damage = f"is damaged ({one_line(error)}); remove the folder or choose another --out"
             raise read_failure(path, error, damage) from error
-        before = {"backend": "native", "joint_noise": CollectConfig().joint_noise} | before  # as older versions did
+        before = {"backend": "native", "joint_noise": settings["joint_noise"]} | before  # older versions had no other
         differing = sorted(name for name in settings if before.get(name) != settings[name])
         if differing:
             raise UserError(

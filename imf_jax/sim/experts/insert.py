@@ -31,7 +31,7 @@ GRIP_SPEED = 0.008
 SHARE = 0.4
 """Share of the remaining way taken per control step, which slows a hand down near its goal."""
 
-FEEDBACK = 1.0
+FEEDBACK = 0.25
 """Share of the measured deviation from its goal that is added to a command, and its limits [m] and [rad]."""
 FEEDBACK_LIMIT = (0.012, 0.08)
 

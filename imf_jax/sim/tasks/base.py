@@ -68,6 +68,8 @@ class Task(ABC):
         substeps: physics steps per control step.
         contact_slots: contacts per scene for which a compiled backend with fixed buffers sets memory aside.
         constraint_rows: rows of constraints per scene, likewise.
+        position_noise, yaw_noise, joint_noise: largest standard deviations of the noise of demonstrations on positions
+            [m], on rotations about the vertical [rad] and on joint targets [rad].
         contact_pairs: groups of geoms of which the task asks whether they touch, besides fingers and objects.
         cameras: names of the cameras of the scene.
         picture_camera: the one that pictures of paths and videos show unless another is named.
@@ -88,6 +90,9 @@ class Task(ABC):
     substeps: int = 5
     contact_slots: int = 32
     constraint_rows: int = 192
+    position_noise: float = 0.008
+    yaw_noise: float = 0.04
+    joint_noise: float = 0.01
     contact_pairs: tuple[ContactPair, ...] = ()
     expert: str | type | None = None
 
