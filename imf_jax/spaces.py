@@ -126,13 +126,17 @@ class RobotSpaces:
         """Read what `to_json` made.
 
         Raises:
-            UserError: a field is missing, not known or of another type, or a part has no entries.
+            UserError: a field is missing, not known or of another type, or a part does not fit its kind, its names and
+                limits, or the end effectors.
         """
         spaces = from_dict(cls, dict(values))
         for part in (*spaces.action, *spaces.state):
-            lengths = {part.dim, len(part.entries or range(part.dim)), len(part.low or range(part.dim))}
-            if part.dim < 1 or lengths != {part.dim} or (part.kind == "quaternion" and part.dim != 4):
-                raise UserError(f"part {part.name!r} of robot {spaces.name!r} does not have {part.dim} entries")
+            dim = len(ENTRIES[part.kind]) if part.kind in ENTRIES else part.dim
+            lengths = {len(listed) for listed in (part.entries, part.low, part.high) if listed}
+            if part.dim < 1 or part.dim != dim or lengths - {dim}:
+                raise UserError(f"part {part.name!r} of robot {spaces.name!r} does not have {dim} entries")
+            if not 0 <= part.effector < len(spaces.effectors):
+                raise UserError(f"part {part.name!r} of robot {spaces.name!r} belongs to no end effector")
         return spaces
 
 
