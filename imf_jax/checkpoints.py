@@ -22,7 +22,7 @@ from flax import nnx
 from imf_jax.config import TrainConfig, from_dict, require
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.policy import Policy, build_policy, split_policy, unloaded_encoder
-from imf_jax.sim.tasks import get_task
+from imf_jax.sim.tasks import get_task, task_names
 from imf_jax.spaces import RobotSpaces
 
 FOLDER = "checkpoints"
@@ -70,11 +70,14 @@ class CheckpointMeta:
         """Action and state of the robot.
 
         Raises:
-            UserError: they do not describe a robot.
+            UserError: they do not describe a robot, or are missing where the task is not one that is installed.
         """
         if self.robot is not None:
             return RobotSpaces.from_json(self.robot)
-        return get_task(self.task).robot.spaces  # older versions knew the tasks of this package only
+        # Older versions knew the tasks of this package only; a file or module that a checkpoint names is not executed.
+        if self.task not in task_names():
+            raise UserError(f"the checkpoint does not describe its robot, and its task {self.task} is not known")
+        return get_task(self.task).robot.spaces
 
 
 class LoadedPolicy(NamedTuple):

@@ -13,7 +13,7 @@ from imf_jax.benchmark.tables import Table
 from imf_jax.checkpoints import load_policy
 from imf_jax.config import IMAGE_SIZE, RendererName, require
 from imf_jax.rollout.planner import PolicyPlanner
-from imf_jax.sim.tasks import get_task
+from imf_jax.sim.tasks import get_task, task_names
 
 TASK = "transfer"
 
@@ -94,6 +94,10 @@ def usual_camera_size() -> tuple[int, int]:
 def trained_policy(checkpoint: Path) -> MeasuredPolicy:
     """The policy of a checkpoint or run folder; see `load_policy` for what is refused."""
     loaded = load_policy(checkpoint)
+    require(
+        loaded.meta.task in task_names(),
+        f"the policy was trained on a task of its own, {loaded.meta.task}; measure one of an installed task",
+    )
     label = f"{loaded.path.resolve().parent.parent.name}, step {loaded.step}"
     return MeasuredPolicy(label, loaded.policy, PolicyPlanner, loaded.meta.task)
 

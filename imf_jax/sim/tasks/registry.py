@@ -14,12 +14,13 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from imf_jax.errors import ArgumentError, UserError, one_line
+from imf_jax.errors import ArgumentError, one_line
 from imf_jax.sim.tasks.base import Task
 
 GROUP = "imf_jax.tasks"
@@ -47,8 +48,8 @@ def get_task(reference: str) -> Task:
         raise ArgumentError(f"--task {reference} is not a task; let it be a class derived from imf_jax.sim.tasks.Task")
     try:
         task = kind()
-    except (TypeError, UserError, ArgumentError) as error:
-        raise ArgumentError(f"--task {reference} cannot be made: {one_line(error)}") from error
+    except Exception as error:
+        raise _failed(f"--task {reference}", error) from error
     lacking = [
         name for name in ("name", "robot", "objects", "stages", "env_state_dim", "max_steps") if _lacks(task, name)
     ]
@@ -131,11 +132,16 @@ def _import_object(reference: str, what: str) -> Any:
 
 
 def _failed(what: str, error: Exception) -> ArgumentError:
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    where = f" (line {last.tb_lineno} of {Path(last.tb_frame.f_code.co_filename).name})" if last else ""
+    """The error of loading `what`, with the line of the file where it arose."""
+    # Frames of this file and of the import system do not help; a syntax error names its line itself.
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _imports(frame.filename)]
+    where = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
     return ArgumentError(f"{what} cannot be loaded: {type(error).__name__}: {one_line(error)}{where}")
+
+
+def _imports(file: str) -> bool:
+    """Whether a file is part of how modules are imported."""
+    return file in (__file__, importlib.__file__, importlib.metadata.__file__) or file.startswith("<frozen importlib")
 
 
 def _tasks_in(module: ModuleType) -> list[type[Task]]:
