@@ -9,7 +9,7 @@ from imf_jax.evaluation.evaluate import EvaluationSettings, Summary, evaluate
 from imf_jax.evaluation.setup import EvaluatedPolicy, Setup
 from imf_jax.rollout.function_planner import FunctionPlanner
 from imf_jax.sim.backends.native import NativeBackend
-from imf_jax.sim.scene import GRASP_Z, MAX_OPENING
+from imf_jax.sim.robots.diana.model import GRASP_Z, MAX_OPENING
 
 WAITING_LEFT = [0.46, 0.4, 0.32, 1, 0, 0, 0, MAX_OPENING]
 """Position of link7 [m], quaternion wxyz (the gripper points down), gripper opening [m]."""
@@ -32,7 +32,9 @@ def reach(observations: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def main(out: Path, episodes: int = 10) -> Summary:
-    setup = Setup(EvaluatedPolicy(FunctionPlanner(reach), "transfer", "reach"), NativeBackend("transfer"))
+    backend = NativeBackend("transfer")
+    planner = FunctionPlanner(reach, action_dim=backend.task.robot.spaces.action_dim)
+    setup = Setup(EvaluatedPolicy(planner, backend.task.name, "reach"), backend)
     summary = evaluate(setup, EvaluationSettings(episodes, num_envs=episodes), out)
     reached = {stage["name"]: f"{stage['n_reached']}/{episodes}" for stage in summary.metrics["stages"]}
     print(f"{summary.headline}\nstages reached: {reached}\nreport: {summary.folder / 'report.html'}")

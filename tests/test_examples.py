@@ -1,7 +1,7 @@
 """The examples run and show what they promise."""
 
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ import pytest
 
 from imf_jax.config import CaptureConfig
 from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
+from imf_jax.evaluation.folder import read_records
 from imf_jax.evaluation.setup import EvaluatedPolicy, Setup
-from imf_jax.sim.experts.transfer import EXPERTS
-from imf_jax.sim.tasks import TASKS
+from imf_jax.files import read_json
 from imf_jax.sim.tasks.transfer import Transfer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -28,16 +28,6 @@ def test_no_example_is_left_out() -> None:
         assert len(path.read_text().splitlines()) < 60, f"{path.name} is no short example any more"
 
 
-@pytest.fixture
-def registries() -> Iterator[None]:
-    """Forgets tasks and experts that a test registers."""
-    before = dict(TASKS), dict(EXPERTS)
-    yield
-    for registry, content in zip((TASKS, EXPERTS), before, strict=True):
-        registry.clear()
-        registry.update(content)
-
-
 def test_own_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Transfer, "max_steps", 60)
     summary = example("own_policy")["main"](tmp_path / "own", episodes=3)
@@ -45,10 +35,15 @@ def test_own_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [record.max_reward for record in summary.records] == [1.0] * 3, "it touches the box and does not lift it"
 
 
-def test_own_task(registries: None, tmp_path: Path) -> None:
-    summary = example("own_task")["main"](tmp_path / "own", episodes=3)
-    assert [record.status for record in summary.records] == ["success"] * 3
-    assert [stage["n_reached"] for stage in summary.metrics["stages"]] == [3, 3]
+def test_own_task(script: Callable[..., Any], tmp_path: Path) -> None:
+    """Known by its file alone; the folder and the report have the name that it gives itself."""
+    run = script("eval.py", "--expert", "--task", EXAMPLES / "own_task.py", "--episodes", 3)
+    assert run.code == 0, run.err
+    (out,) = (tmp_path / "evals").iterdir()
+    assert out.name.endswith("expert_lift-stick_seed0")
+    assert read_json(out / "manifest.json")["task"] == "lift-stick"
+    assert [stage["n_reached"] for stage in read_json(out / "metrics.json")["stages"]] == [3, 3]
+    assert {record.status for record in read_records(out)[0]} == {"success"}
 
 
 def test_read_results(

@@ -102,4 +102,5 @@ def _load_expert(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
     from imf_jax.rollout.expert_planner import ExpertPlanner
 
     name = config.task or "transfer"
-    return EvaluatedPolicy(ExpertPlanner(name), name, "scripted expert", {"checkpoint": None}, f"expert_{name}")
+    folder = f"expert_{get_task(name).name}"  # the reference of a task may be the path of a file
+    return EvaluatedPolicy(ExpertPlanner(name), name, "scripted expert", {"checkpoint": None}, folder)
