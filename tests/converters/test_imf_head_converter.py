@@ -29,7 +29,7 @@ from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.objectives import imf
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-HEAD = HeadConfig(n_emb=16, n_layer=2, n_head=4, n_kv_head=2, pred_horizon=8, num_action_steps=4)
+HEAD = HeadConfig(action_dim=16, n_emb=16, n_layer=2, n_head=4, n_kv_head=2, pred_horizon=8, num_action_steps=4)
 CONDITION = 16 + 7
 FLAGS: dict[str, Any] = {"n_head": 4, "pred_horizon": 8, "num_action_steps": 4}
 

@@ -144,7 +144,7 @@ def test_results_do_not_depend_on_order_and_repeat(reference: dict[int, EpisodeR
 def test_captures_see_exactly_the_episode_and_change_nothing(
     reference: dict[int, EpisodeRecord], tmp_path: Path
 ) -> None:
-    found = run(recorders=[TrajectoryRecorder(tmp_path)])
+    found = run(recorders=[TrajectoryRecorder(tmp_path, SPACES)])
     assert what_happened(found) == what_happened(reference)
     for record in found.values():
         with np.load(tmp_path / record.artifacts["trajectory"]) as file:
@@ -159,7 +159,7 @@ def test_videos_and_times_come_from_the_same_trace(reference: dict[int, EpisodeR
 
     clock = StageClock(staged=False)
     film = VideoRecorder(tmp_path, render, ("front",), 4 * SIZE, 50)
-    found = run(recorders=[film, TrajectoryRecorder(tmp_path)], clock=clock)
+    found = run(recorders=[film, TrajectoryRecorder(tmp_path, SPACES)], clock=clock)
     assert what_happened(found) == what_happened(reference)
     times = clock.raw(0.0)
     assert sum(times["steps"]) == sum(record.steps for record in found.values())
@@ -274,10 +274,10 @@ def test_the_expert_hands_over_on_warp_as_on_native(warp_run: Any, transfer_back
 def test_the_first_plan_on_warp_is_that_on_native(warp_run: Any, transfer_backend: Any, tmp_path: Path) -> None:
     """Scenes and keys are equal on every backend, so the first actions are too; and a second run gives the same."""
     head = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
-    host = Wanderer(Policy(PolicyConfig(head=head), SPACES, 7, rngs=nnx.Rngs(0)), plan_batch=4)
+    host = Wanderer(Policy(PolicyConfig(head=head), SPACES, 7, rngs=nnx.Rngs(0)), plan_batch=4, task="transfer")
 
     def actions(name: str, roll: Callable[..., Any]) -> list[np.ndarray]:
-        roll(recorders=[TrajectoryRecorder(tmp_path / name)])
+        roll(recorders=[TrajectoryRecorder(tmp_path / name, SPACES)])
         return [np.load(path)["raw_action"] for path in sorted((tmp_path / name).rglob("*.npz"))]
 
     def on_native(**options: Any) -> None:
