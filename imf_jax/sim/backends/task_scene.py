@@ -13,7 +13,7 @@ import numpy as np
 
 from imf_jax import seeds
 from imf_jax.config import RendererName
-from imf_jax.errors import ArgumentError
+from imf_jax.errors import ArgumentError, one_line
 from imf_jax.sim.arrays import Array, array_module
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.rendering.camera import camera_names
@@ -54,8 +54,8 @@ class TaskScene:
         contacts = [_add_contact_sensors(spec, f"pair{i}", *pair) for i, pair in enumerate(self.task.contact_pairs)]
         self.model = spec.compile()
         self.robot = self.task.robot.bind(self.model)
-        require_complete(self.task, self.model, self.robot)
         self._object_qpos = np.array([_free_joint(self.task, self.model, name) for name in self.task.objects])
+        require_complete(self.task, self.model, self.robot)
         # Every entry of qpos and of ctrl belongs to the robot or to an object: gather instead of scatter.
         objects = (self._object_qpos[:, None] + np.arange(7)).ravel()
         self._qpos_order = np.argsort(np.concatenate([self.robot.qpos, objects]))
@@ -196,10 +196,31 @@ def require_complete(task: Task, model: mujoco.MjModel, robot: BoundRobot) -> No
         raise ArgumentError(
             f"robot {name!r} names {len(spaces.effectors)} end effectors, but finds {len(robot.effectors)} bodies"
         )
+    _require_widths(task, model, robot)
     missing = [camera for camera in task.cameras if camera not in camera_names(model)]
     if missing or task.picture_camera not in task.cameras:
         camera = missing[0] if missing else task.picture_camera
         raise ArgumentError(f"task {task.name!r} names the camera {camera!r}, which its scene does not have")
+
+
+def _require_widths(task: Task, model: mujoco.MjModel, robot: BoundRobot) -> None:
+    """Refuse a robot that does not take and read what its spaces say; nothing is compiled for it."""
+    spaces, name = task.robot.spaces, task.robot.spaces.name
+    joints = jax.eval_shape(robot.sample, seeds.root_key(0, 0))
+    last, action = (jax.ShapeDtypeStruct((1, size), jnp.float32) for size in (*joints.shape, spaces.action_dim))
+    try:
+        found, *_ = jax.eval_shape(robot.targets, last, action)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"robot {name!r} cannot use the action of {spaces.action_dim} entries that it describes: {one_line(error)}"
+        ) from error
+    if found.shape != last.shape:
+        raise ArgumentError(f"robot {name!r} makes joint targets {found.shape}, expected {last.shape}")
+    width = robot.read_state(np.zeros((1, model.nq), np.float32)).shape[1]
+    if width != spaces.state_dim:
+        raise ArgumentError(
+            f"robot {name!r} describes a state of {spaces.state_dim} entries, but what it reads has {width}"
+        )
 
 
 def require_interpolation(task: Task, interpolation: int) -> None:
