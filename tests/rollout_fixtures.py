@@ -183,7 +183,7 @@ def write_run() -> Callable[..., Path]:
         policy.set_statistics({name: {"min": -w, "max": w, "mean": 0 * w, "std": w} for name, w in widths.items()})
         state, frozen = initial_state(policy, config)
         for step in steps:
-            meta = CheckpointMeta(step, "transfer", 7, "average", "00", None, {})
+            meta = CheckpointMeta(step, "transfer", 7, "average", "00", None, {}, robot=SPACES.to_json())
             save_checkpoint(folder, state._replace(step=jnp.int32(step)), frozen, config, meta)
         return folder
 

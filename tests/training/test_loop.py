@@ -224,6 +224,22 @@ def test_demonstrations_that_are_refused(config, with_out, make_demonstration, t
     write_statistics(narrow)
     with pytest.raises(ArgumentError, match="scene state of 7 entries"):
         loop.train(with_out("a", data=narrow))
+    others = tmp_path / "others"
+    others.mkdir()
+    write_episode(others, make_demonstration(0, task="insert"))
+    write_statistics(others)
+    with pytest.raises(ArgumentError, match="holds demonstrations of task 'insert', not of --task 'transfer'"):
+        loop.train(with_out("a", data=others))
+    joints = tmp_path / "joints"
+    joints.mkdir()
+    one = make_demonstration(0)
+    write_episode(
+        joints, replace(one, action=one.action[:, :14], state=one.state[:, :14], noise=one.noise[:, :14], spaces=None)
+    )
+    write_statistics(joints)
+    message = "robot 'two_diana7' of task 'transfer' has actions of 16 and states of 16 entries, but .* have 14 and 14"
+    with pytest.raises(ArgumentError, match=message):
+        loop.train(with_out("a", data=joints))
     head = replace(config.policy.head, action_dim=8)
     with pytest.raises(ArgumentError, match="action_dim is 8"):
         loop.train(with_out("a", policy=replace(config.policy, head=head)))
