@@ -52,7 +52,7 @@ def frames(demonstration: Episode) -> list[dict[str, Any]]:
     """The frames of a recording."""
     return [
         {
-            "observation.state": demonstration.qpos[t],
+            "observation.state": demonstration.state[t],
             "action": demonstration.action[t],
             "observation.environment_state": demonstration.env_state[t],
             "next.reward": demonstration.reward[t],
@@ -87,7 +87,7 @@ def main() -> None:
     (folder / "rollout_orphan/meta/episodes/chunk-000/file-002.parquet").unlink()
     expected = {
         "action": np.concatenate([e.action for e in episodes]),
-        "observation.state": np.concatenate([e.qpos for e in episodes]),
+        "observation.state": np.concatenate([e.state for e in episodes]),
         "observation.environment_state": np.concatenate([e.env_state for e in episodes]),
         "next.reward": np.concatenate([e.reward for e in episodes]),
         "success": np.concatenate([np.full(len(e), e.success) for e in episodes]),
