@@ -27,6 +27,7 @@ from imf_jax.evaluation.report.charts import (
     simplify_path,
     stage_strip,
 )
+from imf_jax.evaluation.report.load import read_evaluation
 from imf_jax.evaluation.report.page import write_report
 from imf_jax.evaluation.statistics import episode_statistics
 from imf_jax.rollout.episode import EpisodeRecord
@@ -281,6 +282,22 @@ def test_a_name_that_is_no_text_is_shown_escaped(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_evaluation(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"manifest\.json is not there; give the folder of an evaluation"):
         write_report(tmp_path)
+
+
+def test_a_task_of_a_file_is_shown_with_its_stages(tmp_path: Path) -> None:
+    """The package does not know it: stages are those of the metrics, end effectors have numbers."""
+    folder = make_evaluation(tmp_path / "own", task="lift-stick")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    stages = [{"name": name, "n_reached": 3, "n": 12} for name in ("first_touch", "lift_up")]
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"stages": stages}))
+    assert read_evaluation(folder).stages == ("first_touch", "lift_up")
+    text = Page(write_report(folder)).text
+    assert "first touch" in text
+    assert "end effector 2" in text
+    assert "end effector 3" not in text
+    for broken in (None, 3, [3], [{"reached": 1}]):
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"stages": broken}))
+        assert read_evaluation(folder).stages == ()
 
 
 def luminance(colour: str) -> float:

@@ -42,8 +42,12 @@ class Evaluation:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Names of the task's stages; none if this version does not know the task."""
-        return get_task(self.task).stages if self.task in task_names() else ()
+        """Names of the task's stages; of a task in somebody's file as the metrics have them."""
+        if self.task in task_names():
+            return get_task(self.task).stages
+        found = self.metrics.get("stages")
+        stages = found if isinstance(found, list) else []
+        return tuple(str(stage["name"]) for stage in stages if isinstance(stage, dict) and "name" in stage)
 
     @property
     def effectors(self) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def write_report(folder: Path) -> Path:
         stage_legend=_stage_legend(evaluation, rows),
         plots=plots,
         num_drawn=num_drawn,
-        effectors=evaluation.effectors or ("first end effector", "second end effector"),
+        effectors=evaluation.effectors or [f"end effector {i + 1}" for i in range(_num_paths(rows))],
         timing=timing_rows(folder, problems),
         charts=training_charts(evaluation, problems),
         problems=_shortened(problems + _strings(evaluation.metrics.get("capture_errors"))),
@@ -182,6 +182,11 @@ def _stage_legend(evaluation: Evaluation, rows: list[EpisodeRow]) -> list[tuple[
         return []
     names = ("no stage", *evaluation.stages)
     return [(shade(number, len(evaluation.stages)), name.replace("_", " ")) for number, name in enumerate(names)]
+
+
+def _num_paths(rows: list[EpisodeRow]) -> int:
+    """End effectors of which there are paths."""
+    return max((len(row.paths) for row in rows if row.paths is not None), default=0)
 
 
 def _discordant(comparison: Comparison) -> list[dict[str, Any]]:
