@@ -3,31 +3,29 @@
 import json
 from dataclasses import replace
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from transfer_task import SPACES
+from transfer_task import ARM, SPACES
 
 from imf_jax.errors import UserError
+from imf_jax.models.policy import unit_quaternions
+from imf_jax.recording.correction import difference, distance
+from imf_jax.rollout.delay import join, same_hemisphere
+from imf_jax.sim.robots.base import hold
 from imf_jax.spaces import Part, RobotSpaces
-
-ARM = RobotSpaces(
-    name="arm",
-    action=(Part("arm", 6, "joint", "rad", low=(-1.0,) * 6, high=(1.0,) * 6), Part("gripper", 1, "gripper", "")),
-    state=(Part("arm", 6, "joint", "rad"), Part("gripper", 1, "gripper", "")),
-    effectors=("wrist",),
-    effector_names=("arm",),
-)
 
 
 def test_parts_follow_each_other() -> None:
-    assert (ARM.action_dim, ARM.state_dim, ARM.quaternions) == (7, 7, ())
-    assert [place for _, place in ARM.action_parts] == [slice(0, 6), slice(6, 7)]
+    assert (ARM.action_dim, ARM.state_dim, ARM.quaternions) == (5, 5, ())
+    assert [place for _, place in ARM.action_parts] == [slice(0, 3), slice(3, 4), slice(4, 5)]
     assert (SPACES.action_dim, SPACES.state_dim) == (16, 16)
     assert SPACES.quaternions == (slice(3, 7), slice(11, 15))
     assert [part.kind for part, _ in SPACES.state_parts] == ["joint", "gripper"] * 2
 
 
 def test_names_of_entries() -> None:
-    assert ARM.action_names == ("arm1", "arm2", "arm3", "arm4", "arm5", "arm6", "gripper")
+    assert ARM.action_names == ("arm1", "arm2", "arm3", "gripper", "base")
     entries = ("x", "y", "z", "qw", "qx", "qy", "qz", "gripper")
     assert SPACES.action_names == tuple(f"{side}_{name}" for side in ("left", "right") for name in entries)
     assert SPACES.state_names[8:] == (*(f"right_joint{i}" for i in range(1, 8)), "right_gripper")
@@ -72,3 +70,25 @@ def test_fields_that_are_missing_or_unknown_are_refused() -> None:
     kind["action"][0]["kind"] = "leg"
     with pytest.raises(UserError, match="kind"):
         RobotSpaces.from_json(kind)
+
+
+def test_a_robot_without_quaternions_is_left_alone() -> None:
+    action = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32)
+    np.testing.assert_array_equal(unit_quaternions(jnp.asarray(action), ARM), action)
+    np.testing.assert_array_equal(same_hemisphere(jnp.asarray(action), -action, ARM), action)
+    joined = join(jnp.asarray(action), -jnp.asarray(action), 0, ARM, blend_steps=1)
+    np.testing.assert_allclose(joined[:, 0], 0 * action[:, 0], atol=1e-7)
+
+
+def test_joints_are_held_where_they_are_measured_whatever_the_order() -> None:
+    state = jnp.asarray([[0.5, 0.1, 0.2, 0.3, 0.9]])
+    np.testing.assert_allclose(hold(ARM, state, jnp.zeros((1, 1, 7))), [[0.1, 0.2, 0.3, 0.9, 0.5]])
+
+
+def test_actions_are_compared_part_by_part() -> None:
+    one, other = np.zeros((2, 1, 5), np.float32)
+    other[0] = [0.1, -0.3, 0.2, 0.05, 0.0]
+    assert float(distance(difference(jnp.asarray(one), jnp.asarray(other), ARM), ARM)[0]) == pytest.approx(0.3)
+    one, other = np.zeros((2, 1, 16), np.float32)
+    other[0, [0, 1, 3, 7, 15]] = [0.3, 0.4, 5.0, 0.1, -0.6]  # positions by length, quaternions not at all
+    assert float(distance(difference(jnp.asarray(one), jnp.asarray(other), SPACES), SPACES)[0]) == pytest.approx(0.6)

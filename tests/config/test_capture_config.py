@@ -42,6 +42,12 @@ def test_flags_make_recorders(
     assert not any(tmp_path.iterdir()), "nothing is written yet"
 
 
+def test_cameras_that_are_named_stay() -> None:
+    named = CaptureConfig(camera="top", video_cameras=("top", "r_vis"))
+    assert named.with_default("front") == named
+    assert CaptureConfig().with_default("front") == CaptureConfig(camera="front", video_cameras=("front",))
+
+
 def test_every_flag_of_a_recorder_is_one() -> None:
     assert RECORDERS.keys() < {field.name for field in dataclasses.fields(CaptureConfig)}
 

@@ -2,19 +2,10 @@
 
 import jax.numpy as jnp
 import numpy as np
-from transfer_task import SPACES
+from transfer_task import ARM, SPACES
 
 from imf_jax.recording.demonstrator import disturb, noise_scales
 from imf_jax.sim.robots.diana.control import quaternion_to_matrix
-from imf_jax.spaces import Part, RobotSpaces
-
-ARM = RobotSpaces(
-    name="arm",
-    action=(Part("arm", 3, "joint", "rad"), Part("gripper", 1, "gripper", ""), Part("base", 1, "joint", "m")),
-    state=(Part("arm", 3, "joint", "rad"), Part("gripper", 1, "gripper", ""), Part("base", 1, "joint", "m")),
-    effectors=("wrist",),
-    effector_names=("arm",),
-)
 
 
 def test_scales_follow_the_parts_of_the_action() -> None:

@@ -44,6 +44,12 @@ def test_a_drop_is_a_lifted_object_that_stays_lost() -> None:
     assert events == [(5 + DROP_STEPS, "drop")], "a flickering contact is none, and one drop is one event"
 
 
+def test_a_task_says_from_which_stage_on_an_object_is_lifted() -> None:
+    frames = [frame(step, stage=stage) for step, stage in enumerate([2, *[1] * DROP_STEPS, 0])]
+    assert [event for _, event in found(frames)] == ["drop"]
+    assert found(frames, lifted_stage=3) == []
+
+
 def test_a_stall_is_told_once_until_the_hands_move() -> None:
     hands = [0.0] * 7 + [1.0] * 7
     events = found([frame(step, hand=hand) for step, hand in enumerate(hands)], stall_steps=4)
@@ -61,3 +67,5 @@ def test_an_object_leaves_the_picture() -> None:
     x = [0.0, 2.0, 2.0, 0.0, 2.0]
     frames = [frame(step, env_state=np.full(7, value)) for step, value in enumerate(x)]
     assert found(frames, in_view=lambda point: point[0] < 1) == [(1, "out_of_view"), (4, "out_of_view")]
+    second = {"in_view": lambda point: point[0] < 1, "position": lambda env_state: 0.1 * env_state[:3]}
+    assert found(frames, **second) == [], "the object that the task follows stays in the picture"
