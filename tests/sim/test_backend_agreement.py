@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from mujoco import mjx
 
-from imf_jax.sim.backends import warp as warp_module
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.mjx import MjxBackend
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.backends.warp import WarpBackend
 from imf_jax.sim.tasks import get_expert
+from imf_jax.sim.tasks.transfer import Transfer
 
 SCENES = 6
 
@@ -190,7 +190,7 @@ def test_pictures_inside_a_program_are_those_of_the_host(
 
 def test_a_full_buffer_is_reported(monkeypatch: pytest.MonkeyPatch, keys: jax.Array, actions: np.ndarray) -> None:
     """With room for one constraint the fingers cannot hold: said per step, not silently wrong."""
-    monkeypatch.setattr(warp_module, "CONSTRAINTS", 1)
+    monkeypatch.setattr(Transfer, "constraint_rows", 1)
     small = WarpBackend("transfer", visual="primitive")
     _, output = small.reset(keys)
     assert output.overflow.all(), "the box stands on the table: more than one row"
