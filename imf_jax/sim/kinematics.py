@@ -195,8 +195,7 @@ def inverse_kinematics(
     lower = jnp.maximum(arms.lower, start - max_step)
     upper = jnp.minimum(arms.upper, start + max_step)
 
-    joints = start
-    for _ in range(iterations):
+    def newton(_: int, joints: Float[Array, "*batch arms joints"]) -> Float[Array, "*batch arms joints"]:
         hand, rotation, origins, axes = forward_kinematics(arms, joints)
         rotation_error = 0.5 * sum(cross(rotation[..., :, k], target[..., :, k]) for k in range(3))
         error = jnp.concatenate([position - hand, ROTATION_SCALE * rotation_error], axis=-1)
@@ -207,7 +206,9 @@ def inverse_kinematics(
         gram = jnp.sum(jacobian[..., :, None] * jacobian[..., None, :], axis=-3)
         solution = solve_positive(gram + DAMPING**2 * jnp.eye(6, dtype=start.dtype), residual)
         step = jnp.sum(jacobian * solution[..., None, :], axis=-1) + posture
-        joints = jnp.clip(joints + step, lower, upper)
+        return jnp.clip(joints + step, lower, upper)
+
+    joints = jax.lax.fori_loop(0, iterations, newton, start)
     joints = jnp.where(usable[..., None], joints, start)
     hand = forward_kinematics(arms, joints)[0]
     distance = jnp.sqrt(jnp.sum((position - hand) ** 2, axis=-1))

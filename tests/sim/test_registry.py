@@ -125,7 +125,10 @@ def test_what_is_no_task(write: Callable[..., Path]) -> None:
 
 def test_experts_that_are_missing_or_fail(write: Callable[..., Path]) -> None:
     path = write()
-    assert message(path, get_expert) == f"task '{path}' has no scripted expert; tasks with one: aloha-insertion, aloha-transfer, insert, transfer"
+    assert (
+        message(path, get_expert)
+        == f"task '{path}' has no scripted expert; tasks with one: aloha-insertion, aloha-transfer, insert, transfer"
+    )
     other = write(OWN.replace("None", '"no_such_module_3:Expert"'), "other.py")
     assert f"the expert of task '{other}' cannot be loaded: ModuleNotFoundError" in message(other, get_expert)
 
