@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from imf_jax.seeds import scene_keys
@@ -16,10 +17,10 @@ def write(task: str, folder: Path) -> None:
     backend, expert = NativeBackend(task), get_expert(task)
     state, output = backend.reset(scene_keys(0, range(EPISODES)))
     start = np.asarray(output.env_state)
-    memory = expert.start(output)
+    memory, act = expert.start(output), jax.jit(expert.act)
     actions, states, rewards = [], [], []
     for _ in range(STEPS):
-        memory, action = expert.act(memory, output)
+        memory, action = act(memory, output)
         actions.append(np.asarray(action, np.float32))
         state, output = backend.step(state, actions[-1])
         states.append(np.asarray(output.state))

@@ -196,9 +196,8 @@ def along_x(distance: float | jax.Array) -> Pose:
 
 def compose(a: Pose, b: Pose) -> Pose:
     """The pose `b`, given in the frame `a`, in the frame in which `a` is given."""
-    return Pose(
-        a.position + quaternions.rotate(a.quaternion, b.position), quaternions.multiply(a.quaternion, b.quaternion)
-    )
+    quaternion = jnp.asarray(quaternions.multiply(a.quaternion, b.quaternion))
+    return Pose(a.position + quaternions.rotate(a.quaternion, b.position), quaternion)
 
 
 def inverse(pose: Pose) -> Pose:

@@ -25,6 +25,7 @@ class AlohaInsertion(AlohaTask):
     start_ranges = (((0.1, 0.2), (0.4, 0.6)), ((-0.2, -0.1), (0.4, 0.6)))
     stages = ("touch", "lift", "meet", "insert")
     env_state_dim = 14
+    contact_slots, constraint_rows = 48, 256  # under noise the expert needs at most 38 and 218
     contact_pairs = (
         ContactPair(PEG, ("table",)),
         ContactPair(SOCKET, ("table",)),
