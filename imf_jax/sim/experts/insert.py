@@ -67,8 +67,13 @@ of the ring then. Inserted, the bar's middle is the ring's."""
 PLAY = APERTURE / 2 - BAR_HALF_SIZE[0]
 """Deviation at which the bar meets a wall of the aperture [m]."""
 
-GATE = 4.0
-"""The bar goes on at a deviation below (1 - 1 / GATE) of the play, and not at all beyond the play."""
+LOOK_AHEAD = 0.015
+"""Distance by which the goal of the bar is ahead of it along the axis of the ring [m]: it never jumps, so that what a
+hand does changes little with what is measured."""
+
+STOP = 1.75
+"""The bar stops before the ring at a deviation of so many times the play; nearer it goes on, farther it draws back.
+More than the play: a bar that waits until it is exact teaches a policy that is a little off to wait for ever."""
 
 
 _H = np.sqrt(0.5)
@@ -173,7 +178,7 @@ def grasp_poses(objects: jax.Array) -> jax.Array:
 
 
 def object_goals(objects: jax.Array, held: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Goals (B, 2, 7) of ring and bar, and how far, (B,) in [0, 1], the bar may go on into the ring.
+    """Goals (B, 2, 7) of ring and bar, and the speed, (B,) in [-0.5, 1], at which the bar goes on into the ring.
 
     Args:
         objects: (B, 2, 7) poses of ring and bar.
@@ -190,11 +195,13 @@ def object_goals(objects: jax.Array, held: jax.Array) -> tuple[jax.Array, jax.Ar
     end = bar[:, :3] + BAR_HALF_SIZE[1] * rotate(bar[:, 3:], _unit(1, bar))
     tip = rotate(conjugate(ring[:, 3:]), end - ring[:, :3])  # in the frame of the ring
     miss = jnp.abs(tip[:, [0, 2]]).max(axis=-1) + BAR_HALF_SIZE[0] * rotation_angle(ring[:, 3:], bar[:, 3:])
-    inside = tip[:, 1] > -RING_THICKNESS / 2 + 0.002
-    insert = jnp.where(inside, miss < 2 * PLAY, jnp.clip(GATE * (1 - miss / PLAY), 0, 1)) * near[:, 0]
-    offset = ((1 - insert) * STANDOFF)[:, None] * rotate(axis[:, 3:], _unit(1, axis))
+    inside = (tip[:, 1] > -RING_THICKNESS / 2 + 0.002) & (miss < 2 * PLAY)
+    speed = jnp.where(inside, 1.0, jnp.clip(STOP - miss / PLAY, -0.5, 1.0))
+    along = rotate(conjugate(ring[:, 3:]), bar[:, :3] - ring[:, :3])[:, 1]
+    ahead = jnp.clip(along + LOOK_AHEAD * speed, STANDOFF, 0.0)
+    offset = (STANDOFF + near[:, 0] * (ahead - STANDOFF))[:, None] * rotate(axis[:, 3:], _unit(1, axis))
     through = jnp.concatenate([axis[:, :3] + offset, axis[:, 3:]], axis=-1)
-    return jnp.stack([meeting, through], axis=1), insert
+    return jnp.stack([meeting, through], axis=1), speed * near[:, 0]
 
 
 def with_feedback(goal: jax.Array, measured: jax.Array) -> jax.Array:
