@@ -68,7 +68,11 @@ class ObjectiveConfig:
     loss: Literal["pseudo_huber", "mse"] = "pseudo_huber"
     # Error at which the pseudo-Huber loss turns from quadratic to linear [normalised action units].
     huber_delta: float = 1.0
-    # What the network predicts: the chunk itself, or its orthonormal DCT-II over the horizon.
+    # Output of the network: the average velocity, or the data at the end of the path, from which the velocity follows.
+    # The velocity holds the noise of the path too, and the network must pass it through exactly; for precise actions
+    # from few demonstrations predict the data.
+    prediction: Literal["velocity", "data"] = "velocity"
+    # Representation of a chunk: the actions themselves, or their orthonormal DCT-II over the horizon.
     action_representation: Literal["time", "dct"] = "time"
     # Longest delay of a plan for which the policy also learns to continue chunks whose first actions are given [control
     # steps]; needed to evaluate with --prefix. 0 turns it off.

@@ -195,7 +195,8 @@ class Policy(nnx.Module):
         self, condition: Float[Array, "B Nc D"], is_prefix: Bool[Array, "B H"] | None
     ) -> tuple[imf.Velocity, Any]:
         """The head as a velocity function and its condition, with steps that are given or without."""
-        return (self.head, condition) if is_prefix is None else (imf.given_prefix(self.head), (condition, is_prefix))
+        head = self.head if self.config.objective.prediction == "velocity" else imf.from_data(self.head)
+        return (head, condition) if is_prefix is None else (imf.given_prefix(head), (condition, is_prefix))
 
     def plan(
         self, observation: Observation, noise: Float[Array | np.ndarray, "B H action_dim"], prefix: Prefix | None = None

@@ -185,3 +185,28 @@ def test_dct_is_orthonormal_and_agrees_with_scipy() -> None:
     np.testing.assert_allclose(imf.dct(jnp.asarray(chunk)), dct(chunk, axis=1, norm="ortho"), atol=1e-5)
     np.testing.assert_allclose(imf.inverse_dct(imf.dct(jnp.asarray(chunk))), chunk, atol=1e-5)
     np.testing.assert_allclose(imf.dct_weights(5)[:, 0], 1 + (np.arange(5) / 4) ** 2)
+
+
+def test_a_network_that_predicts_the_data_exactly_has_the_velocity_of_the_path() -> None:
+    x, noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4, 3)), jnp.float32)
+    exact = imf.from_data(lambda z, r, t, condition: condition)
+    r = jnp.array([0.0, 0.1, 0.0, 0.3, 0.2, 0.5])
+    t = jnp.array([0.1, 0.4, 1.0, 0.9, 0.2, 0.6])
+    z = imf.interpolate(x, noise, t)
+    terms = imf.compound_velocity(exact, z, r, t, x)
+    for term in (terms.instantaneous, terms.average, terms.compound):
+        np.testing.assert_allclose(term, noise - x, atol=2e-5)
+    np.testing.assert_allclose(terms.derivative, 0.0, atol=2e-3)
+
+
+def test_one_step_from_noise_is_the_predicted_data() -> None:
+    noise = np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
+    network = imf.from_data(lambda z, r, t, condition: 0.1 * z + condition)
+    chunk = imf.sample(network, jnp.asarray(noise), jnp.full((2, 1, 1), 0.5), 1)
+    np.testing.assert_allclose(chunk, 0.1 * noise + 0.5, atol=1e-6)
+
+
+def test_small_times_do_not_blow_errors_up() -> None:
+    off = imf.from_data(lambda z, r, t, condition: z - 0.01)
+    z = jnp.zeros((1, 2, 3))
+    assert float(jnp.abs(off(z, jnp.zeros(1), jnp.full(1, 1e-6), None)).max()) <= 0.01 / imf.SMALLEST_TIME + 1e-6

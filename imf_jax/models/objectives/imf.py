@@ -30,6 +30,10 @@ PrefixVelocity = Callable[[Chunk, Time, Time, Any, Bool[Array, "B H"]], Chunk]
 """Velocity that also receives which steps are given, bool (B, H)."""
 
 
+SMALLEST_TIME = 0.05
+"""Smallest time by which `from_data` divides."""
+
+
 class CompoundVelocity(NamedTuple):
     """Terms of the objective, each float32 (B, H, A).
 
@@ -77,6 +81,20 @@ def interpolate(x: Chunk, noise: Chunk, t: Time) -> Chunk:
     """Point of the path, z_t = (1 - t) x + t e; x and noise (B, H, A), t (B,)."""
     t = t[:, None, None]
     return (1 - t) * x + t * noise
+
+
+def from_data(data: Callable[..., Chunk]) -> Callable[..., Chunk]:
+    """Velocity of a network that predicts the data x at the end of the path: u(z, r, t) = (z - x) / t.
+
+    Where the prediction is exact this is the velocity of the path, e - x, at every r. Generation from noise in one step
+    gives z - u(z, 0, 1) = x, the output itself, so that an error of the network is an error of the actions and none of
+    the noise has to be reproduced. Below `SMALLEST_TIME` the division would blow errors up.
+    """
+
+    def velocity(z: Chunk, r: Time, t: Time, *condition: Any) -> Chunk:
+        return (z - data(z, r, t, *condition)) / jnp.maximum(t, SMALLEST_TIME)[:, None, None]
+
+    return velocity
 
 
 def given_prefix(velocity: PrefixVelocity) -> Velocity:
