@@ -1,0 +1,24 @@
+"""Insert from robot state and the poses of ring and bar, no cameras.
+
+FIGURES
+"""
+
+from pathlib import Path
+
+from imf_jax.config import HeadConfig, ObjectiveConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
+
+config = TrainConfig(
+    task="insert",
+    data=Path("demos/insert"),
+    out=Path("runs/insert-state"),
+    max_steps=12_000,
+    batch_size=64,
+    save_every=2_000,
+    policy=PolicyConfig(
+        head=HeadConfig(n_emb=96, n_layer=4, n_head=3, n_kv_head=3, pred_horizon=16, num_action_steps=8),
+        # Millimetres decide: see the docstrings of `prediction` and `time_distribution`, and docs/benchmarks/tasks.md.
+        objective=ObjectiveConfig(time_distribution="uniform", prediction="data"),
+    ),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
+    validation=ValidationConfig(every=2_000, num_episodes=40, num_images=5),
+)
