@@ -1,6 +1,8 @@
 """Insert from robot state and the poses of ring and bar, no cameras.
 
-FIGURES
+From 300 demonstrations, checkpoint of step 10,000: with one function evaluation 374 of 500 unseen scenes succeed
+(74.8 %, 95 % interval 70.8-78.4 %), with two, as set here, 162 of 200 (81.0 %, 75.0-85.8 %). Trained in 18 minutes on two
+CPU cores that had other work to do as well.
 """
 
 from pathlib import Path
@@ -18,6 +20,7 @@ config = TrainConfig(
         head=HeadConfig(n_emb=96, n_layer=4, n_head=3, n_kv_head=3, pred_horizon=16, num_action_steps=8),
         # Millimetres decide: see the docstrings of `prediction` and `time_distribution`, and docs/benchmarks/tasks.md.
         objective=ObjectiveConfig(time_distribution="uniform", prediction="data"),
+        sampling_steps=2,
     ),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
     validation=ValidationConfig(every=2_000, num_episodes=40, num_images=5),

@@ -118,7 +118,7 @@ class Insert(TableTask):
     stages: tuple[str, ...] = ("touch", "lift", "align", "insert")
     env_state_dim = 14
     contact_slots, constraint_rows = 48, 256  # under noise the expert needs at most 37 and 216
-    position_noise, yaw_noise = 0.004, 0.02
+    position_noise, yaw_noise = 0.006, 0.03
     expert = "imf_jax.sim.experts.insert:InsertExpert"
 
     def add_objects(self, spec: mujoco.MjSpec) -> ObjectGeoms:
