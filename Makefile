@@ -32,7 +32,7 @@ demo: install ## collect, train, evaluate and show the result (two cores, no GPU
 	$(BIN)/python scripts/eval.py --checkpoint $(DEMO)/train --episodes 50 --out $(DEMO)/policy \
 	  --reference $(DEMO)/expert --save-images --save-trajectory
 
-test: lint ## lint, types and all tests (7 to 8 minutes on two cores, installation included)
+test: lint ## lint, types and all tests (6 to 8 minutes on two cores, installation included)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
 
 lint: install ## ruff (rules and format) and mypy

@@ -6,7 +6,12 @@ from typing import Any, get_args
 from beartype import beartype
 from jaxtyping import AbstractArray
 
-CHECKED = ("imf_jax.models", "imf_jax.sim.robots.diana.control", "imf_jax.rollout.loop_program")
+CHECKED = (
+    "imf_jax.models",
+    "imf_jax.sim.kinematics",
+    "imf_jax.sim.robots.diana.control",
+    "imf_jax.rollout.loop_program",
+)
 """Modules and packages whose signatures have shapes."""
 
 

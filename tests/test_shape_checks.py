@@ -17,7 +17,7 @@ import imf_jax
 from imf_jax.models.normalizer import Normalizer
 from imf_jax.models.objectives.imf import interpolate
 from imf_jax.rollout.loop_program import LoopProgram
-from imf_jax.sim.robots.diana.control import quaternion_to_matrix
+from imf_jax.sim.kinematics import quaternion_to_matrix
 
 CHUNK, ONE_TIME = jnp.zeros((2, 4, 16)), jnp.zeros(1)
 
@@ -38,7 +38,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "jvp": lambda: jax.jvp(mix, (ONE_TIME,), (ONE_TIME,)),
     "module": lambda: Normalizer(16, "min_max").normalize(jnp.zeros((2, 1))),
     "module under jit": lambda: nnx.jit(Normalizer.normalize)(Normalizer(16, "min_max"), jnp.zeros((2, 1))),
-    "control": lambda: quaternion_to_matrix(jnp.zeros((2, 7))),
+    "kinematics": lambda: quaternion_to_matrix(jnp.zeros((2, 7))),
     "loop": lambda: LoopProgram._control_step(None, None, jnp.zeros((2, 1, 16))),
     "dtype": lambda: mix(jnp.zeros(2, jnp.int32)),
 }

@@ -209,7 +209,8 @@ def _require_widths(task: Task, model: mujoco.MjModel, robot: BoundRobot) -> Non
     joints = jax.eval_shape(robot.sample, seeds.root_key(0, 0))
     last, action = (jax.ShapeDtypeStruct((1, size), jnp.float32) for size in (*joints.shape, spaces.action_dim))
     try:
-        found, *_ = jax.eval_shape(robot.targets, last, action)
+        with jax.numpy_rank_promotion("allow"):  # whatever a user's JAX is set to
+            found, *_ = jax.eval_shape(robot.targets, last, action)
     except (TypeError, ValueError) as error:
         raise ArgumentError(
             f"robot {name!r} cannot use the action of {spaces.action_dim} entries that it describes: {one_line(error)}"
