@@ -198,3 +198,22 @@ def test_a_full_buffer_is_reported(monkeypatch: pytest.MonkeyPatch, keys: jax.Ar
 
 def test_nothing_overflows(motion: tuple[SimState, StepOutput]) -> None:
     assert not motion[1].overflow.any()
+
+
+@LONG
+@pytest.mark.parametrize("task", ["aloha-transfer", "aloha-insertion"])
+def test_scenes_of_aloha_move_as_on_native_until_something_is_grasped(task: str) -> None:
+    native, warp = NativeBackend(task), WarpBackend(task, image_size=32)
+    expert = get_expert(task)
+    act = jax.jit(expert.act)
+    keys = jax.random.key_data(jax.random.split(jax.random.key(3), 4))
+    (expected_state, expected), (state, output) = native.reset(keys), warp.reset(keys)
+    np.testing.assert_array_equal(output.qpos, expected.qpos)
+    memory = expert.start(expected)
+    for _ in range(50):
+        memory, action = act(memory, expected)
+        expected_state, expected = native.step(expected_state, np.asarray(action))
+        state, output = warp.step(state, np.asarray(action))
+    np.testing.assert_allclose(output.state, expected.state, atol=1e-4)
+    np.testing.assert_allclose(output.env_state, expected.env_state, atol=1e-4)
+    assert not np.asarray(output.overflow).any()
