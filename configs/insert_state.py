@@ -1,7 +1,7 @@
 """Insert from robot state and the poses of ring and bar, no cameras.
 
 From 300 demonstrations, with two function evaluations as set here: 395 of 500 unseen scenes succeed (79.0 %, 95 %
-interval 75.2-82.3 %); of another run with one, 374 (74.8 %, 70.8-78.4 %). Trained in 20 minutes on two CPU cores that had
+interval 75.2-82.3 %); of another run with one, 374 (74.8 %, 70.8-78.4 %). Trained in 20 minutes on two cores that had
 other work to do as well.
 """
 
