@@ -5,14 +5,12 @@ that policies, delays, demonstrations and datasets handle any robot without know
 actions become servo targets is `imf_jax.sim.robots`.
 """
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from imf_jax.config import from_dict
+from imf_jax.config import from_dict, to_dict
 from imf_jax.errors import UserError
 
 Kind = Literal["position", "quaternion", "joint", "gripper"]
@@ -118,8 +116,7 @@ class RobotSpaces:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, see `from_json`."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
+        return to_dict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RobotSpaces":

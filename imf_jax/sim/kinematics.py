@@ -196,16 +196,8 @@ def inverse_kinematics(
     upper = jnp.minimum(arms.upper, start + max_step)
 
     def newton(_: int, joints: Float[Array, "*batch arms joints"]) -> Float[Array, "*batch arms joints"]:
-        hand, rotation, origins, axes = forward_kinematics(arms, joints)
-        rotation_error = 0.5 * sum(cross(rotation[..., :, k], target[..., :, k]) for k in range(3))
-        error = jnp.concatenate([position - hand, ROTATION_SCALE * rotation_error], axis=-1)
-        linear = cross(axes, hand[..., None, :] - origins)
-        jacobian = jnp.concatenate([linear, ROTATION_SCALE * axes], axis=-1)  # (..., joints, 6), transposed
         posture = posture_gain * (arms.rest - joints)
-        residual = error - jnp.sum(jacobian * posture[..., None], axis=-2)
-        gram = jnp.sum(jacobian[..., :, None] * jacobian[..., None, :], axis=-3)
-        solution = solve_positive(gram + DAMPING**2 * jnp.eye(6, dtype=start.dtype), residual)
-        step = jnp.sum(jacobian * solution[..., None, :], axis=-1) + posture
+        step = damped_step(forward_kinematics(arms, joints), position, target, posture)
         return jnp.clip(joints + step, lower, upper)
 
     joints = jax.lax.fori_loop(0, iterations, newton, start)
@@ -213,6 +205,34 @@ def inverse_kinematics(
     hand = forward_kinematics(arms, joints)[0]
     distance = jnp.sqrt(jnp.sum((position - hand) ** 2, axis=-1))
     return joints, jnp.where(usable, distance, jnp.inf)
+
+
+def damped_step(
+    kinematics: tuple[Array, Array, Array, Array],
+    position: Float[Array, "*batch arms 3"],
+    target: Float[Array, "*batch arms 3 3"],
+    posture: Float[Array, "*batch arms joints"],
+) -> Float[Array, "*batch arms joints"]:
+    """One step of damped least squares: J^T (J J^T + d^2 I)^-1 (e - J n) + n.
+
+    Args:
+        kinematics: pose of the end effectors and the joint axes, see `forward_kinematics`.
+        position: (..., arms, 3) commanded positions [m].
+        target: (..., arms, 3, 3) commanded orientations.
+        posture: (..., arms, joints) the secondary objective n [rad].
+
+    Returns:
+        changes (..., arms, joints) of the joint angles [rad].
+    """
+    hand, rotation, origins, axes = kinematics
+    rotation_error = 0.5 * sum(cross(rotation[..., :, k], target[..., :, k]) for k in range(3))
+    error = jnp.concatenate([position - hand, ROTATION_SCALE * rotation_error], axis=-1)
+    linear = cross(axes, hand[..., None, :] - origins)
+    jacobian = jnp.concatenate([linear, ROTATION_SCALE * axes], axis=-1)  # (..., joints, 6), transposed
+    residual = error - jnp.sum(jacobian * posture[..., None], axis=-2)
+    gram = jnp.sum(jacobian[..., :, None] * jacobian[..., None, :], axis=-3)
+    solution = solve_positive(gram + DAMPING**2 * jnp.eye(6, dtype=posture.dtype), residual)
+    return jnp.sum(jacobian * solution[..., None, :], axis=-1) + posture
 
 
 def _turn(axis: Float[Array, "arms 3"], angle: Float[Array, "*batch arms"]) -> Float[Array, "*batch arms 3 3"]:

@@ -18,7 +18,7 @@ from imf_jax.sim.arrays import Array, array_module
 from imf_jax.sim.robots import Visual
 from imf_jax.sim.robots.aloha import ALOHA_PAIR
 from imf_jax.sim.robots.aloha.model import load_scene
-from imf_jax.sim.tasks.base import ObjectGeoms, Task, TaskObservation, TaskResult
+from imf_jax.sim.tasks.base import ObjectGeoms, Task, TaskObservation, TaskResult, highest_stage
 
 HOLD_STEPS = 10
 """Control steps for which the last stage must hold for success (0.2 s). Ours."""
@@ -76,9 +76,7 @@ class AlohaTask(Task):
     def evaluate(self, progress: AlohaProgress, observation: TaskObservation) -> tuple[AlohaProgress, TaskResult]:
         xp = array_module(observation.objects)
         holds = self.holds(observation)
-        stage = xp.zeros(observation.objects.shape[0], xp.int32)
-        for number, reached in enumerate(holds, start=1):
-            stage = xp.where(reached, number, stage).astype(xp.int32)
+        stage = highest_stage(holds)
         held = xp.where(stage == len(holds), progress.held + 1, 0).astype(xp.int32)
         success = held >= HOLD_STEPS
         return AlohaProgress(held), TaskResult(stage.astype(xp.float32), stage, success, success & False)

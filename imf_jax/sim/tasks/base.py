@@ -5,6 +5,7 @@ the arrays they are given, so that C MuJoCo (numpy) and the compiled backends (J
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -153,6 +154,15 @@ class TableTask(Task):
         return spec, objects
 
 
+def highest_stage(holds: Sequence[Any]) -> Array:
+    """Number of the last stage that holds, int32 (B,), 0 if none. `holds`: bool (B,) of the stages 1, 2, ..."""
+    xp = array_module(holds[0])
+    stage = xp.zeros(holds[0].shape[0], xp.int32)
+    for number, reached in enumerate(holds, start=1):
+        stage = xp.where(reached, number, stage).astype(xp.int32)
+    return stage
+
+
 __all__ = [
     "Array",
     "ContactPair",
@@ -162,4 +172,5 @@ __all__ = [
     "TaskObservation",
     "TaskResult",
     "array_module",
+    "highest_stage",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from imf_jax import seeds
 from imf_jax.sim.arrays import Array, array_module
 from imf_jax.sim.quaternions import conjugate, rotate
-from imf_jax.sim.tasks.base import ObjectGeoms, TableTask, TaskObservation, TaskResult
+from imf_jax.sim.tasks.base import ObjectGeoms, TableTask, TaskObservation, TaskResult, highest_stage
 
 RING_OUTER = 0.068
 APERTURE = 0.032
@@ -168,9 +168,7 @@ class Insert(TableTask):
         measured = insertion(ring, bar)
         aligned = lifted & (measured.clearance > -TOLERANCE)
         holds = [touched, lifted, aligned, aligned & (measured.depth > DEPTH)]
-        stage = xp.zeros(len(ring), xp.int32)
-        for number, reached in enumerate(holds, start=1):
-            stage = xp.where(reached, number, stage).astype(xp.int32)
+        stage = highest_stage(holds)
         held = xp.where(stage == len(holds), progress.held + 1, 0).astype(xp.int32)
         (x_low, x_high), (y_low, y_high) = WORKSPACE
         x, y = observation.objects[..., 0], observation.objects[..., 1]

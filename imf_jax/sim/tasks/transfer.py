@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import mujoco
 
 from imf_jax import seeds
-from imf_jax.sim.tasks.base import Array, ObjectGeoms, TableTask, TaskObservation, TaskResult, array_module
+from imf_jax.sim.tasks.base import (
+    Array,
+    ObjectGeoms,
+    TableTask,
+    TaskObservation,
+    TaskResult,
+    array_module,
+    highest_stage,
+)
 
 BOX_HALF_SIZE = (0.02, 0.13, 0.025)
 """Half extents of the box [m]: long enough that two grippers fit side by side. Ours."""
@@ -90,9 +98,7 @@ class Transfer(TableTask):
         lifted = position[:, 2] > BOX_HALF_SIZE[2] + LIFT_HEIGHT
         by_left, by_right = left.any(-1), right.any(-1)
         holds = [by_right, by_right & lifted, by_left & lifted, left.all(-1) & ~by_right & lifted]
-        stage = xp.zeros(position.shape[0], xp.int32)
-        for number, reached in enumerate(holds, start=1):
-            stage = xp.where(reached, number, stage).astype(xp.int32)
+        stage = highest_stage(holds)
         held = xp.where(stage == len(holds), progress.held + 1, 0).astype(xp.int32)
         (x_low, x_high), (y_low, y_high) = WORKSPACE
         x, y = position[:, 0], position[:, 1]
