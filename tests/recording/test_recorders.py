@@ -178,12 +178,12 @@ def test_a_save_that_fails_ends_the_recording_and_says_so(
     errors: list[str] = []
     with recording.writer:
         strategy = SentryStrategy(recording, shard_bytes=2**30)
-        records = roll(strategy, episodes=range(60), errors=errors)
+        roll(strategy, episodes=range(20), errors=errors)  # may end before the thread that saves is at the third
+        assert roll(strategy, episodes=range(20, 30), errors=errors) == {}, "nobody rolls out what is not recorded"
     assert strategy.failed is not None
     assert "No space left on device" in strategy.failed
     assert strategy.wants_to_stop()
     assert "the recording was stopped" in errors[0]
-    assert len(records) < 60, "nobody rolls out what is not recorded"
     assert len(episodes_of(recording.writer.folder)) == 2, "what was saved is whole, and nothing came after"
     assert not (recording.writer.folder / ".open").exists()
 
