@@ -114,6 +114,10 @@ class RobotSpaces:
         """Names of the entries of a state."""
         return tuple(name for part in self.state for name in part.entry_names())
 
+    def fits(self, other: "RobotSpaces") -> bool:
+        """Whether actions and states of both have the same entries in the same order."""
+        return (self.action_names, self.state_names) == (other.action_names, other.state_names)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, see `from_json`."""
         return to_dict(self)

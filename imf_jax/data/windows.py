@@ -16,6 +16,8 @@ import numpy as np
 from imf_jax import seeds
 from imf_jax.data.episodes import Episode, list_episodes, read_episode
 from imf_jax.data.statistics import DatasetStatistics, check_statistics, compute_statistics
+from imf_jax.errors import UserError
+from imf_jax.spaces import RobotSpaces
 
 Array = jax.Array
 
@@ -71,13 +73,26 @@ def pack(episodes: list[Episode]) -> Demonstrations:
     return Demonstrations(*(jnp.asarray(values) for values in joined))
 
 
-def load_demonstrations(directory: Path) -> tuple[Demonstrations, DatasetStatistics]:
+def load_demonstrations(
+    directory: Path, spaces: RobotSpaces | None = None
+) -> tuple[Demonstrations, DatasetStatistics]:
     """Read, validate and pack a folder of demonstrations.
 
+    Args:
+        directory: the folder.
+        spaces: the robot that they must be of, where they say whose they are.
+
     Raises:
-        UserError: the folder is missing or empty, a demonstration is malformed, or `stats.json` does not fit.
+        UserError: the folder is missing or empty, a demonstration is malformed or of another robot, or `stats.json`
+            does not fit.
     """
     episodes = [read_episode(path) for path in list_episodes(directory)]
+    for episode in episodes if spaces else ():
+        if episode.spaces and not spaces.fits(episode.spaces):
+            raise UserError(
+                f"demonstration {episode.episode} in {directory} is of robot {episode.spaces.name!r}, whose actions or "
+                f"states have other entries than those of robot {spaces.name!r}; collect demonstrations with that one"
+            )
     statistics = compute_statistics(episodes)
     check_statistics(directory, statistics)
     return pack(episodes), statistics

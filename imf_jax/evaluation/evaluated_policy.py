@@ -90,7 +90,7 @@ def require_robot(meta: CheckpointMeta, task: str) -> None:
     """
     trained, robot = meta.spaces, get_task(task).robot.spaces
     require(
-        (trained.action_names, trained.state_names) == (robot.action_names, robot.state_names),
+        trained.fits(robot),
         f"the policy was trained for robot {trained.name!r} on task {meta.task!r}, but --task {task} has robot "
         f"{robot.name!r}; evaluate it on a task of its robot",
     )

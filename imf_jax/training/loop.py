@@ -59,7 +59,7 @@ def train(config: TrainConfig) -> int:
     config = replace(config, policy=with_action_dim(config.policy, spaces))
     check_out(config)
     external = make_trackers(config.tracker, config.tracker_mode)
-    data, statistics = load_demonstrations(config.data)
+    data, statistics = load_demonstrations(config.data, spaces)
     check_demonstrations(config, statistics.task, data, task)
     encoder = config.policy.encoder
     pictures = find_pictures(config.data, encoder.cameras, encoder.image_size) if encoder.cameras else None

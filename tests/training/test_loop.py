@@ -240,6 +240,13 @@ def test_demonstrations_that_are_refused(config, with_out, make_demonstration, t
     message = "robot 'two_diana7' of task 'transfer' has actions of 16 and states of 16 entries, but .* have 14 and 14"
     with pytest.raises(ArgumentError, match=message):
         loop.train(with_out("a", data=joints))
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    spaces = replace(one.spaces, name="three_hands", action=one.spaces.action[::-1])
+    write_episode(foreign, replace(one, spaces=spaces))
+    write_statistics(foreign)
+    with pytest.raises(UserError, match=r"demonstration 0 in .* is of robot 'three_hands', .* of robot 'two_diana7'"):
+        loop.train(with_out("a", data=foreign))
     head = replace(config.policy.head, action_dim=8)
     with pytest.raises(ArgumentError, match="action_dim is 8"):
         loop.train(with_out("a", policy=replace(config.policy, head=head)))
