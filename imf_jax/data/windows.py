@@ -87,8 +87,8 @@ def load_demonstrations(
             does not fit.
     """
     episodes = [read_episode(path) for path in list_episodes(directory)]
-    for episode in episodes if spaces else ():
-        if episode.spaces and not spaces.fits(episode.spaces):
+    for episode in episodes:
+        if spaces and episode.spaces and not spaces.fits(episode.spaces):
             raise UserError(
                 f"demonstration {episode.episode} in {directory} is of robot {episode.spaces.name!r}, whose actions or "
                 f"states have other entries than those of robot {spaces.name!r}; collect demonstrations with that one"
