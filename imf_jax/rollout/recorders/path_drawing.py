@@ -94,10 +94,12 @@ def _draw_chain(
     border = max(1.0, view.height / 400)
     uv, distance = view.project(path) if len(path) else (np.empty((0, 2)), np.empty(0))
     radius = view.focal * thickness / 2 / distance
+    boxes: list[tuple[slice, slice]] = []
     for first, second in _segments(uv):
         box = _bounds(uv[[first, second]], max(radius[first], radius[second]) + border + 1, shape)
         if box is None:
             continue
+        boxes.append(box)
         along, gap = _to_segment(box, uv[first], uv[second])
         # 1 / distance, and with it the radius, is linear on the picture.
         local_radius = np.maximum(radius[first] + along * (radius[second] - radius[first]), 0.6)
@@ -109,10 +111,16 @@ def _draw_chain(
         body[box] = np.maximum(body[box], inside)
         outline[box] = np.maximum(outline[box], seen * np.clip(local_radius + border - gap + 0.5, 0, 1))
         hidden[box] = np.maximum(hidden[box], (1 - seen) * np.clip(local_radius * 0.4 - gap + 0.5, 0, 1))
-    canvas = _blend(canvas, 0.4 * hidden * (1 - outline), style.fill)
-    canvas = _blend(canvas, 0.9 * outline, style.outline)
-    shade = (0.6 + 0.4 * age)[..., None] * np.array(style.fill, np.float32)
-    return _blend(canvas, body, shade)
+    if not boxes:
+        return canvas
+    rows, columns = ((min(box[i].start for box in boxes), max(box[i].stop for box in boxes)) for i in range(2))
+    drawn = slice(*rows), slice(*columns)
+    part = _blend(canvas[drawn], 0.4 * hidden[drawn] * (1 - outline[drawn]), style.fill)
+    part = _blend(part, 0.9 * outline[drawn], style.outline)
+    shade = (0.6 + 0.4 * age[drawn])[..., None] * np.array(style.fill, np.float32)
+    canvas = canvas.copy()
+    canvas[drawn] = _blend(part, body[drawn], shade)
+    return canvas
 
 
 def _segments(uv: np.ndarray) -> list[tuple[int, int]]:
@@ -144,14 +152,18 @@ def _draw_ends(canvas: np.ndarray, view: CameraView, path: np.ndarray, style: Pa
 
 def _draw_mark(canvas: np.ndarray, centre: np.ndarray, size: float, style: PathStyle, filled: bool) -> np.ndarray:
     """Draw a mark with a white and a dark rim, readable on any background; a hollow one has a white middle."""
-    rows, columns = np.indices(canvas.shape[:2], dtype=np.float32) + 0.5
-    away = np.stack([columns - centre[0], rows - centre[1]])
-    gap = np.hypot(*away) if style.marker == "disc" else np.abs(away).max(axis=0)
+    box = _bounds(centre[None], size + 1, canvas.shape[:2])
+    if box is None:
+        return canvas
+    x = np.arange(box[1].start, box[1].stop, dtype=np.float32) + 0.5 - centre[0]
+    y = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] + 0.5 - centre[1]
+    gap = np.hypot(x, y) if style.marker == "disc" else np.maximum(np.abs(x), np.abs(y))
     rings = [(1.0, (25, 25, 25)), (0.85, (255, 255, 255)), (0.62, style.fill)]
     if not filled:
         rings.append((0.34, (255, 255, 255)))
+    canvas = canvas.copy()
     for share, colour in rings:
-        canvas = _blend(canvas, np.clip(share * size - gap + 0.5, 0, 1), colour)
+        canvas[box] = _blend(canvas[box], np.clip(share * size - gap + 0.5, 0, 1), colour)
     return canvas
 
 
@@ -181,8 +193,8 @@ def _draw_legend(picture: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.asarray(labelled)
 
 
-def _bounds(uv: np.ndarray, margin: float, shape: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Rows and columns of the picture that a segment with `margin` [pixels] can touch; None if there are none."""
+def _bounds(uv: np.ndarray, margin: float, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
+    """Rows and columns of the picture that points with `margin` [pixels] can touch; None if there are none."""
     (left, top), (right, bottom) = np.floor(uv.min(axis=0) - margin), np.ceil(uv.max(axis=0) + margin)
     rows = slice(int(max(top, 0)), int(min(bottom, shape[0])))
     columns = slice(int(max(left, 0)), int(min(right, shape[1])))
