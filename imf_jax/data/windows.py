@@ -73,9 +73,7 @@ def pack(episodes: list[Episode]) -> Demonstrations:
     return Demonstrations(*(jnp.asarray(values) for values in joined))
 
 
-def load_demonstrations(
-    directory: Path, spaces: RobotSpaces | None = None
-) -> tuple[Demonstrations, DatasetStatistics]:
+def load_demonstrations(directory: Path, spaces: RobotSpaces | None = None) -> tuple[Demonstrations, DatasetStatistics]:
     """Read, validate and pack a folder of demonstrations.
 
     Args:
