@@ -96,6 +96,14 @@ class ObjectiveConfig:
 class StateEncoderConfig:
     """Condition on robot state and the task's scene state (object poses); no camera."""
 
+    # Also give the pose of every object in the frame of each object before it, cut off at this distance [m]. For tasks
+    # in which millimetres between objects decide: a small network does not subtract their poses that exactly.
+    relative_poses: float | None = None
+
+    def __post_init__(self) -> None:
+        near = self.relative_poses
+        require(near is None or near > 0, f"encoder.relative_poses {near} must be a distance above 0 [m]")
+
     @property
     def cameras(self) -> tuple[str, ...]:
         """Cameras whose pictures the policy reads."""

@@ -16,15 +16,22 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Key, Shaped
 
-from imf_jax.config import LewmEncoderConfig, PolicyConfig, ResNetEncoderConfig, StateEncoderConfig
+from imf_jax.config import LewmEncoderConfig, PolicyConfig, ResNetEncoderConfig, StateEncoderConfig, require
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders import lewm
 from imf_jax.models.encoders.resnet import ResNetEncoder
 from imf_jax.models.normalizer import Normalizer
+from imf_jax.sim import quaternions
 from imf_jax.spaces import RobotSpaces
 
 Array = jax.Array
 Observation = Mapping[str, Array | np.ndarray]
+
+POSE = 7
+"""Entries of an object's pose in a scene state: position and quaternion wxyz."""
+
+RADIANS_PER_METRE = 10.0
+"""Angle that weighs as much as a distance in `relative_poses`: a radian turns what is 10 cm away by as much [rad/m]."""
 
 
 class Conditioning(Protocol):
@@ -65,20 +72,53 @@ def require_statistics(stats: Mapping[str, Mapping[str, Any]], name: str) -> Map
     return stats[name]
 
 
+def relative_poses(objects: Float[Array, "*batch N 7"], near: float) -> Float[Array, "*batch 6*N*(N-1)//2"]:
+    """Pose of every object in the frame of each object before it, in [-1, 1].
+
+    Args:
+        objects: (..., N, 7) positions [m] and unit quaternions wxyz.
+        near: distance at which a coordinate is cut off [m]; angles are at `RADIANS_PER_METRE` times that [rad].
+
+    Returns:
+        (..., 6 P) of P pairs: position, then rotation vector (of small angles), each divided by where it is cut off.
+    """
+    parts = []
+    for first in range(objects.shape[-2]):
+        for second in range(first + 1, objects.shape[-2]):
+            relative = quaternions.compose(quaternions.invert(objects[..., first, :]), objects[..., second, :])
+            angles = 2 * relative[..., 4:] * jnp.where(relative[..., 3:4] < 0, -1.0, 1.0)
+            parts += [relative[..., :3] / near, angles / (RADIANS_PER_METRE * near)]
+    return jnp.clip(jnp.concatenate(parts, axis=-1), -1.0, 1.0)
+
+
 class StateConditioning(nnx.Module):
-    """Robot state (B, To, S), then the task's scene state (B, To, E), one token per step."""
+    """Robot state (B, To, S), then the task's scene state (B, To, E), one token per step.
+
+    Then, where the configuration asks for them, `relative_poses` of the objects.
+    """
 
     tokens_per_step = 1
     reads: tuple[str, ...] = ("state", "env_state")
 
     def __init__(self, config: PolicyConfig, state_dim: int, env_state_dim: int) -> None:
-        self.dim = state_dim + env_state_dim
+        assert isinstance(config.encoder, StateEncoderConfig)
+        self._near, objects = config.encoder.relative_poses, env_state_dim // POSE
+        require(
+            self._near is None or (env_state_dim == objects * POSE and objects > 1),
+            f"encoder.relative_poses needs a scene state of two or more object poses of {POSE} entries, but that of "
+            f"the task has {env_state_dim}; leave it away",
+        )
+        pairs = objects * (objects - 1) // 2 if self._near else 0
+        self.dim = state_dim + env_state_dim + 6 * pairs
         self.state = Normalizer(state_dim, config.normalization)
         self.env_state = Normalizer(env_state_dim, config.normalization)
 
     def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
         """Condition; see `Conditioning`."""
-        parts = (self.state.normalize(observation["state"]), self.env_state.normalize(observation["env_state"]))
+        parts = [self.state.normalize(observation["state"]), self.env_state.normalize(observation["env_state"])]
+        if self._near is not None:
+            env_state = jnp.asarray(observation["env_state"])
+            parts.append(relative_poses(env_state.reshape(*env_state.shape[:-1], -1, POSE), self._near))
         return jnp.concatenate(parts, axis=-1)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
