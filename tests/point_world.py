@@ -55,13 +55,27 @@ class PointBackend:
         physics = xp.concatenate([position, state.physics[:, 3:]], axis=1)
         return state._replace(physics=physics, step=state.step + 1), self._read(physics, finite)
 
-    def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
+    def constants(self, count: int) -> tuple[()]:
+        return ()
+
+    def allocate(self, constants: Any, count: int) -> tuple[()]:
+        return ()
+
+    def start(self, constants: Any, data: Any, keys: jax.Array) -> tuple[SimState, StepOutput]:
+        return self.reset(keys)
+
+    def advance(
+        self, constants: Any, data: Any, state: SimState, action: jax.Array
+    ) -> tuple[Any, SimState, StepOutput]:
+        return (data, *self.step(state, action))
+
+    def pictures(self, constants: Any, data: Any, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
         """Pictures whose colour says where the hand is."""
         colour = (255 * jnp.clip(qpos[:, None, None, None, :3], 0, 1)).astype(jnp.uint8)
         return jnp.broadcast_to(colour, (len(qpos), len(cameras), SIZE, SIZE, 3))
 
     def render(self, qpos: np.ndarray, cameras: tuple[str, ...]) -> np.ndarray:
-        return np.asarray(self.pictures(jnp.asarray(qpos), cameras))
+        return np.asarray(self.pictures((), (), jnp.asarray(qpos), cameras))
 
     def _read(self, physics: Any, finite: Any) -> StepOutput:
         xp, position, target = array_module(physics), physics[:, :3], physics[:, 3:]

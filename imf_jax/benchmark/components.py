@@ -26,7 +26,7 @@ from imf_jax.rollout.planner import PolicyPlanner, plan_rows
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import SimState, StepOutput
-from imf_jax.sim.backends.mjx_base import DeviceBackend
+from imf_jax.sim.backends.mjx_base import Constants, DeviceBackend
 
 SEED = 0
 
@@ -160,22 +160,25 @@ def bare_physics(backend: Any, work: Work) -> Callable[[], Any]:
             return state
 
         return simulate
-    program = jax.jit(lambda state, output, actions: _compiled_steps(backend, state, output, actions))
-    state, output = jax.jit(backend.reset)(seeds.typed_keys(keys))
+    program = jax.jit(partial(_compiled_steps, backend))
+    state, output = backend.reset(keys)
     by_step = np.swapaxes(work.actions, 1, 2).reshape(-1, count, work.actions.shape[-1])
-    arguments = jax.device_put((state, output, by_step))
+    arguments = jax.device_put((backend.constants(count), state, output, by_step))
     return lambda: jax.block_until_ready(program(*arguments))
 
 
 def _compiled_steps(
-    backend: DeviceBackend, state: SimState, output: StepOutput, actions: jax.Array
+    backend: DeviceBackend, constants: Constants, state: SimState, output: StepOutput, actions: jax.Array
 ) -> tuple[SimState, StepOutput]:
     """Control steps under `actions` (steps, B, A) as one scan; the output is returned so that it is computed."""
 
-    def step(carry: tuple[SimState, StepOutput], action: jax.Array) -> tuple[tuple[SimState, StepOutput], None]:
-        return backend.step(carry[0], action), None
+    def step(
+        carry: tuple[Any, SimState, StepOutput], action: jax.Array
+    ) -> tuple[tuple[Any, SimState, StepOutput], None]:
+        return backend.advance(constants, *carry[:2], action), None
 
-    return jax.lax.scan(step, (state, output), actions)[0]
+    data = backend.allocate(constants, actions.shape[1])
+    return jax.lax.scan(step, (data, state, output), actions)[0][1:]
 
 
 def bare_rendering(backend: Any, planner: PolicyPlanner, work: Work) -> Callable[[], Any]:
@@ -190,13 +193,19 @@ def bare_rendering(backend: Any, planner: PolicyPlanner, work: Work) -> Callable
     first, *later = work.frames
     moments = [first, *(qpos[:, moment] for qpos in later for moment in range(qpos.shape[1]))]
 
-    def trace(_: jax.Array, qpos: jax.Array) -> tuple[jax.Array, None]:
-        return backend.pictures(qpos, cameras), None
-
     shape = first.shape[0], len(cameras), backend.image_size, backend.image_size, 3
-    program = jax.jit(lambda qpos: jax.lax.scan(trace, jnp.zeros(shape, jnp.uint8), qpos)[0])
-    stacked = jax.device_put(np.stack(moments))
-    return lambda: jax.block_until_ready(program(stacked))
+
+    def trace(constants: Constants, moments: jax.Array) -> jax.Array:
+        data = backend.allocate(constants, moments.shape[1])
+
+        def one(_: jax.Array, qpos: jax.Array) -> tuple[jax.Array, None]:
+            return backend.pictures(constants, data, qpos, cameras), None
+
+        return jax.lax.scan(one, jnp.zeros(shape, jnp.uint8), moments)[0]
+
+    program = jax.jit(trace)
+    arguments = jax.device_put((backend.constants(len(first)), np.stack(moments)))
+    return lambda: jax.block_until_ready(program(*arguments))
 
 
 def bare_planning(backend: Any, planner: PolicyPlanner, work: Work) -> Callable[[], Any]:

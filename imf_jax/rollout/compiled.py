@@ -89,6 +89,7 @@ class CompiledRollout:
             traced=bool(recorders),
             devices=devices,
         )
+        self._constants = self._loop.constants(num_envs)
         self._on_progress, self._should_stop = on_progress, should_stop
         self._clock = clock
         self._log = EpisodeLog(
@@ -128,13 +129,13 @@ class CompiledRollout:
         """Start a batch: all its rows, of which those past the episodes are padding that never runs."""
         rows = np.minimum(np.arange(self._num_envs), len(episodes) - 1)
         keys = np.asarray(seeds.key_data(scene_keys(int(self._seed), episodes[rows])))
-        return episodes[rows], self._loop.begin(keys, np.arange(self._num_envs) < len(episodes))
+        return episodes[rows], self._loop.begin(self._constants, keys, np.arange(self._num_envs) < len(episodes))
 
     def _warm_up(self) -> None:
         """Compile by running the beginning of the first batch and dropping the result."""
         rows, batch = self._begin(next(self._batches()))
         qpos = np.asarray(batch.output.qpos[0])
-        jax.block_until_ready(self._loop.advance(self._weights, self._seed, rows, batch))
+        jax.block_until_ready(self._loop.advance(self._constants, self._weights, self._seed, rows, batch))
         self._log.captures.setup(qpos)
 
     def _run_batch(self, episodes: np.ndarray) -> bool:
@@ -150,7 +151,7 @@ class CompiledRollout:
         for _ in range(self._calls):
             if self._should_stop():
                 return False
-            batch, trajectory = self._loop.advance(self._weights, self._seed, rows, batch)
+            batch, trajectory = self._loop.advance(self._constants, self._weights, self._seed, rows, batch)
             self._log.result.frames_rendered += self._frames_per_call
             stats = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], batch.stats)
             timing: dict[str, float | int] = {}

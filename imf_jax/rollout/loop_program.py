@@ -4,14 +4,14 @@ What happens in an episode follows from keys of (seed, episode), as on the host.
 frozen: shapes never change. `imf_jax.rollout.compiled` runs the program and keeps the records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int32, Shaped, UInt32
 
 from imf_jax import seeds
@@ -67,6 +67,10 @@ class EpisodeBatch(NamedTuple):
     stats: EpisodeStats
 
 
+_Carry = tuple[Any, EpisodeBatch]
+"""What goes from step to step: data that the backend works on, and the episodes."""
+
+
 class Trajectory(NamedTuple):
     """Trajectory of R replans of K control steps, for captures.
 
@@ -87,6 +91,8 @@ class Trajectory(NamedTuple):
 
 class LoopProgram:
     """Compiled functions of a rollout: `begin` a batch, then `advance` it again and again.
+
+    Both take what `constants` gives as their first argument.
 
     Args:
         backend: the simulator.
@@ -110,15 +116,22 @@ class LoopProgram:
         self._backend, self._program, self._spaces = backend, program, backend.task.robot.spaces
         self._max_steps, self._replans, self._traced = max_steps, replans, traced
         everywhere, sharded = PartitionSpec(), PartitionSpec(AXIS)
-        share = partial(jax.shard_map, mesh=Mesh(np.array(devices), (AXIS,)), out_specs=sharded, check_vma=False)
-        self.begin = jax.jit(share(self._begin, in_specs=(sharded, sharded)))
+        mesh = Mesh(np.array(devices), (AXIS,))
+        self._shares, self._everywhere = len(devices), NamedSharding(mesh, everywhere)
+        share = partial(jax.shard_map, mesh=mesh, out_specs=sharded, check_vma=False)
+        self.begin = jax.jit(share(self._begin, in_specs=(everywhere, sharded, sharded)))
         self.advance = jax.jit(
-            share(self._advance, in_specs=(everywhere, everywhere, sharded, sharded)), donate_argnums=3
+            share(self._advance, in_specs=(everywhere, everywhere, everywhere, sharded, sharded)), donate_argnums=4
         )
 
-    def _begin(self, keys: UInt32[Array, "B 2"], running: Bool[Array, " B"]) -> EpisodeBatch:
+    def constants(self, num_envs: int) -> Any:
+        """Constants of the backend for `num_envs` scenes, on all devices."""
+        return jax.device_put(self._backend.constants(num_envs // self._shares), self._everywhere)
+
+    def _begin(self, constants: Any, keys: UInt32[Array, "B 2"], running: Bool[Array, " B"]) -> EpisodeBatch:
         """Start scenes. `keys`: uint32 (B, 2) key data; `running`: bool (B,), False for padding."""
-        sim, output = self._backend.reset(seeds.typed_keys(keys))
+        data = self._backend.allocate(constants, len(keys))
+        sim, output = self._backend.start(constants, data, seeds.typed_keys(keys))
         horizon = self._program.obs_horizon
 
         def repeat(first: Shaped[Array | np.ndarray, "B ..."]) -> Shaped[Array, "B To ..."]:
@@ -126,7 +139,8 @@ class LoopProgram:
 
         observations = {"state": repeat(output.state), "env_state": repeat(output.env_state)}
         if self._program.cameras:
-            observations["images"] = repeat(self._backend.pictures(jnp.asarray(output.qpos), self._program.cameras))
+            pictures = self._backend.pictures(constants, data, jnp.asarray(output.qpos), self._program.cameras)
+            observations["images"] = repeat(pictures)
         never, zero, none = (jnp.zeros(running.shape, kind) for kind in (bool, jnp.int32, jnp.float32))
         stats = EpisodeStats(
             running=running,
@@ -145,19 +159,26 @@ class LoopProgram:
         return EpisodeBatch(sim, output, observations, self._program.start(output), stats)
 
     def _advance(
-        self, weights: Any, seed: UInt32[Array, ""], episodes: UInt32[Array, " B"], batch: EpisodeBatch
+        self,
+        constants: Any,
+        weights: Any,
+        seed: UInt32[Array, ""],
+        episodes: UInt32[Array, " B"],
+        batch: EpisodeBatch,
     ) -> tuple[EpisodeBatch, Trajectory | tuple[()]]:
         """Make `replans` plans and execute them. `seed`: uint32 scalar; `episodes`: uint32 (B,)."""
 
-        def replan(batch: EpisodeBatch, _: None) -> tuple[EpisodeBatch, Trajectory | tuple[()]]:
-            return self._replan(weights, seed, episodes, batch)
+        def replan(carry: _Carry, _: None) -> tuple[_Carry, Trajectory | tuple[()]]:
+            return self._replan(constants, weights, seed, episodes, carry)
 
-        batch, trajectory = jax.lax.scan(replan, batch, length=self._replans)
+        start = self._backend.allocate(constants, len(episodes)), batch
+        (_, batch), trajectory = jax.lax.scan(replan, start, length=self._replans)
         return batch, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trajectory)
 
     def _replan(
-        self, weights: Any, seed: UInt32[Array, ""], episodes: UInt32[Array, " B"], batch: EpisodeBatch
-    ) -> tuple[EpisodeBatch, Trajectory | tuple[()]]:
+        self, constants: Any, weights: Any, seed: UInt32[Array, ""], episodes: UInt32[Array, " B"], carry: _Carry
+    ) -> tuple[_Carry, Trajectory | tuple[()]]:
+        data, batch = carry
         program, stats = self._program, batch.stats
         planned, memory = program.plan(
             weights, batch.memory, batch.observations, batch.output, seed, episodes, stats.replans
@@ -173,21 +194,25 @@ class LoopProgram:
         still = hold(self._spaces, batch.output.state, batch.output.end_effector)
         actions = jnp.where(usable[:, None, None], planned, still[:, None])
         start = batch._replace(stats=stats, memory=keep_rows(live, memory, batch.memory))
-        end, (output, counted) = jax.lax.scan(self._control_step, start, jnp.swapaxes(actions, 0, 1))
-        end = end._replace(observations=self._observe(batch.observations, output, end.stats.running))
+        (data, end), (output, counted) = jax.lax.scan(
+            partial(self._control_step, constants), (data, start), jnp.swapaxes(actions, 0, 1)
+        )
+        pictures = partial(self._backend.pictures, constants, data)
+        end = end._replace(observations=self._observe(batch.observations, output, end.stats.running, pictures))
         if not self._traced:
-            return end, ()
+            return (data, end), ()
         by_scene = partial(jax.tree.map, lambda leaf: jnp.swapaxes(leaf, 0, 1))
-        return end, Trajectory(
+        return (data, end), Trajectory(
             actions, by_scene(output), counted.sum(axis=0, dtype=jnp.int32), live, program.notes(memory)
         )
 
     def _control_step(
-        self, batch: EpisodeBatch, action: Float[Array, "B A"]
-    ) -> tuple[EpisodeBatch, tuple[StepOutput, Bool[Array, " B"]]]:
+        self, constants: Any, carry: _Carry, action: Float[Array, "B A"]
+    ) -> tuple[_Carry, tuple[StepOutput, Bool[Array, " B"]]]:
         """Make one control step of the running scenes; the others stay as they are."""
+        data, batch = carry
         stats = batch.stats
-        sim, output = self._backend.step(batch.sim, action)
+        data, sim, output = self._backend.advance(constants, data, batch.sim, action)
         live = stats.running
         counted = live & output.finite
         outcome = step_outcome(output, stats.steps + 1, self._max_steps)
@@ -210,19 +235,21 @@ class LoopProgram:
         after = batch._replace(
             sim=keep_rows(live, sim, batch.sim), output=keep_rows(live, output, batch.output), stats=stats
         )
-        return after, (after.output, counted)
+        return (data, after), (after.output, counted)
 
     def _observe(
-        self, past: dict[str, Shaped[Array, "B To ..."]], output: StepOutput, running: Bool[Array, " B"]
+        self,
+        past: dict[str, Shaped[Array, "B To ..."]],
+        output: StepOutput,
+        running: Bool[Array, " B"],
+        pictures: Callable[..., Array],
     ) -> dict[str, Shaped[Array, "B To ..."]]:
         """Observations of the next plan, after outputs with leading axes (K, B)."""
         horizon = self._program.obs_horizon
         newest = {"state": output.state[-horizon:], "env_state": output.env_state[-horizon:]}
         if self._program.cameras:
             # One call of the renderer per moment: its number of scenes is fixed.
-            newest["images"] = jax.lax.map(
-                lambda qpos: self._backend.pictures(qpos, self._program.cameras), output.qpos[-horizon:]
-            )
+            newest["images"] = jax.lax.map(lambda qpos: pictures(qpos, self._program.cameras), output.qpos[-horizon:])
 
         def join(name: str) -> Shaped[Array, "B To ..."]:
             new = jnp.swapaxes(newest[name], 0, 1)

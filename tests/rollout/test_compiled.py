@@ -178,9 +178,9 @@ def test_one_compilation_serves_all_batches_and_weights() -> None:
     for number in range(3):
         episodes = np.arange(4, dtype=np.uint32) + 4 * number
         keys = np.asarray(jax.random.key_data(scene_keys(0, episodes)))
-        batch = loop.begin(keys, np.ones(4, bool))
+        batch = loop.begin((), keys, np.ones(4, bool))
         for _ in range(3):
-            batch, _ = loop.advance(jnp.float32(number), np.uint32(0), episodes, batch)
+            batch, _ = loop.advance((), jnp.float32(number), np.uint32(0), episodes, batch)
     assert (loop.begin._cache_size(), loop.advance._cache_size()) == (1, 1)
 
 
@@ -189,8 +189,8 @@ def test_nothing_crosses_to_the_host_inside_the_program() -> None:
         PointBackend(), Straight(cameras=("front",)), max_steps=9, replans=2, traced=True, devices=jax.devices()[:1]
     )
     episodes = np.arange(4, dtype=np.uint32)
-    batch = jax.eval_shape(loop.begin, jax.ShapeDtypeStruct((4, 2), np.uint32), jax.ShapeDtypeStruct((4,), bool))
-    program = str(jax.make_jaxpr(loop.advance)(jnp.float32(0), np.uint32(0), episodes, batch))
+    batch = jax.eval_shape(loop.begin, (), jax.ShapeDtypeStruct((4, 2), np.uint32), jax.ShapeDtypeStruct((4,), bool))
+    program = str(jax.make_jaxpr(loop.advance)((), jnp.float32(0), np.uint32(0), episodes, batch))
     assert "scan" in program
     assert "callback" not in program
 

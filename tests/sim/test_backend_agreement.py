@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from mujoco import mjx
 
+from imf_jax.rollout.expert_planner import ExpertPlanner
+from imf_jax.rollout.loop_program import LoopProgram
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.mjx import MjxBackend
-from imf_jax.sim.backends.mjx_base import DeviceBackend
+from imf_jax.sim.backends.mjx_base import Constants, DeviceBackend
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.backends.warp import WarpBackend
 from imf_jax.sim.tasks import get_expert
@@ -158,12 +161,33 @@ def test_a_diverging_scene_keeps_its_state_and_harms_no_other(
 @long_on_mjx
 def test_steps_can_be_scanned_inside_a_program(backend: DeviceBackend, keys: jax.Array, actions: np.ndarray) -> None:
     @jax.jit
-    def program(keys: jax.Array, actions: jax.Array) -> tuple[SimState, StepOutput]:
-        state, _ = backend.reset(keys)
-        return jax.lax.scan(backend.step, state, actions)
+    def program(constants: Constants, keys: jax.Array, actions: jax.Array) -> Any:
+        def step(carry: tuple[Any, SimState], action: jax.Array) -> tuple[tuple[Any, SimState], StepOutput]:
+            data, state, output = backend.advance(constants, *carry, action)
+            return (data, state), output
 
-    _, output = jax.eval_shape(program, keys, jnp.swapaxes(actions[:, :3], 0, 1))
+        data = backend.allocate(constants, SCENES)
+        return jax.lax.scan(step, (data, backend.start(constants, data, keys)[0]), actions)
+
+    _, output = jax.eval_shape(program, backend.constants(SCENES), keys, jnp.swapaxes(actions[:, :3], 0, 1))
     assert output.state.shape == (3, SCENES, 16)
+
+
+@long_on_mjx
+def test_programs_hold_no_copy_of_the_scene(backend: DeviceBackend) -> None:
+    """Model and blank data are arguments: inside the code, XLA would remake what follows from them in every step."""
+    planner = ExpertPlanner("transfer")
+    loop = LoopProgram(backend, planner.program, max_steps=40, replans=2, traced=False, devices=jax.local_devices()[:1])
+    constants = loop.constants(SCENES)
+    keys, running = np.zeros((SCENES, 2), np.uint32), np.ones(SCENES, bool)
+    begin = loop.begin.trace(constants, keys, running)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), begin.out_info)
+    episodes = np.arange(SCENES, dtype=np.uint32)
+    advance = loop.advance.trace(constants, planner.weights, np.uint32(0), episodes, batch)
+    for program in (begin, advance):
+        lines = program.lower().as_text().splitlines()
+        assert sum(len(line) for line in lines if "stablehlo.constant" in line) < 500_000
+        assert max(len(line) for line in lines if "stablehlo.constant" in line) < 20_000
 
 
 @long_on_mjx
@@ -181,7 +205,12 @@ def test_pictures_inside_a_program_are_those_of_the_host(
 ) -> None:
     """A stale or shifted frame, or cameras in another order, would differ by far more."""
     cameras, qpos = ("top", "r_vis"), motion[1].qpos[:, -1]
-    inside = jax.jit(lambda qpos: backend.pictures(qpos, cameras))(qpos)
+
+    @jax.jit
+    def program(constants: Constants, qpos: jax.Array) -> jax.Array:
+        return backend.pictures(constants, backend.allocate(constants, SCENES), qpos, cameras)
+
+    inside = program(backend.constants(SCENES), qpos)
     assert (inside.shape, inside.dtype) == ((SCENES, 2, 32, 32, 3), jnp.uint8)
     difference = np.abs(np.asarray(inside, int) - backend.render(qpos, cameras).astype(int))
     assert difference.mean() < 0.1

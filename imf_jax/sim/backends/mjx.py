@@ -8,7 +8,7 @@ from mujoco import mjx
 from typing_extensions import override
 
 from imf_jax.errors import ArgumentError
-from imf_jax.sim.backends.mjx_base import DeviceBackend
+from imf_jax.sim.backends.mjx_base import Constants, DeviceBackend, count_colliding_meshes
 
 
 class MjxBackend(DeviceBackend):
@@ -32,7 +32,7 @@ class MjxBackend(DeviceBackend):
         return jnp.zeros(data.qpos.shape[0], bool)
 
     @override
-    def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
+    def pictures(self, constants: Constants, data: mjx.Data, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
         shape = (qpos.shape[0], len(cameras), self.image_size, self.image_size, 3)
 
         def on_host(qpos: np.ndarray) -> np.ndarray:
@@ -53,9 +53,7 @@ def require_no_meshes(task: str, model: mujoco.MjModel) -> None:
     Raises:
         ArgumentError: names the backends that can.
     """
-    collides = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
-    collides[np.unique(np.concatenate([model.pair_geom1, model.pair_geom2]))] = True
-    meshes = int((collides & (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH)).sum())
+    meshes = count_colliding_meshes(model)
     if meshes:
         raise ArgumentError(
             f"--backend mjx cannot simulate task {task!r}: {meshes} of its colliding bodies are meshes; take "

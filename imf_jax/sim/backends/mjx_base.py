@@ -1,7 +1,12 @@
-"""Base of the compiled backends: MJX simulates, and reset and step are pure functions inside any program."""
+"""Base of the compiled backends: MJX simulates, in pure functions that are part of any program.
+
+Programs take what they need of the model as an argument. XLA would copy closed-over arrays into the code, and remake
+what follows from them inside loops, for every physics step.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -40,12 +45,33 @@ class MjxPhysics(NamedTuple):
     overflow: jax.Array
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Constants:
+    """What programs read of a scene and never change, to be handed to them as an argument.
+
+    Flat arrays: to take MJX's own classes apart costs milliseconds, at every call of a program.
+
+    Attributes:
+        arrays: those of the model, and of data of one scene with nothing in it.
+        structure: how they belong together.
+    """
+
+    arrays: tuple[jax.Array, ...]
+    structure: Any = field(metadata={"static": True})
+
+    def unpack(self) -> tuple[mjx.Model, mjx.Data]:
+        """The model and the blank data."""
+        return jax.tree.unflatten(self.structure, self.arrays)
+
+
 class DeviceBackend(Backend, ABC):
     """Batched scenes of one task on MJX; see `imf_jax.sim.backends.base.Backend`.
 
-    Inside `jax.jit`, `reset`, `step`, `run_chunk` and `pictures` take the batch as it is (scan `step` there). Called
-    with concrete arrays, the first three accept any batch size: they run in blocks of a fixed number of rows, so that
-    one program serves all, and give numpy arrays.
+    `reset`, `step` and `run_chunk` are for the host: they accept any batch size, run in blocks of a fixed number of
+    rows, so that one program serves all, and give numpy arrays. Inside `jax.jit`, `start`, `advance` (to be scanned)
+    and `pictures` take the batch as it is. They work on data that `allocate` makes once: what is in it before a call
+    does not matter.
 
     Args:
         task: the task, or its name.
@@ -82,6 +108,7 @@ class DeviceBackend(Backend, ABC):
         self._sample = jax.jit(jax.vmap(self._parts.sample))
         self._targets = jax.jit(self._parts.targets)
         self._commands = jax.jit(self._parts.commands, static_argnums=3)
+        self._allocate = jax.jit(self.allocate, static_argnums=1)
         self._simulate = jax.jit(self._simulate_scenes)
         self._conclude = jax.jit(self._conclude_step)
         self._place = jax.jit(self._place_scenes)
@@ -98,8 +125,35 @@ class DeviceBackend(Backend, ABC):
     def _overflow(self, data: mjx.Data) -> jax.Array:
         """Whether a buffer of a scene overflowed, bool (B,). `data`: of B scenes."""
 
+    def _cleared(self, data: mjx.Data) -> mjx.Data:
+        """`data` (of B scenes) without the flags that stay set until somebody clears them."""
+        return data
+
+    def constants(self, count: int) -> Constants:
+        """The argument of programs over `count` scenes per device, on the first device."""
+        arrays, structure = jax.tree.flatten((self._mjx_model, self._blank(count)))
+        return Constants(tuple(arrays), structure)
+
+    def allocate(self, constants: Constants, count: int) -> mjx.Data:
+        """Data of `count` scenes to work on, inside a program."""
+        _, blank = constants.unpack()
+        return jax.vmap(lambda qpos: blank.replace(qpos=qpos))(jnp.zeros((count, self.model.nq), jnp.float32))
+
+    def start(self, constants: Constants, data: mjx.Data, keys: jax.Array) -> tuple[SimState, StepOutput]:
+        """Start B scenes, inside a program. `keys`: (B,) typed JAX keys."""
+        model, _ = constants.unpack()
+        return self._start(model, data, keys)
+
+    def advance(
+        self, constants: Constants, data: mjx.Data, state: SimState, action: jax.Array
+    ) -> tuple[mjx.Data, SimState, StepOutput]:
+        """Advance B scenes by one control step, inside a program. `action`: float32 (B, A). Carry `data` on."""
+        model, _ = constants.unpack()
+        targets = self._targets(state.joint_target, action[:, None])
+        return self._control_step(model, data, state, *(leaf[:, 0] for leaf in targets))
+
     @abstractmethod
-    def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
+    def pictures(self, constants: Constants, data: mjx.Data, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
         """Pictures of scenes at `qpos` (B, nq) inside a program: uint8 (B, n_cameras, H, W, 3)."""
 
     @abstractmethod
@@ -111,7 +165,7 @@ class DeviceBackend(Backend, ABC):
         typed = jnp.asarray(keys)
         if not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
             typed = seeds.typed_keys(typed)
-        return self._reset(typed) if _traced(typed) else in_blocks(self._reset, typed)
+        return in_blocks(self._reset, typed)
 
     @override
     def step(self, state: SimState, action: Array) -> tuple[SimState, StepOutput]:
@@ -128,8 +182,6 @@ class DeviceBackend(Backend, ABC):
         Returns:
             the state after the last step, and outputs with leading axes (B, K).
         """
-        if _traced((state, actions)):
-            return self._run_chunk(state, jnp.asarray(actions))
         return in_blocks(self._run_chunk, state, np.asarray(actions, np.float32))
 
     @override
@@ -137,6 +189,19 @@ class DeviceBackend(Backend, ABC):
         return self._parts.renderer(cameras).render(np.asarray(qpos))
 
     def _reset(self, keys: jax.Array) -> tuple[SimState, StepOutput]:
+        return self._start(self._mjx_model, self._allocate(self.constants(len(keys)), len(keys)), keys)
+
+    def _run_chunk(self, state: SimState, actions: np.ndarray) -> tuple[SimState, StepOutput]:
+        count = len(actions)
+        data = self._allocate(self.constants(count), count)
+        targets = self._targets(jnp.asarray(state.joint_target), actions)
+        outputs = []
+        for k in range(actions.shape[1]):
+            data, state, output = self._control_step(self._mjx_model, data, state, *(leaf[:, k] for leaf in targets))
+            outputs.append(output)
+        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *outputs)
+
+    def _start(self, model: mjx.Model, data: mjx.Data, keys: jax.Array) -> tuple[SimState, StepOutput]:
         joints, objects = self._sample(keys)
         count = joints.shape[0]
         qpos = jnp.asarray(self._parts.start_qpos(joints, objects))
@@ -151,8 +216,8 @@ class DeviceBackend(Backend, ABC):
         )
         ctrl = self._parts.controls(joints, self._parts.start_grippers(joints))
         # A first physics step evaluates the contacts of the start, and where it leads is forgotten.
-        evaluated = self._simulate(self._mjx_model, start, ctrl, 1)
-        hands = self._hands(self._place(self._mjx_model, qpos))
+        data, evaluated = self._simulate(model, data, start, ctrl, 1)
+        hands = self._hands(self._place(model, data, qpos))
         physics = evaluated._replace(qpos=qpos, qvel=still, hands=hands)
         state = SimState(
             physics=physics,
@@ -162,46 +227,51 @@ class DeviceBackend(Backend, ABC):
         )
         return self._conclude(state, physics, joints, jnp.zeros((count, len(self._effectors)), jnp.float32))
 
-    def _run_chunk(self, state: SimState, actions: jax.Array) -> tuple[SimState, StepOutput]:
-        joints, grippers, ik_error = self._targets(jnp.asarray(state.joint_target), actions)
-        outputs = []
-        for k in range(actions.shape[1]):
-            target = jnp.asarray(state.joint_target)
-            after, overflow = state.physics, jnp.zeros(target.shape[0], bool)
-            for ctrl in self._commands(target, joints[:, k], grippers[:, k], self.interpolation):
-                after = self._simulate(self._mjx_model, after, ctrl, self.task.substeps // self.interpolation)
-                overflow |= after.overflow
-            after = after._replace(overflow=overflow)
-            state, output = self._conclude(state, after, joints[:, k], ik_error[:, k])
-            outputs.append(output)
-        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *outputs)
+    def _control_step(
+        self,
+        model: mjx.Model,
+        data: mjx.Data,
+        state: SimState,
+        joints: jax.Array,
+        grippers: jax.Array,
+        ik_error: jax.Array,
+    ) -> tuple[mjx.Data, SimState, StepOutput]:
+        """One control step towards joint targets (B, J) and gripper targets (B, G)."""
+        target = jnp.asarray(state.joint_target)
+        after, overflow = state.physics, jnp.zeros(target.shape[0], bool)
+        for ctrl in self._commands(target, joints, grippers, self.interpolation):
+            data, after = self._simulate(model, data, after, ctrl, self.task.substeps // self.interpolation)
+            overflow |= after.overflow
+        state, output = self._conclude(state, after._replace(overflow=overflow), joints, ik_error)
+        return data, state, output
 
     def _simulate_scenes(
-        self, model: mjx.Model, physics: MjxPhysics, ctrl: jax.Array, steps: jax.Array | int
-    ) -> MjxPhysics:
+        self, model: mjx.Model, data: mjx.Data, physics: MjxPhysics, ctrl: jax.Array, steps: jax.Array | int
+    ) -> tuple[mjx.Data, MjxPhysics]:
         """`steps` physics steps under constant servo commands (B, nu), then the poses of the hands."""
-        blank = self._blank(ctrl.shape[0])
-
-        def prepare(qpos: jax.Array, qvel: jax.Array, warmstart: jax.Array, ctrl: jax.Array, sensors: jax.Array) -> Any:
-            return blank.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=ctrl, sensordata=sensors)
 
         def advance(_: jax.Array, carry: tuple[mjx.Data, jax.Array]) -> tuple[mjx.Data, jax.Array]:
             data = jax.vmap(mjx.step, (None, 0))(model, carry[0])
             return data, carry[1] | self._overflow(data)
 
+        data = self._cleared(data).replace(
+            qpos=physics.qpos,
+            qvel=physics.qvel,
+            qacc_warmstart=physics.qacc_warmstart,
+            ctrl=ctrl,
+            sensordata=physics.sensordata,
+        )
         with jax.default_matmul_precision("highest"):
-            data = jax.vmap(prepare)(physics.qpos, physics.qvel, physics.qacc_warmstart, ctrl, physics.sensordata)
             start = data, jnp.zeros(ctrl.shape[0], bool)
             data, overflow = jax.lax.fori_loop(0, steps, advance, start)
             placed = jax.vmap(mjx.kinematics, (None, 0))(model, data)
-        return MjxPhysics(data.qpos, data.qvel, data.qacc_warmstart, self._hands(placed), data.sensordata, overflow)
+        after = MjxPhysics(data.qpos, data.qvel, data.qacc_warmstart, self._hands(placed), data.sensordata, overflow)
+        return placed, after
 
-    def _place_scenes(self, model: mjx.Model, qpos: jax.Array) -> mjx.Data:
+    def _place_scenes(self, model: mjx.Model, data: mjx.Data, qpos: jax.Array) -> mjx.Data:
         """Scenes at `qpos` (B, nq), with the poses of all bodies."""
-        blank = self._blank(qpos.shape[0])
         with jax.default_matmul_precision("highest"):
-            data = jax.vmap(lambda row: blank.replace(qpos=row))(qpos)
-            return jax.vmap(mjx.kinematics, (None, 0))(model, data)
+            return jax.vmap(mjx.kinematics, (None, 0))(model, data.replace(qpos=qpos))
 
     def _hands(self, placed: mjx.Data) -> jax.Array:
         bodies = self._effectors
@@ -232,5 +302,8 @@ class DeviceBackend(Backend, ABC):
         )
 
 
-def _traced(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+def count_colliding_meshes(model: mujoco.MjModel) -> int:
+    """How many geoms of a scene are meshes that can collide."""
+    collides = (model.geom_contype != 0) | (model.geom_conaffinity != 0)
+    collides[np.unique(np.concatenate([model.pair_geom1, model.pair_geom2]))] = True
+    return int((collides & (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH)).sum())

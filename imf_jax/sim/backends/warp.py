@@ -1,5 +1,11 @@
-"""MJX-Warp: physics and camera pictures as Warp kernels inside a JAX program, on CUDA and, slower, on CPUs."""
+"""MJX-Warp: physics and camera pictures as Warp kernels inside a JAX program, on CUDA and, slower, on CPUs.
 
+Each physics step and each call of kinematics is a callback of its own from XLA to Warp, which launches one CUDA graph.
+A single callback for a control step is not among MJX's public pieces: `mjx.step` wraps exactly one physics step, and
+what leads from its arrays to the classes of MuJoCo Warp (`_step_shim`, generated, over 500 arrays) is private.
+"""
+
+import operator
 from typing import Any
 
 import jax
@@ -9,7 +15,7 @@ import numpy as np
 from mujoco import mjx
 from typing_extensions import override
 
-from imf_jax.sim.backends.mjx_base import DeviceBackend
+from imf_jax.sim.backends.mjx_base import Constants, DeviceBackend, count_colliding_meshes
 from imf_jax.sim.rendering.warp_renderer import tracer_settings
 from imf_jax.sim.rendering.warp_runtime import start_warp
 
@@ -30,7 +36,9 @@ class WarpBackend(DeviceBackend):
         self._contexts: dict[tuple[int, tuple[str, ...]], Any] = {}
         model = mjx.put_model(self.model, self._devices[0], impl="warp")
         # What overflows is reported per run (`StepOutput.overflow`) instead of printed by kernels per step.
-        return model.tree_replace({"opt._impl.warn_overflow": 0})
+        model = model.tree_replace({"opt._impl.warn_overflow": 0})
+        self._mesh_normal = model.mesh_normal
+        return model if _touches_meshes(self.model) else _without_meshes(model)
 
     def _blank(self, count: int) -> mjx.Data:
         if count not in self._datas:
@@ -49,12 +57,16 @@ class WarpBackend(DeviceBackend):
         return (data._impl.overflow & _lost_bits()) != 0
 
     @override
-    def pictures(self, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
+    def _cleared(self, data: mjx.Data) -> mjx.Data:
+        return data.tree_replace({"_impl.overflow": jnp.zeros_like(data._impl.overflow)})
+
+    @override
+    def pictures(self, constants: Constants, data: mjx.Data, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
+        model, _ = constants.unpack()
         context = self._context(qpos.shape[0], cameras).pytree()
-        data = self._place(self._mjx_model, qpos)
-        data = _place_cameras_and_lights(self.model, data)
-        data = mjx.refit_bvh(self._mjx_model, data, context)
-        packed, _, _ = mjx.render(self._mjx_model, data, context)
+        data = _place_cameras_and_lights(self.model, self._place(model, data, qpos))
+        data = mjx.refit_bvh(model, data, context)
+        packed, _, _ = mjx.render(model.tree_replace({"mesh_normal": self._mesh_normal}), data, context)
         size = self.image_size
         return unpack_pixels(packed).reshape(qpos.shape[0], len(cameras), size, size, 3)
 
@@ -85,6 +97,25 @@ def unpack_pixels(packed: jax.Array) -> jax.Array:
 def warp_device(device: jax.Device) -> str:
     """Name by which Warp knows a device of JAX; JAX counts those of all processes, Warp those that this one sees."""
     return "cpu" if device.platform == "cpu" else f"cuda:{device.local_hardware_id}"
+
+
+def _touches_meshes(model: mujoco.MjModel) -> bool:
+    """Whether the physics needs the vertices of meshes: some collide, or a sensor measures geometry."""
+    sensors = mujoco.mjtSensor
+    geometric = (
+        sensors.mjSENS_RANGEFINDER,
+        sensors.mjSENS_GEOMDIST,
+        sensors.mjSENS_GEOMNORMAL,
+        sensors.mjSENS_GEOMFROMTO,
+        sensors.mjSENS_TACTILE,
+    )
+    return bool(count_colliding_meshes(model) or np.isin(model.sensor_type, geometric).any())
+
+
+def _without_meshes(model: mjx.Model) -> mjx.Model:
+    """The model without what is in its meshes: MJX-Warp copies these megabytes into the code of every program."""
+    names = ("mesh_vert", "mesh_face", "mesh_normal", "_impl.mesh_polymapadr", "_impl.mesh_polymapnum")
+    return model.tree_replace({name: operator.attrgetter(name)(model)[:0] for name in names})
 
 
 def _lost_bits() -> int:
