@@ -153,7 +153,7 @@ class CompiledRollout:
                 return False
             batch, trajectory = self._loop.advance(self._constants, self._weights, self._seed, rows, batch)
             self._log.result.frames_rendered += self._frames_per_call
-            stats = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], batch.stats)
+            stats, finite = jax.tree.map(lambda leaf: leaf[:count], jax.device_get((batch.stats, batch.output.finite)))
             timing: dict[str, float | int] = {}
             if self._clock:  # what was read of the stats has been computed, and the rest of the program with it
                 timing = self._clock.end_call(int(stats.steps.sum()) - steps, self._log.captures.waited_s)
@@ -161,7 +161,7 @@ class CompiledRollout:
             if trajectory:
                 self._feed_recorders(episodes, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], trajectory), timing)
             for row in np.flatnonzero(running & ~stats.running).tolist():
-                self._end(row, int(episodes[row]), stats, finite=bool(np.asarray(batch.output.finite[row])))
+                self._end(row, int(episodes[row]), stats, finite=bool(finite[row]))
             running = stats.running
             if self._on_progress:
                 self._on_progress(self._log.progress(int(stats.steps[running].sum())))
