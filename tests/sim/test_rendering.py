@@ -5,8 +5,15 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
@@ -17,7 +24,7 @@ from imf_jax.sim.rendering import opengl_renderer
 from imf_jax.sim.rendering.camera import CameraView, camera_view
 from imf_jax.sim.rendering.opengl_renderer import OpenGLRenderer, find_opengl
 from imf_jax.sim.rendering.warp_renderer import WarpRenderer
-from imf_jax.sim.rendering.warp_runtime import pick_device
+from imf_jax.sim.rendering.warp_runtime import pick_device, start_warp
 
 SIZE = 48
 
@@ -242,3 +249,45 @@ def test_programs_of_others_still_find_their_opengl(monkeypatch: pytest.MonkeyPa
         _ = gl_context.GLContext
     monkeypatch.setenv("MUJOCO_GL", "off")
     assert not hasattr(gl_context, "GLContext")
+
+
+def test_pictures_wait_for_the_kernels_of_programs_on_cuda(
+    model: mujoco.MjModel, renderer: WarpRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warp's stream belongs to the process: launched during a capture, a picture would land in the program's graph."""
+    warp = start_warp()
+    monkeypatch.setattr(warp, "is_cuda_available", lambda: True)
+    busy, found_free = threading.Lock(), []
+
+    def launch() -> None:
+        found_free.append(busy.acquire(blocking=False))
+        time.sleep(0.002)
+        if found_free[-1]:
+            busy.release()
+
+    def kernel(source: warp.array(dtype=float), target: warp.array(dtype=float)) -> None:  # type: ignore[valid-type]
+        launch()
+        target.assign(source)
+
+    def trace(*_: Any) -> None:
+        launch()
+
+    monkeypatch.setattr(renderer._tracers[0], "trace", trace)
+    call = warp.jax_callable(kernel, num_outputs=1, graph_mode=warp.JaxCallableGraphMode.NONE)
+    program = jax.jit(lambda x: jax.lax.fori_loop(0, 30, lambda _, y: call(y)[0] + 1, x))
+    with ThreadPoolExecutor(1) as recorder:
+        pictures = [recorder.submit(renderer.render, model.qpos0[None]) for _ in range(30)]
+        assert program(jnp.zeros(3)).tolist() == [30, 30, 30]
+        assert all(picture.result(timeout=60).shape == (1, 2, SIZE, SIZE, 3) for picture in pictures)
+    assert len(found_free) == 60
+    assert all(found_free)
+
+
+def test_pictures_are_made_on_the_gpu_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others of its host may belong to other processes."""
+    warp = start_warp()
+    monkeypatch.setattr(warp, "is_cuda_available", lambda: True)
+    for platform, device in (("gpu", "cuda:3"), ("cpu", "cuda:0")):
+        here = SimpleNamespace(platform=platform, local_hardware_id=3)
+        monkeypatch.setattr(jax, "local_devices", lambda here=here: [here])
+        assert pick_device(None) == device

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from imf_jax.sim.backends.mjx_base import Constants, DeviceBackend, count_colliding_meshes
 from imf_jax.sim.rendering.warp_renderer import tracer_settings
-from imf_jax.sim.rendering.warp_runtime import start_warp
+from imf_jax.sim.rendering.warp_runtime import exclusive_launches, start_warp, warp_device
 
 
 class WarpBackend(DeviceBackend):
@@ -42,7 +42,7 @@ class WarpBackend(DeviceBackend):
 
     def _blank(self, count: int) -> mjx.Data:
         if count not in self._datas:
-            with jax.ensure_compile_time_eval():
+            with jax.ensure_compile_time_eval(), exclusive_launches():
                 self._datas[count] = mjx.make_data(
                     self.model,
                     self._devices[0],
@@ -80,23 +80,19 @@ class WarpBackend(DeviceBackend):
         """The acceleration structures for `count` scenes, and the kernel for these cameras."""
         key = count, cameras
         if key not in self._contexts:
-            self._contexts[key] = mjx.create_render_context(
-                self.model,
-                nworld=count,
-                devices=[warp_device(device) for device in self._devices],
-                **tracer_settings(self.model, cameras, self.image_size, self.image_size),
-            )
+            with exclusive_launches():
+                self._contexts[key] = mjx.create_render_context(
+                    self.model,
+                    nworld=count,
+                    devices=[warp_device(device) for device in self._devices],
+                    **tracer_settings(self.model, cameras, self.image_size, self.image_size),
+                )
         return self._contexts[key]
 
 
 def unpack_pixels(packed: jax.Array) -> jax.Array:
     """RGB of pixels 0xAARRGGBB: uint32 (...) -> uint8 (..., 3)."""
     return jnp.stack([(packed >> shift) & 0xFF for shift in (16, 8, 0)], axis=-1).astype(jnp.uint8)
-
-
-def warp_device(device: jax.Device) -> str:
-    """Name by which Warp knows a device of JAX; JAX counts those of all processes, Warp those that this one sees."""
-    return "cpu" if device.platform == "cpu" else f"cuda:{device.local_hardware_id}"
 
 
 def _touches_meshes(model: mujoco.MjModel) -> bool:

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 
 from imf_jax.sim.rendering.camera import camera_ids, set_poses
-from imf_jax.sim.rendering.warp_runtime import pick_device, start_warp
+from imf_jax.sim.rendering.warp_runtime import exclusive_launches, pick_device, start_warp
 
 POSE_FIELDS = {
     "geom_xpos": "vec3",
@@ -68,7 +68,7 @@ class WarpRenderer:
             depth: also measure depth; needed by `render_with_depth`.
             shadows: cast shadows of the lights that do; costs about 40 % more time.
             samples: rays per pixel along each axis, averaged; 2 smooths edges and costs four times the time.
-            device: Warp device, "cpu" or "cuda:N" (default: CUDA if there is one).
+            device: Warp device, "cpu" or "cuda:N" (default: CUDA if there is one, that of JAX).
             threads: launches in flight on a CPU (default: one per core this process may use).
 
         Raises:
@@ -90,7 +90,8 @@ class WarpRenderer:
         )
         self._depth = depth
         self._tracers: list[_Tracer] = []
-        self._add_tracer()
+        with exclusive_launches(), start_warp().ScopedDevice(self._device):
+            self._add_tracer()
 
     def render(self, qpos: np.ndarray) -> np.ndarray:
         """Pictures of B scenes.
@@ -132,22 +133,21 @@ class WarpRenderer:
         rgb = np.empty((len(qpos), len(self.cameras), self.height, self.width, 3), np.uint8)
         batches = [slice(i, i + self._num_worlds) for i in range(0, len(qpos), self._num_worlds)]
         workers = min(self._threads, len(batches))
-        while len(self._tracers) < workers:
-            self._add_tracer()
 
         def work(worker: int) -> None:
             for batch in batches[worker::workers]:
                 self._tracers[worker].trace(qpos[batch], rgb[batch], None if depth is None else depth[batch])
 
-        with start_warp().ScopedDevice(self._device):
+        with exclusive_launches(), start_warp().ScopedDevice(self._device):
+            while len(self._tracers) < workers:
+                self._add_tracer()
             list(self._pool.map(work, range(workers)))
         self.frames_rendered += len(qpos) * len(self.cameras)
         return rgb
 
     def _add_tracer(self) -> None:
         first = self._tracers[0] if self._tracers else None
-        with start_warp().ScopedDevice(self._device):
-            self._tracers.append(_Tracer(self._model, self._num_worlds, self._settings, first))
+        self._tracers.append(_Tracer(self._model, self._num_worlds, self._settings, first))
 
 
 def tracer_settings(

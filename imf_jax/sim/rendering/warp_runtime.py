@@ -6,6 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
+
+import jax
 
 from imf_jax.cache import cache_dir
 from imf_jax.errors import ArgumentError
@@ -31,8 +34,27 @@ def start_warp() -> ModuleType:
     return warp
 
 
+def exclusive_launches() -> contextlib.AbstractContextManager[Any]:
+    """Keep Warp to this thread while it launches kernels: on CUDA, programs of JAX wait with theirs.
+
+    Warp's current device and stream are those of the whole process, so a kernel that is launched while a program's are
+    captured would become a part of their CUDA graph. Warp runs the kernels of programs one program at a time, under a
+    lock that is held here too. It is not reentrant; who holds it must not wait for a program.
+    """
+    if not start_warp().is_cuda_available():  # one device, no streams, no graphs
+        return contextlib.nullcontext()
+    from warp._src.jax.ffi import _FFI_CALLBACK_LOCK
+
+    return _FFI_CALLBACK_LOCK
+
+
+def warp_device(device: jax.Device) -> str:
+    """Name by which Warp knows a device of JAX; JAX counts those of all processes, Warp those that this one sees."""
+    return "cpu" if device.platform == "cpu" else f"cuda:{device.local_hardware_id}"
+
+
 def pick_device(device: str | None) -> str:
-    """The Warp device to use: `device` if it exists, else the first CUDA device, else "cpu".
+    """The Warp device to use: `device` if it exists, else the CUDA device that JAX uses or the first one, else "cpu".
 
     Raises:
         ArgumentError: the named device is not there.
@@ -40,7 +62,11 @@ def pick_device(device: str | None) -> str:
     warp = start_warp()
     names = [str(d) for d in warp.get_devices()]
     if device is None:
-        return "cuda:0" if warp.is_cuda_available() else "cpu"
+        if not warp.is_cuda_available():
+            return "cpu"
+        # Processes that share a host use a GPU each: none should take memory on the others'.
+        first = jax.local_devices()[0]
+        return "cuda:0" if first.platform == "cpu" else warp_device(first)
     wanted = "cuda:0" if device == "cuda" else device
     if wanted not in names:
         raise ArgumentError(f"render device {device!r} is not there; choose one of: {', '.join(names)}")
