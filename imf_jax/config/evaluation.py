@@ -32,6 +32,9 @@ class ClusterConfig:
     num_processes: int | None = None
     # Number of this process, counted from 0.
     process_id: int | None = None
+    # Numbers of the GPUs for this process, where several processes share a host; by default JAX_LOCAL_DEVICE_IDS, else
+    # all.
+    local_device_ids: tuple[int, ...] = ()
     # Longest wait for the other processes at the start [s].
     timeout_s: int = 300
 

@@ -89,6 +89,11 @@ def read_cluster(config: ClusterConfig) -> tuple[str, int, int] | None:
     require(bool(host) and port.isdigit(), f"coordinator {address!r} must be HOST:PORT, for example 10.0.0.1:7000")
     require(count >= 1, f"num_processes {count} of the cluster must be at least 1")
     require(index < count, f"process_id {index} of the cluster must be in [0, {count - 1}]")
+    devices = config.local_device_ids
+    require(
+        min(devices, default=0) >= 0 and len(set(devices)) == len(devices),
+        f"{flag('cluster.local_device_ids')} {' '.join(map(str, devices))} must be different numbers from 0 on",
+    )
     return address, count, index
 
 
@@ -105,7 +110,13 @@ def join_cluster(config: ClusterConfig) -> Cluster:
     address, count, index = settings
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `imf_jax.interrupts`
     try:
-        jax.distributed.initialize(address, count, index, initialization_timeout=config.timeout_s)
+        jax.distributed.initialize(
+            address,
+            count,
+            index,
+            local_device_ids=config.local_device_ids or None,
+            initialization_timeout=config.timeout_s,
+        )
     except Exception as error:  # the runtime's own exceptions have no common public type
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

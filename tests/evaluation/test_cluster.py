@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
 from imf_jax.config import ClusterConfig
 from imf_jax.errors import ArgumentError
-from imf_jax.evaluation.cluster import Cluster, read_cluster
+from imf_jax.evaluation.cluster import Cluster, join_cluster, read_cluster
 from imf_jax.evaluation.folder import read_records
 from imf_jax.files import read_json
 
@@ -43,6 +44,8 @@ def test_flags_and_environment_complete_each_other(monkeypatch: pytest.MonkeyPat
         (ClusterConfig("host:7000", 2, 2), r"process_id 2 of the cluster must be in \[0, 1\]"),
         (ClusterConfig("host:7000", 0, 0), "at least 1"),
         (ClusterConfig("host:7000", 2, -1), "must be a whole number"),
+        (ClusterConfig("host:7000", 2, 0, (1, 1)), "--cluster.local-device-ids 1 1 must be different numbers"),
+        (ClusterConfig("host:7000", 2, 0, (-1,)), "--cluster.local-device-ids -1 must be different numbers"),
     ],
 )
 def test_bad_settings_are_refused(config: ClusterConfig, message: str) -> None:
@@ -56,22 +59,54 @@ def test_shares_are_disjoint_and_complete() -> None:
     assert {len(share) for share in shares} == {3, 4}
 
 
-def evaluate(run: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SCRIPT), "--checkpoint", str(run), "--episodes", "3", "--out", str(out), *flags]
+def test_a_process_takes_the_devices_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(
+        jax.distributed, "initialize", lambda *_, local_device_ids, **__: taken.append(local_device_ids)
+    )
+    for devices in ((2, 3), ()):
+        join_cluster(ClusterConfig("host:7000", 2, 1, devices))
+    assert taken == [(2, 3), None]
+
+
+SHORT = """
+import runpy, sys
+from imf_jax.sim.tasks.transfer import Transfer
+Transfer.max_steps = 16
+sys.argv[:] = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script with episodes of 16 steps."""
+
+
+def evaluate(run: Path, out: Path, *flags: str, short: bool = False) -> subprocess.Popen[str]:
+    script = ["-c", SHORT, str(SCRIPT)] if short else [str(SCRIPT)]
+    command = [sys.executable, *script, "--checkpoint", str(run), "--episodes", "3", "--out", str(out), *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
 
 
-def test_two_processes_evaluate_a_checkpoint_as_one_does(tmp_path: Path, write_run: Callable[..., Path]) -> None:
-    run = write_run(tmp_path / "run")
+LONG = pytest.mark.skipif("IMF_LONG_TESTS" not in os.environ, reason="compiles long; set IMF_LONG_TESTS to run it")
+
+
+@pytest.mark.parametrize("backend", ["native", "warp", pytest.param("mjx", marks=LONG)])
+def test_two_processes_evaluate_a_checkpoint_as_one_does(
+    tmp_path: Path, write_run: Callable[..., Path], backend: str
+) -> None:
+    run, compiled = write_run(tmp_path / "run"), backend != "native"
+    simulate = ["--backend", backend, "--num-envs", "1"] if compiled else []
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{found.getsockname()[1]}"
-    cluster = ["--save-trajectory", "--cluster.coordinator", address, "--cluster.num-processes", "2"]
-    running = [evaluate(run, tmp_path / "two", *cluster, "--cluster.process-id", str(index)) for index in (0, 1)]
-    said = [process.communicate(timeout=200)[0] for process in running]
+    cluster = [*simulate, "--save-trajectory", "--cluster.coordinator", address, "--cluster.num-processes", "2"]
+    running = [
+        evaluate(run, tmp_path / "two", *cluster, "--cluster.process-id", str(index), short=compiled)
+        for index in (0, 1)
+    ]
+    limit = 1200 if compiled else 200
+    said = [process.communicate(timeout=limit)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
-    alone = evaluate(run, tmp_path / "one")
-    alone.communicate(timeout=200)
+    alone = evaluate(run, tmp_path / "one", *simulate, short=compiled)
+    alone.communicate(timeout=limit)
     assert alone.returncode == 0
 
     def records(name: str) -> list:
