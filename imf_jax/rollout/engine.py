@@ -177,6 +177,7 @@ class Rollout:
         with self._stages.stage("env_step_ms"):
             sim, output = run_chunk(self._backend, before.sim, actions)
         outcome = chunk_outcome(output, before.steps, self._max_steps)
+        self._log.simulated(actions.shape[0] * actions.shape[1], live=int(outcome.steps.sum()))
         with self._stages.stage("obs_read_ms"):
             scenes = advance_scenes(before, sim, output, outcome.steps)
             going = self._going_on(scenes, output, outcome.ended)

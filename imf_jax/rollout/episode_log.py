@@ -41,6 +41,8 @@ class RolloutResult:
         wall_s: time [s] of the closed loop, without `capture_s`.
         capture_s: time [s] for which the loop, or its end, waited for captures.
         control_steps: control steps of all finished episodes.
+        scene_steps: control steps that were simulated over all scenes, those of scenes without a running episode too.
+        live_scene_steps: those of them that belong to an episode, finished or not.
         frames_rendered: pictures made for plans, over all cameras, without those of the warm-up.
         overflow_steps: control steps in which a scene had more contacts or constraints than its buffers hold.
         interrupted: it was asked to stop before the last episode ended; running episodes left no record.
@@ -51,6 +53,8 @@ class RolloutResult:
     wall_s: float = 0.0
     capture_s: float = 0.0
     control_steps: int = 0
+    scene_steps: int = 0
+    live_scene_steps: int = 0
     frames_rendered: int = 0
     overflow_steps: int = 0
     interrupted: bool = False
@@ -129,6 +133,11 @@ class EpisodeLog:
         steps = self.result.control_steps + running
         share = (self._finished + running / self._max_steps) / self._total
         return RolloutProgress(self._finished, self._successes, steps, self.loop_seconds(), min(share, 1.0))
+
+    def simulated(self, scene_steps: int, *, live: int) -> None:
+        """Count simulated control steps over all scenes, `live` of which belong to an episode."""
+        self.result.scene_steps += scene_steps
+        self.result.live_scene_steps += live
 
     def end(
         self,

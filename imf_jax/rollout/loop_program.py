@@ -1,7 +1,8 @@
 """Closed loop as one compiled program: observe, plan, a chunk of control steps, again, for all scenes at once.
 
 What happens in an episode follows from keys of (seed, episode), as on the host. A scene whose episode has ended is
-frozen: shapes never change. `imf_jax.rollout.compiled` runs the program and keeps the records.
+frozen until another one takes its row: shapes never change. `imf_jax.rollout.compiled` runs the program and keeps the
+records.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,7 +93,9 @@ class Trajectory(NamedTuple):
 class LoopProgram:
     """Compiled functions of a rollout: `begin` a batch, then `advance` it again and again.
 
-    Both take what `constants` gives as their first argument.
+    Both take what `constants` gives for their number of scenes as their first argument. Between two calls `refill` puts
+    scenes that have just begun into rows, and `gather` takes rows into a smaller batch, for whose size `advance` is
+    compiled once more. Neither computes anything: a scene is the same wherever it begins.
 
     Args:
         backend: the simulator.
@@ -123,6 +126,12 @@ class LoopProgram:
         self.advance = jax.jit(
             share(self._advance, in_specs=(everywhere, everywhere, everywhere, sharded, sharded)), donate_argnums=4
         )
+        # refill(fresh, started, batch): rows of `started` where `fresh` (B,), of `batch` elsewhere.
+        self.refill = jax.jit(share(keep_rows, in_specs=(sharded, sharded, sharded)), donate_argnums=2)
+        # gather(rows, batch): `rows` (b,) may come from any device. What it gives is placed as `advance` places it, or
+        # the second call for this size would be compiled again.
+        place = share(lambda batch: batch, in_specs=(sharded,))
+        self.gather = jax.jit(lambda rows, batch: place(jax.tree.map(lambda leaf: leaf[rows], batch)))
 
     def constants(self, num_envs: int) -> Any:
         """Constants of the backend for `num_envs` scenes, on all devices."""
