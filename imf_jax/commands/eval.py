@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import tyro
 
 from imf_jax.cli import run_main
-from imf_jax.config import EvalConfig, require, to_dict
+from imf_jax.config import CaptureConfig, EvalConfig, require, to_dict
 from imf_jax.files import new_folders, read_json
 from imf_jax.interrupts import stop_on_interrupt
 from imf_jax.terminal import make_console, make_table
@@ -36,7 +36,8 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
     reference = read_reference(config.reference)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.cluster import join_cluster
-    from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
+    from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, Summary, evaluate
+    from imf_jax.evaluation.repeat import add_repeats, repeat_folder
     from imf_jax.evaluation.resume import require_resumable
     from imf_jax.evaluation.setup import assemble
 
@@ -47,19 +48,30 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
     setup = assemble(config)
     config = replace(config, capture=config.capture.with_default(setup.backend.task.picture_camera))
     say_setup(setup, config.checkpoint, cluster)
+    settings = EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture)
+    hooks = Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=cluster.index == 0)
+
+    def run(settings: EvaluationSettings, folder: Path) -> Summary:
+        return evaluate(
+            setup,
+            settings,
+            folder,
+            about={"config": to_dict(config), "reference": reference},
+            existing="resume" if config.resume else "refuse",
+            cluster=cluster,
+            hooks=hooks,
+        )
+
     with ExitStack() as stack:
         if out is None:
             name = f"{setup.policy.folder}_seed{config.seed}"
             (out,) = stack.enter_context(new_folders(Path("evals"), [name]))
-        summary = evaluate(
-            setup,
-            EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture),
-            out,
-            about={"config": to_dict(config), "reference": reference},
-            existing="resume" if config.resume else "refuse",
-            cluster=cluster,
-            hooks=Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=cluster.index == 0),
-        )
+        runs = [run(settings, out)]
+        while len(runs) < config.repeat and not runs[-1].metrics["interrupted"]:
+            runs.append(run(replace(settings, capture=CaptureConfig()), repeat_folder(out, len(runs) + 1)))
+    summary = runs[0]
+    if len(runs) > 1 and cluster.index == 0:
+        summary = add_repeats(summary, runs[1:])
     if cluster.index == 0:
         say_result(summary, reference)
     return summary
@@ -123,7 +135,7 @@ def read_reference(folder: Path | None) -> dict[str, Any] | None:
 def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
     """Print the result of a run: success, speed, and the folder of the results."""
     from imf_jax.evaluation.folder import METRICS, RECORDS, REPORT
-    from imf_jax.evaluation.statistics import ranking_warning, reached_line, success_line
+    from imf_jax.evaluation.statistics import flipped_line, ranking_warning, reached_line, success_line
 
     metrics = summary.metrics
     console.print(summary.headline, style="bold")
@@ -133,6 +145,8 @@ def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
         console.print(warning, style="yellow")
     if reference:
         console.print(f"{reference['label']}: {success_line(reference)}")
+    if repeats := metrics.get("repeats"):
+        console.print(flipped_line(repeats))
     if metrics["interrupted"]:
         console.print(f"interrupted after {metrics['n_episodes']} of {metrics['n_requested']} episodes", style="yellow")
     if metrics["overflow_steps"]:
@@ -144,9 +158,11 @@ def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
     for line in metrics["capture_errors"]:
         console.print(f"could not be written: {line}", style="yellow")
     captures = f"; captures {metrics['capture_s']:.1f} s" if metrics["capture_s"] >= 0.1 else ""
+    share = metrics.get("useful_share")
+    useful = "" if share is None else f", {share:.0%} of all that were simulated"
     console.print(
         f"{metrics['control_steps']:,} control steps in {metrics['wall_s']:.1f} s = "
-        f"{metrics['control_steps_per_s']:,.0f} per second{captures}; "
+        f"{metrics['control_steps_per_s']:,.0f} per second{useful}{captures}; "
         f"start-up and compilation {metrics['warmup_s']:.1f} s"
     )
     pictures = f", {len(summary.images)} pictures under episodes/" if summary.images else ""

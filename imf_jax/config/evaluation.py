@@ -109,8 +109,9 @@ class EvalConfig:
     task: str | None = None
     # Scenes to evaluate: episodes 0, 1, ... of the seed.
     episodes: int = 50
-    # Scenes simulated at once; no influence on results of --backend native, by rounding only on the others.
-    num_envs: int = 50
+    # Scenes simulated at once; by default all, up to 50 on a CPU or 512 on each accelerator, and what fits in memory.
+    # No influence on results of --backend native, by rounding only on the others.
+    num_envs: int | None = None
     # What simulates: warp (CUDA, slow on CPUs), mjx (any XLA device), native (CPU cores); auto: warp on CUDA or native.
     backend: BackendName = "auto"
     # Devices that share the scenes of warp and mjx: a number, or all.
@@ -129,6 +130,8 @@ class EvalConfig:
     out: Path | None = None
     # Continue the evaluation in --out: only what is missing runs. The records are those of an uninterrupted run.
     resume: bool = False
+    # Runs of the same scenes, which count the episodes that end otherwise; only the first run has captures.
+    repeat: int = 1
     # YAML or JSON file of named jobs, see the README; a setting that a job does not name is the one given here.
     jobs: Path | None = None
     # With --jobs: go on with the next job after one that failed (the exit code still says so).
@@ -141,7 +144,7 @@ class EvalConfig:
     reference: Path | None = None
 
     def __post_init__(self) -> None:
-        require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps")
+        require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps", "repeat")
         require_seed(self.seed)
         if self.jobs is not None:
             require(
@@ -172,8 +175,9 @@ class LatencyConfig:
     delays: tuple[int, ...] = ()
     # Scenes per delay: episodes 0, 1, ... of the seed.
     episodes: int = 50
-    # Scenes simulated at once; no influence on results of --backend native, by rounding only on the others.
-    num_envs: int = 50
+    # Scenes simulated at once; by default all, up to 50 on a CPU or 512 on each accelerator, and what fits in memory.
+    # No influence on results of --backend native, by rounding only on the others.
+    num_envs: int | None = None
     # What simulates: warp (CUDA, slow on CPUs), mjx (any XLA device), native (CPU cores); auto: warp on CUDA or native.
     backend: BackendName = "auto"
     # Devices that share the scenes of warp and mjx: a number, or all.

@@ -12,11 +12,11 @@ from imf_jax.evaluation.folder import METRICS, EvaluationFolder, require_empty
 from imf_jax.evaluation.manifest import build_manifest
 from imf_jax.evaluation.merge import merge_shares
 from imf_jax.evaluation.report.page import write_report
-from imf_jax.evaluation.resume import prepare_resume, require_resumable, started
+from imf_jax.evaluation.resume import prepare_resume, require_resumable, started, stored_num_envs
 from imf_jax.evaluation.setup import Setup, make_rollout, require_camera
 from imf_jax.evaluation.statistics import evaluation_metrics, success_line
 from imf_jax.files import read_json
-from imf_jax.rollout.capacity import capture_bytes, require_fit
+from imf_jax.rollout.capacity import capture_bytes, default_num_envs, require_fit
 from imf_jax.rollout.capture import QUEUE_BYTES
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.episode_log import RolloutResult
@@ -36,7 +36,8 @@ class EvaluationSettings:
 
     Attributes:
         episodes: scenes to evaluate: 0, 1, ... of the seed.
-        num_envs: scenes simulated at once, on all devices of a process together.
+        num_envs: scenes simulated at once, on all devices of a process together; by default `default_num_envs`, or
+            those of the evaluation that is resumed.
         split: purpose of the scenes; splits never share one.
         seed: the user's seed.
         capture: captures of each episode besides its record.
@@ -44,7 +45,7 @@ class EvaluationSettings:
     """
 
     episodes: int
-    num_envs: int
+    num_envs: int | None = None
     split: Split = "test"
     seed: int = 0
     capture: CaptureConfig = field(default_factory=CaptureConfig)
@@ -52,7 +53,10 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         require(self.episodes >= 1, f"{self.episodes} episodes leave nothing to evaluate; ask for at least 1")
-        require(self.num_envs >= 1, f"{self.num_envs} scenes at once cannot be simulated; ask for at least 1")
+        require(
+            self.num_envs is None or self.num_envs >= 1,
+            f"{self.num_envs} scenes at once cannot be simulated; ask for at least 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """Exit code of a command line; see `imf_jax.errors`. A missing capture counts like an error."""
-        if self.metrics["interrupted"]:
+        if self.metrics["interrupted"] or self.metrics.get("repeats", {}).get("interrupted"):
             return EXIT_INTERRUPTED
         if not self.records:
             return EXIT_FAILED
@@ -183,12 +187,14 @@ def prepare(
     require_possible(setup, settings, cluster)
     seed = split_seed(settings.split, settings.seed)
     episodes = cluster.share(range(settings.episodes))
-    num_envs = setup.num_envs(settings.num_envs, len(episodes))
-    require_fit(backend, planner, num_envs, setup.devices)
     folder = cluster.folder(out)
+    wanted = settings.num_envs or (stored_num_envs(folder) if existing == "resume" else None)
+    wanted = wanted or default_num_envs(backend, planner, len(episodes), setup.devices)
+    num_envs = setup.num_envs(wanted, len(episodes))
+    require_fit(backend, planner, num_envs, setup.devices)
     context = RecorderContext(folder, backend, num_envs, settings.captured_episodes)
     recorders = make_recorders(settings.capture, context)
-    manifest = describe(setup, settings, cluster, about)
+    manifest = describe(setup, settings, cluster, num_envs, about)
     if cluster.count > 1 and cluster.index == 0:
         if existing == "resume":
             require(not started(out), f"{out} holds merged results of several processes; choose another --out")
@@ -230,7 +236,9 @@ def require_possible(setup: Setup, settings: EvaluationSettings, cluster: Cluste
         require_camera(camera, backend)
 
 
-def describe(setup: Setup, settings: EvaluationSettings, cluster: Cluster, about: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    setup: Setup, settings: EvaluationSettings, cluster: Cluster, num_envs: int, about: dict[str, Any]
+) -> dict[str, Any]:
     """Content of `manifest.json`."""
     backend, planner = setup.backend, setup.policy.planner
     return build_manifest(
@@ -242,6 +250,7 @@ def describe(setup: Setup, settings: EvaluationSettings, cluster: Cluster, about
         control_hz=1 / backend.control_dt,
         cameras=list(dict.fromkeys([*planner.cameras, *settings.capture.cameras])),
         renderer=backend.renderer if planner.cameras else None,
+        num_envs=num_envs,
         devices=max(1, len(setup.devices)),
         processes=cluster.count,
         **setup.policy.provenance,

@@ -15,6 +15,9 @@ from imf_jax.rollout.episode_log import RolloutResult
 from imf_jax.rollout.recorders.base import EPISODES
 from imf_jax.rollout.timing import merge_timing
 
+SUMS = ("control_steps", "scene_steps", "live_scene_steps", "frames_rendered", "overflow_steps")
+"""Measurements of a whole evaluation that are sums of those of its shares."""
+
 
 def merge_shares(
     out: Path, cluster: Cluster, manifest: dict[str, Any], *, requested: int, stages: Sequence[str]
@@ -41,10 +44,7 @@ def merge_shares(
         shares = [read_json(folder / METRICS) for folder in folders]
         total = RolloutResult(
             **{name: max(share[name] for share in shares) for name in ("warmup_s", "wall_s", "capture_s")},
-            **{
-                name: sum(share[name] for share in shares)
-                for name in ("control_steps", "frames_rendered", "overflow_steps")
-            },
+            **{name: sum(share[name] for share in shares) for name in SUMS},
             interrupted=any(share["interrupted"] for share in shares),
             capture_errors=[line for share in shares for line in share["capture_errors"]],
         )

@@ -16,8 +16,8 @@ from imf_jax.rollout.recorders.base import EPISODES
 DAMAGED = "episodes.damaged.jsonl"
 """File for lines of a record file that cannot be read."""
 
-IGNORED_KEYS = {"created", "versions", "device", "devices", "policy", "training", "reference", "config"}
-"""Entries of a manifest that may differ between the parts of one evaluation."""
+IGNORED_KEYS = {"created", "versions", "device", "devices", "num_envs", "policy", "training", "reference", "config"}
+"""Entries of a manifest that may differ between the parts of one evaluation, or are compared as flags."""
 
 _FREE_FLAGS = {
     "backend",
@@ -30,6 +30,7 @@ _FREE_FLAGS = {
     "out",
     "plot",
     "reference",
+    "repeat",
     "resume",
 }
 """Flags that may differ; checkpoint, backend and delay are compared by their resolved values."""
@@ -58,6 +59,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def started(path: Path) -> bool:
     """True if an evaluation has been started in this folder."""
     return (path / MANIFEST).is_file()
+
+
+def stored_num_envs(path: Path) -> int | None:
+    """Scenes that the evaluation in a folder simulated at once; None if there is none, or it does not say."""
+    return read_json(path / MANIFEST).get("num_envs") if started(path) else None
 
 
 def prepare_resume(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRecord], list[str]]:

@@ -21,6 +21,10 @@ ENOUGH_EPISODES = 50
 """With fewer, even 100 % success leaves an interval of more than 7 percentage points."""
 
 
+SHOWN_EPISODES = 10
+"""Episode numbers named in a message."""
+
+
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a success rate: the rates p that a two-sided score test does not reject.
 
@@ -167,6 +171,9 @@ def evaluation_metrics(
         "capture_s": result.capture_s,
         "control_steps": sum(record.steps for record in records),
         "control_steps_per_s": result.control_steps / result.wall_s if result.wall_s else 0.0,
+        "scene_steps": result.scene_steps,
+        "live_scene_steps": result.live_scene_steps,
+        "useful_share": result.useful_share,
         "frames_rendered": result.frames_rendered,
         "overflow_steps": sum(record.overflow_steps for record in records),
         "capture_errors": result.capture_errors,
@@ -197,6 +204,21 @@ def reached_line(metrics: dict[str, Any]) -> str | None:
     return (
         f"reached the last stage ({last['name']}) at any time: {last['n_reached']}/{last['n_episodes']} = "
         f"{last['pc_reached']:.1f} % (95 % interval {low:.1f}-{high:.1f} %)"
+    )
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Name episodes in a message, the first ones if there are many."""
+    return ", ".join(map(str, numbers[:SHOWN_EPISODES])) + (", ..." if len(numbers) > SHOWN_EPISODES else "")
+
+
+def flipped_line(repeats: dict[str, Any]) -> str:
+    """Comparison of an evaluation with its repetitions, `imf_jax.evaluation.repeat.repeat_figures`, in one line."""
+    which = f" ({listed(repeats['flipped'])})" if repeats["flipped"] else ""
+    return (
+        f"{repeats['n_runs']} runs of the same scenes, with {' and '.join(map(str, repeats['n_success']))} successes: "
+        f"{repeats['n_flipped']} of {repeats['n_compared']} episodes flipped{which}, {repeats['n_identical']} were "
+        "equal to the bit"
     )
 
 

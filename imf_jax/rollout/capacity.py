@@ -1,7 +1,7 @@
 """Memory that a rollout needs, estimated before anything is compiled or launched."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,6 +13,51 @@ from imf_jax.sim.backends.base import Backend
 
 USABLE_SHARE = 0.85
 """Share of the free memory that an estimate may reach: it counts the large arrays, not all of them."""
+
+
+HOST_SCENES = 50
+"""Scenes at once on a CPU by default: enough to fill its cores."""
+
+DEVICE_SCENES = 512
+"""Scenes at once on each accelerator by default. With fewer, a step takes about as long; with more, the rows of a batch
+see fewer episodes each, and more of them are idle at the end."""
+
+
+class Demand(NamedTuple):
+    """Memory of a rollout on each device, or in main memory [bytes].
+
+    Attributes:
+        free: free memory; None if unknown.
+        weights: of the planner.
+        scene: of one scene.
+        shares: devices between which the scenes are divided.
+    """
+
+    free: int | None
+    weights: int
+    scene: int
+    shares: int
+
+    @property
+    def largest(self) -> int | None:
+        """Scenes that fit, on all devices together; None if unknown."""
+        if self.free is None:
+            return None
+        return max(0, int((USABLE_SHARE * self.free - self.weights) / self.scene)) * self.shares
+
+
+def memory_demand(backend: Backend, planner: ProgramPlanner, devices: Sequence[Any]) -> Demand:
+    """Estimate the memory of a rollout; arguments as of `require_fit`."""
+    on_accelerator = _on_accelerator(devices)
+    scene = backend.bytes_per_scene(planner.cameras) + picture_bytes(backend, planner)
+    if backend.compiled:  # the host plans `rows` scenes at a time, a compiled loop all of them
+        scene += planner.program.bytes_per_scene()
+    return Demand(
+        free=free_device_memory() if on_accelerator else free_main_memory(),
+        weights=sum(leaf.nbytes for leaf in jax.tree.leaves(planner.weights)),
+        scene=scene,
+        shares=len(devices) if on_accelerator else 1,
+    )
 
 
 def require_fit(backend: Backend, planner: ProgramPlanner, num_envs: int, devices: Sequence[Any] = ()) -> None:
@@ -27,23 +72,33 @@ def require_fit(backend: Backend, planner: ProgramPlanner, num_envs: int, device
     Raises:
         ArgumentError: names the largest number of scenes that would fit.
     """
-    on_accelerator = bool(devices) and devices[0].platform != "cpu"
-    free = free_device_memory() if on_accelerator else free_main_memory()
-    if free is None:
+    demand = memory_demand(backend, planner, devices)
+    if demand.free is None or demand.largest is None or num_envs <= demand.largest:
         return
-    shares = len(devices) if on_accelerator else 1
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(planner.weights))
-    per_scene = backend.bytes_per_scene(planner.cameras) + picture_bytes(backend, planner)
-    if backend.compiled:  # the host plans `rows` scenes at a time, a compiled loop all of them
-        per_scene += planner.program.bytes_per_scene()
-    largest = max(0, int((USABLE_SHARE * free - weights) / per_scene)) * shares
-    if num_envs > largest:
-        where = "each device" if shares > 1 else "the device" if on_accelerator else "main memory"
-        need = (weights + per_scene * num_envs / shares) / 1e9
-        raise ArgumentError(
-            f"{num_envs} scenes at once need about {need:.1f} GB, but {where} has {free / 1e9:.1f} GB free; "
-            f"the largest --num-envs that fits is about {largest}"
-        )
+    on_accelerator, shares = _on_accelerator(devices), demand.shares
+    where = "each device" if shares > 1 else "the device" if on_accelerator else "main memory"
+    need = (demand.weights + demand.scene * num_envs / shares) / 1e9
+    raise ArgumentError(
+        f"{num_envs} scenes at once need about {need:.1f} GB, but {where} has {demand.free / 1e9:.1f} GB free; "
+        f"the largest --num-envs that fits is about {demand.largest}"
+    )
+
+
+def default_num_envs(backend: Backend, planner: ProgramPlanner, episodes: int, devices: Sequence[Any] = ()) -> int:
+    """Scenes simulated at once unless the user says how many: no more than episodes, and than fit in memory.
+
+    Returns:
+        a multiple of the devices, at least one scene for each; arguments as of `require_fit`.
+    """
+    shares = max(1, len(devices))
+    usual = DEVICE_SCENES * shares if _on_accelerator(devices) else HOST_SCENES
+    largest = memory_demand(backend, planner, devices).largest
+    fitting = usual if largest is None else min(usual, largest)
+    return max(1, min(fitting // shares, -(-episodes // shares))) * shares
+
+
+def _on_accelerator(devices: Sequence[Any]) -> bool:
+    return bool(devices) and devices[0].platform != "cpu"
 
 
 def picture_bytes(backend: Backend, planner: ProgramPlanner) -> int:

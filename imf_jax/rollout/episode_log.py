@@ -60,6 +60,11 @@ class RolloutResult:
     interrupted: bool = False
     capture_errors: list[str] = field(default_factory=list)
 
+    @property
+    def useful_share(self) -> float | None:
+        """Share of the simulated control steps that belong to an episode; None if nothing was simulated."""
+        return self.live_scene_steps / self.scene_steps if self.scene_steps else None
+
 
 class EpisodeLog:
     """Log of one rollout.

@@ -58,6 +58,26 @@ def test_captures_change_no_record(script: Callable[..., Any], run_folder: Path)
         assert (Path("captured") / b.artifacts["trajectory"]).is_file()
 
 
+def test_a_repetition_on_native_is_equal_to_the_bit(script: Callable[..., Any], run_folder: Path) -> None:
+    command = ("eval.py", "--checkpoint", run_folder, "--episodes", 3, "--repeat", 2, "--out", "twice")
+    run = script(*command, "--save-trajectory")
+    assert run.code == 0, run.err
+    line = "2 runs of the same scenes, with 0 and 0 successes: 0 of 3 episodes flipped, 3 were equal to the bit"
+    assert line in " ".join(run.out.split())
+    metrics = read_json(Path("twice/metrics.json"))
+    assert metrics["repeats"] == {
+        "n_runs": 2, "n_compared": 3, "n_success": [0, 0], "n_flipped": 0, "flipped": [], "n_identical": 3,
+        "interrupted": False,
+    }  # fmt: skip
+    assert metrics["useful_share"] == 60 / metrics["scene_steps"] <= 1
+    assert "of all that were simulated" in " ".join(run.out.split())
+    assert line in Path("twice/report.html").read_text()
+    assert not (Path("twice/repeat_2") / "episodes").exists(), "only the first run has captures"
+    (Path("twice/repeat_2") / "episodes.jsonl").unlink()
+    assert script(*command, "--save-trajectory", "--resume").code == 0
+    assert read_json(Path("twice/metrics.json"))["repeats"] == metrics["repeats"]
+
+
 def test_expert_as_reference(script: Callable[..., Any], run_folder: Path) -> None:
     assert script("eval.py", "--expert", "--episodes", 2, "--out", "expert").code == 0
     run = script("eval.py", "--checkpoint", run_folder, "--episodes", 2, "--out", "run", "--reference", "expert")

@@ -32,7 +32,7 @@ def test_a_manifest_from_before_captures_had_a_group_goes_on() -> None:
         ({"capture": CaptureConfig(save_images=True, camera="top")}, ["--camera", "--save-images"]),
         ({"execution": ExecutionConfig(action_interpolation=5)}, ["--action-interpolation"]),
         ({"seed": 3}, ["--seed"]),
-        ({"num_envs": 9, "resume": True, "reference": None, "devices": "all"}, []),
+        ({"num_envs": 9, "resume": True, "reference": None, "devices": "all", "repeat": 2}, []),
     ],
 )
 def test_differences_are_named_as_flags(changed: dict[str, Any], named: list[str]) -> None:

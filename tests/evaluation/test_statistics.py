@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from imf_jax.evaluation import statistics
+from imf_jax.evaluation.repeat import repeat_figures
 from imf_jax.evaluation.statistics import (
     bootstrap_interval,
     episode_statistics,
+    flipped_line,
     ranking_warning,
     stage_statistics,
     success_line,
@@ -105,3 +107,13 @@ def test_no_episode_at_all() -> None:
     metrics = episode_statistics([])
     assert metrics["pc_success"] is None
     assert "no episode" in success_line(metrics)
+
+
+def test_episodes_that_flip_between_runs_are_counted() -> None:
+    first = [record(0, "success"), record(1, "success"), record(2, "timeout"), record(3, "success")]
+    second = [replace(record(0, "success"), env_slot=3, artifacts={"a": "b"}), record(1, "timeout"), record(2, "error")]
+    figures = repeat_figures([first, second])
+    assert figures == {
+        "n_runs": 2, "n_compared": 3, "n_success": [2, 1], "n_flipped": 1, "flipped": [1], "n_identical": 1,
+    }  # fmt: skip
+    assert "1 of 3 episodes flipped (1), 1 were equal to the bit" in flipped_line(figures)

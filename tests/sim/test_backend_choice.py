@@ -9,7 +9,7 @@ import pytest
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.manifest import environment
 from imf_jax.memory import free_device_memory
-from imf_jax.rollout.capacity import capture_bytes, require_fit
+from imf_jax.rollout.capacity import capture_bytes, default_num_envs, require_fit
 from imf_jax.sim.backends import choice, warp
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
@@ -131,6 +131,25 @@ def test_devices_share_what_must_fit(monkeypatch: pytest.MonkeyPatch, transfer_b
         return int(str(caught.value).rsplit(" ", 1)[1])
 
     assert largest(4) == 4 * largest(1)
+
+
+def test_scenes_at_once_follow_from_episodes_and_memory(monkeypatch: pytest.MonkeyPatch, transfer_backend: Any) -> None:
+    gpus = [SimpleNamespace(platform="gpu")] * 3
+
+    def chosen(episodes: int, count: int) -> int:
+        return default_num_envs(transfer_backend, seeing(), episodes, gpus[:count])
+
+    monkeypatch.setattr("imf_jax.rollout.capacity.free_main_memory", lambda: None)
+    monkeypatch.setattr("imf_jax.rollout.capacity.free_device_memory", lambda: None)
+    assert [chosen(episodes, 0) for episodes in (1, 30, 4096)] == [1, 30, 50]
+    assert [chosen(episodes, 1) for episodes in (30, 4096)] == [30, 512]
+    assert [chosen(episodes, 3) for episodes in (1, 31, 4096)] == [3, 33, 1536]
+    monkeypatch.setattr("imf_jax.rollout.capacity.free_device_memory", lambda: 10**8)
+    fitting = chosen(4096, 1)
+    assert fitting < 512
+    require_fit(transfer_backend, seeing(), fitting, gpus[:1])
+    monkeypatch.setattr("imf_jax.rollout.capacity.free_device_memory", lambda: 0)
+    assert chosen(4096, 1) == 1  # which `require_fit` refuses
 
 
 def test_nothing_is_captured_nothing_is_held() -> None:

@@ -9,13 +9,10 @@ from scipy.stats import binomtest
 
 from imf_jax.config import require
 from imf_jax.evaluation.report.load import Evaluation
-from imf_jax.evaluation.statistics import episode_statistics, ranking_warning
+from imf_jax.evaluation.statistics import episode_statistics, listed, ranking_warning
 
 SIGNIFICANCE = 0.05
 """Differences with a smaller p value are called significant."""
-
-SHOWN_EPISODES = 10
-"""Episode numbers named in a message."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +136,14 @@ def _require_same_scenes(first: Evaluation, other: Evaluation) -> None:
     seeds = [sorted({record.seed for record in evaluation.records}) for evaluation in (first, other)]
     require(
         seeds[0] == seeds[1],
-        f"{both}: their scenes are of seed {_listed(seeds[0])} and {_listed(seeds[1])}; evaluate both with one --seed",
+        f"{both}: their scenes are of seed {listed(seeds[0])} and {listed(seeds[1])}; evaluate both with one --seed",
     )
     episodes = [{record.episode for record in evaluation.records} for evaluation in (first, other)]
     missing = sorted(episodes[0] ^ episodes[1])
     require(
         not missing,
         f"{both}: {len(missing)} episode{' is' if len(missing) == 1 else 's are'} in only one of them "
-        f"({_listed(missing)}); evaluate the same --episodes, and finish evaluations that were interrupted",
+        f"({listed(missing)}); evaluate the same --episodes, and finish evaluations that were interrupted",
     )
     by_episode = {record.episode: record.seed for record in first.records}
     require(
@@ -195,8 +192,3 @@ def _warnings(evaluations: Sequence[Evaluation]) -> list[str]:
             lines.append(f"{evaluation.folder}: {errors} ended in an error and count as not successful")
         lines += evaluation.problems
     return lines
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:SHOWN_EPISODES]))
-    return shown + (", ..." if len(numbers) > SHOWN_EPISODES else "")

@@ -13,7 +13,7 @@ from imf_jax.evaluation.report.charts import shade
 from imf_jax.evaluation.report.comparison import Comparison, conclusion
 from imf_jax.evaluation.report.load import Evaluation, read_evaluation
 from imf_jax.evaluation.report.parts import EpisodeRow, episode_rows, path_plots, timing_rows, training_charts
-from imf_jax.evaluation.statistics import episode_statistics, ranking_warning, success_line
+from imf_jax.evaluation.statistics import episode_statistics, flipped_line, ranking_warning, success_line
 from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import STATUSES
 
@@ -106,7 +106,16 @@ def _headline(evaluation: Evaluation) -> dict[str, Any]:
         "rates": _both_rates(evaluation.label, figures) if evaluation.records else [],
         "unfinished": f"{len(evaluation.records)} of {_requested(evaluation)} episodes" if interrupted else None,
         "warning": ranking_warning(len(evaluation.records)) if evaluation.records else None,
+        "repeats": _repeats(evaluation.metrics),
     }
+
+
+def _repeats(metrics: dict[str, Any]) -> str | None:
+    """Comparison with repetitions of the evaluation, if there are any."""
+    try:
+        return flipped_line(metrics["repeats"])
+    except (TypeError, KeyError):
+        return None
 
 
 def _both_rates(label: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -165,6 +174,7 @@ def _facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """Times and speeds of the run, as far as `metrics.json` has them."""
     wanted = (
         ("control_steps_per_s", "control steps per second", "{:,.0f}"),
+        ("useful_share", "of the simulated steps belong to an episode", "{:.0%}"),
         ("wall_s", "closed loop", "{:.1f} s"),
         ("capture_s", "waiting for captures", "{:.1f} s"),
         ("warmup_s", "start-up, compilation", "{:.1f} s"),

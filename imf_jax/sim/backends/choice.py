@@ -51,13 +51,13 @@ def _warp_sees_cuda() -> bool:
     return bool(start_warp().is_cuda_available())
 
 
-def resolve_devices(backend: str, count: DeviceCount, num_envs: int) -> list[Any]:
+def resolve_devices(backend: str, count: DeviceCount, num_envs: int | None) -> list[Any]:
     """Choose the devices that share the scenes of a compiled backend in equal parts.
 
     Args:
         backend: a name made by `resolve_backend`.
         count: how many, or "all".
-        num_envs: scenes simulated at once.
+        num_envs: scenes simulated at once; None if they will be chosen to suit the devices.
 
     Raises:
         ArgumentError: there are not that many, they do not divide the scenes, or the backend uses none.
@@ -75,9 +75,9 @@ def resolve_devices(backend: str, count: DeviceCount, num_envs: int) -> list[Any
         f"--devices {wanted} is more than there are: {len(there)} ({there[0].device_kind})",
     )
     require(
-        num_envs % wanted == 0,
+        num_envs is None or num_envs % wanted == 0,
         f"{num_envs} scenes cannot be shared by {wanted} devices; let --num-envs be a multiple of --devices, "
-        f"for example {-(-num_envs // wanted) * wanted}",
+        f"for example {-(-(num_envs or 0) // wanted) * wanted}",
     )
     return there[:wanted]
 
