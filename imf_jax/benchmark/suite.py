@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imf_jax.benchmark.device_figures import DeviceFigure, measure_device, on_cuda
+from imf_jax.benchmark.evaluation import EvaluationFigures, measure_evaluation
 from imf_jax.benchmark.random_walk import Wanderer, untrained_policy
 from imf_jax.benchmark.rollouts import LoopFigures, MeasuredPolicy, ScalingFigures, measure_loop, measure_scaling
 from imf_jax.benchmark.tables import Table
@@ -47,17 +48,21 @@ class RolloutFigures(NamedTuple):
     loops: list[LoopFigures]
     scaling: list[ScalingFigures]
     device: list[DeviceFigure]
+    evaluation: list[EvaluationFigures]
 
     def tables(self) -> list[Table]:
         """The figures as tables."""
-        loops, scaling, device = ([asdict(row) for row in rows] for rows in self)
-        return [
+        loops, scaling, device, evaluation = ([asdict(row) for row in rows] for rows in self)
+        tables = [
             Table(
                 "Closed loop; share = sum of its parts / loop; ratio = loop / one scene at a time", loops, upright=True
             ),
             Table("Closed loop over batch sizes", scaling),
             Table("Promised for one GPU", device),
         ]
+        if evaluation:  # there is none of a task without an expert
+            tables.append(Table("Evaluation of the disturbed expert; ratio = loop / its frozen form", evaluation))
+        return tables
 
 
 def untrained_policies(
@@ -136,7 +141,7 @@ def measure_rollouts(
         renderer == "warp" or any(measured_policy.cameras for measured_policy in policies),
         f"--renderer {renderer} would render nothing: no policy that is measured sees pictures",
     )
-    figures = RolloutFigures([], [], [])
+    figures = RolloutFigures([], [], [], [])
     for measured_policy in policies:
         usual = USUAL[on_cuda(), bool(measured_policy.cameras)]
         pictures: RendererName = renderer if measured_policy.cameras else "warp"
@@ -165,6 +170,12 @@ def measure_rollouts(
             )
         )
         on_figures(figures)
+    for task in dict.fromkeys(measured_policy.task for measured_policy in policies):
+        if get_task(task).expert is not None:
+            say(f"{task}: an evaluation whose episodes end at different times")
+            size = batch or USUAL[on_cuda(), False].batch
+            figures.evaluation.append(measure_evaluation(task, backend, batch=size))
+            on_figures(figures)
     say("promised figures of a GPU")
     figures.device.extend(
         measure_device(policies, figures.scaling, backend, max_seconds=max_seconds, renderer=renderer)

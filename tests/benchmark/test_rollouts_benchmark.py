@@ -3,13 +3,14 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from imf_jax.benchmark import device_figures, lewm, rollouts
+from imf_jax.benchmark import device_figures, evaluation, lewm, rollouts, suite
 from imf_jax.benchmark.components import (
     SEED,
     bare_physics,
@@ -19,6 +20,7 @@ from imf_jax.benchmark.components import (
     require_full_length,
 )
 from imf_jax.benchmark.device_figures import NOT_MEASURED, measure_device
+from imf_jax.benchmark.evaluation import EvaluationFigures, measure_evaluation
 from imf_jax.benchmark.rollouts import (
     BatchClock,
     MeasuredPolicy,
@@ -37,7 +39,7 @@ from imf_jax.models.encoders.vit import VitSizes
 from imf_jax.plots import require_matplotlib
 from imf_jax.rollout import capacity, capture
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.episode_log import RolloutProgress
+from imf_jax.rollout.episode_log import RolloutProgress, RolloutResult
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.sim.tasks.transfer import Transfer
@@ -192,6 +194,33 @@ def test_scaling_keeps_what_it_has_when_an_episode_ends_early(
     assert "ended as failure after 5 of 8 control steps" in second.note
 
 
+def test_an_evaluation_stands_beside_its_frozen_form(monkeypatch: pytest.MonkeyPatch, transfer_backend: Any) -> None:
+    monkeypatch.setattr(evaluation, "make_backend", lambda *_, **__: transfer_backend)
+    options = {"batch": 2, "episodes": 4, "max_steps": 20}
+    host = measure_evaluation("transfer", "native", **options)
+    assert (host.episodes, host.success, host.useful_share, host.frozen_per_s) == (4, 0.0, 1.0, None)
+    assert host.episodes_per_s > 0
+
+    forms: list[dict[str, Any]] = []
+
+    def make_rollout(*_: Any, on_record: Any, refill: bool = True, **options: Any) -> Any:
+        def run() -> RolloutResult:
+            forms.append(options)
+            for episode in range(4):
+                on_record(EpisodeRecord(episode, 0, 0, "success", 5, 0, 4, 0.0, 0.0, None, 1))
+            return RolloutResult(wall_s=1.0 if refill else 4.0, scene_steps=100, live_scene_steps=90 if refill else 30)
+
+        return SimpleNamespace(run=run)
+
+    monkeypatch.setattr(evaluation, "make_rollout", make_rollout)
+    monkeypatch.setattr(evaluation, "require_fit", lambda *_: None)
+    monkeypatch.setattr(evaluation, "make_backend", lambda *_, **__: SimpleNamespace(compiled=True))
+    figures = measure_evaluation("transfer", "mjx", **options)
+    assert forms[0] == forms[1]
+    assert (figures.success, figures.episodes_per_s, figures.useful_share) == (1.0, 4.0, 0.9)
+    assert (figures.frozen_per_s, figures.frozen_share, figures.ratio) == (1.0, 0.3, 4.0)
+
+
 def test_without_a_gpu_nothing_is_promised(state: MeasuredPolicy, seeing: MeasuredPolicy) -> None:
     rows = measure_device([state, seeing], [], "native", max_seconds=60)
     assert [(row.figure, row.target) for row in rows] == [
@@ -222,7 +251,9 @@ def test_promised_figures_are_filled_where_a_gpu_is(
     assert (refused, note.endswith("raise --max-seconds")) == (NOT_MEASURED, True)
 
 
-def test_tables_and_plot(state: MeasuredPolicy, here: Any) -> None:
+def test_tables_and_plot(state: MeasuredPolicy, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = EvaluationFigures("transfer", "native", 2, 4, 0.75, 1.0, 1.0, None, None, None)
+    monkeypatch.setattr(suite, "measure_evaluation", lambda *_, **__: row)
     said: list[str] = []
     known: list[tuple[int, int]] = []
     figures = measure_rollouts(
@@ -230,8 +261,9 @@ def test_tables_and_plot(state: MeasuredPolicy, here: Any) -> None:
         on_figures=lambda figures: known.append((len(figures.loops), len(figures.scaling))),
     )  # fmt: skip
     assert isinstance(figures, RolloutFigures)
-    assert len(said) == 3
-    assert known == [(1, 0), (1, 1)]
+    assert len(said) == 4
+    assert known == [(1, 0), (1, 1), (1, 1)]
+    assert figures.evaluation == [row]
     tables = figures.tables()
     json.dumps([table.rows for table in tables], allow_nan=False)
     page = markdown(tables)
