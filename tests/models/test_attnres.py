@@ -1,5 +1,8 @@
 """The transformer: size, initialisation, and what it reduces to."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +113,49 @@ def test_rows_do_not_influence_one_another() -> None:
     whole = run(head, z, r, t, condition)
     other = run(head, z.at[1:].set(7.0), r.at[1:].set(0.1), t.at[1:].set(0.2), condition.at[1:].set(-3.0))
     np.testing.assert_array_equal(whole[0], other[0])
+
+
+@pytest.mark.parametrize(("n_layer", "n_kv_head", "causal"), [(1, 4, False), (2, 2, True), (4, 1, False)])
+def test_scanned_layers_are_the_unrolled_ones(n_layer: int, n_kv_head: int, causal: bool) -> None:
+    """Outputs, their derivative along a tangent, and gradients of the weights through both."""
+    head = small_head(n_layer=n_layer, n_kv_head=n_kv_head, causal=causal)
+    head.backbone.pseudo_queries[...] = jax.random.normal(jax.random.key(0), head.backbone.pseudo_queries.shape)
+    z, r, t, condition = inputs()
+
+    def outputs(graph: nnx.GraphDef, weights: nnx.State) -> tuple[jax.Array, jax.Array]:
+        return jax.jvp(
+            lambda z, r, t: nnx.merge(graph, weights)(z, r, t, condition), (z, r, t), (jnp.cos(z), 0 * r, jnp.ones(3))
+        )
+
+    def scalar(graph: nnx.GraphDef, weights: nnx.State) -> jax.Array:
+        value, derivative = outputs(graph, weights)
+        return jnp.sum(jnp.sin(value)) + jnp.sum(jnp.cos(derivative))
+
+    @partial(jax.jit, static_argnums=0)
+    def all_of(graph: nnx.GraphDef, weights: nnx.State) -> Any:
+        return outputs(graph, weights), jax.grad(scalar, argnums=1)(graph, weights)
+
+    results, trees = [], []
+    for form in ("unrolled", "scanned"):
+        head.backbone.form = form
+        graph, weights = nnx.split(head)
+        results.append(all_of(graph, weights))
+        trees.append(jax.tree.structure(weights))
+    assert trees[0] == trees[1]
+    for unrolled, scanned in zip(*map(jax.tree.leaves, results), strict=True):
+        scale = float(jnp.abs(unrolled).max())
+        np.testing.assert_allclose(scanned / scale, unrolled / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "n_layer", "scanned"), [("cpu", 24, False), ("cpu", 25, True), ("gpu", 1, True), ("tpu", 4, True)]
+)
+def test_layers_are_scanned_where_compilation_matters_more(
+    platform: str, n_layer: int, scanned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    head = nnx.eval_shape(lambda: small_head(n_layer=n_layer))
+    assert head.backbone.is_scanned() == scanned
 
 
 def test_norm_is_root_mean_square() -> None:

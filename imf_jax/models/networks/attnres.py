@@ -9,6 +9,7 @@ Inside, activations are matrices (rows = batch x tokens, channels), which keeps 
 import operator
 from collections.abc import Sequence
 from functools import reduce
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,11 @@ Array = jax.Array
 NORM_EPS = 1e-6
 ROPE_THETA = 1e4
 TIME_MAX_PERIOD = 1e4
+
+LayerForm = Literal["auto", "unrolled", "scanned"]
+
+LAYERS_UNROLLED_ON_CPU = 24
+"""Layers up to which a CPU gets the unrolled form: XLA's time and memory for it grow with the square of the layers."""
 
 
 def swiglu_width(n_emb: int) -> int:
@@ -145,7 +151,16 @@ class SwiGLU(nnx.Module):
 
 
 class AttnResBackbone(nnx.Module):
-    """2 n_layer sub-layers, attention then SwiGLU, joined by attention residuals; returns the sum of all sources."""
+    """2 n_layer sub-layers, attention then SwiGLU, joined by attention residuals; returns the sum of all sources.
+
+    Attributes:
+        form: how the layers are compiled, with the same weights and, up to rounding, the same results. `unrolled` is
+            faster on CPUs. `scanned` compiles one layer, whatever their number, and is what XLA can compile for GPUs:
+            it fails there on the unrolled form in batches of a few hundred rows. `auto` takes the one that suits the
+            default device and the number of layers.
+    """
+
+    form: LayerForm = "auto"
 
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
         kinds = [Attention, SwiGLU] * config.n_layer
@@ -156,20 +171,55 @@ class AttnResBackbone(nnx.Module):
 
     def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
         """Transform the embedded tokens `x`, (B * num_tokens, n_emb), to the same shape."""
-        queries = self.pseudo_queries[...]
-        sources: list[Array] = []
-        logits: list[Array] = []  # logits[i][k] (rows,): sub-layer k's score of source i, for every later k at once
+        return self._scanned(x, num_tokens) if self.is_scanned() else self._unrolled(x, num_tokens)
 
-        def add_source(source: Float[Array, "rows C"]) -> None:
-            sources.append(source)
-            logits.append((queries @ source.T) * inverse_rms(source)[:, 0])
+    def is_scanned(self) -> bool:
+        """Whether the form is `scanned`, chosen or given."""
+        if self.form != "auto":
+            return self.form == "scanned"
+        return jax.default_backend() != "cpu" or len(self.sublayers) > 2 * LAYERS_UNROLLED_ON_CPU
 
-        add_source(x)
+    def _logits(self, source: Float[Array, "rows C"]) -> Float[Array, "K rows"]:
+        """Score of a source in each of the K sub-layers, those before it included."""
+        return (self.pseudo_queries[...] @ source.T) * inverse_rms(source)[:, 0]
+
+    def _unrolled(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
+        sources: list[Array] = [x]
+        logits: list[Array] = [self._logits(x)]
         for k, (norm, sublayer) in enumerate(zip(self.norms, self.sublayers, strict=True)):
             weights = jax.nn.softmax(jnp.stack([scores[k] for scores in logits]), axis=0)
             mixture = add_all([weight[:, None] * source for weight, source in zip(weights, sources, strict=True)])
-            add_source(sublayer(norm(mixture), num_tokens))
+            sources.append(sublayer(norm(mixture), num_tokens))
+            logits.append(self._logits(sources[-1]))
         return add_all(sources)
+
+    def _scanned(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
+        """One compiled layer for all: every mixture is over all sources, and those that are not there yet weigh 0."""
+        num_sublayers = len(self.sublayers)
+        pairs = zip(self.norms, self.sublayers, strict=True)
+        layers = [nnx.split(list(layer)) for layer in zip(pairs, pairs, strict=True)]
+        graph = layers[0][0]
+        weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(weights for _, weights in layers))
+        index = jnp.arange(1 + num_sublayers)[:, None]
+
+        def add_source(memory: tuple[Array, Array], place: Array | int, source: Array) -> tuple[Array, Array]:
+            sources, logits = memory
+            return sources.at[place].set(source), logits.at[place].set(self._logits(source))
+
+        def layer(memory: tuple[Array, Array], inputs: tuple[Array, nnx.State]) -> tuple[tuple[Array, Array], None]:
+            first, weights = inputs
+            for offset, (norm, sublayer) in enumerate(nnx.merge(graph, weights)):
+                k = first + offset
+                sources, logits = memory
+                shares = jax.nn.softmax(jnp.where(index <= k, logits[:, k], -jnp.inf), axis=0)
+                mixture = jnp.sum(shares[:, :, None] * sources, axis=0)
+                memory = add_source(memory, k + 1, sublayer(norm(mixture), num_tokens))
+            return memory, None
+
+        empty = jnp.zeros((1 + num_sublayers, *x.shape)), jnp.zeros((1 + num_sublayers, num_sublayers, x.shape[0]))
+        firsts = jnp.arange(0, num_sublayers, 2)
+        (sources, _), _ = jax.lax.scan(layer, add_source(empty, 0, x), (firsts, weights))
+        return jnp.sum(sources, axis=0)
 
 
 class AttnResHead(nnx.Module):
