@@ -40,6 +40,7 @@ class FeatureSource:
         cameras: in the order in which the encoder takes them.
         image_size: height and width of the pictures [pixels].
         preprocessing: version of the computation.
+        dtype: of the encoder's matrix products.
     """
 
     encoder_sha256: str
@@ -47,11 +48,16 @@ class FeatureSource:
     cameras: tuple[str, ...]
     image_size: int
     preprocessing: int = PREPROCESSING_VERSION
+    dtype: str = "float32"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it; float32, once the only type, goes without saying, so that older caches stay usable."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("dtype", "float32")}
 
     @property
     def key(self) -> str:
         """Short name of this source."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def cache_path(directory: Path, source: FeatureSource) -> Path:
@@ -139,7 +145,7 @@ def write_features(pictures: PictureFolder, source: FeatureSource, features: np.
 
 
 def _about(pictures: PictureFolder, source: FeatureSource) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(json.dumps(asdict(source)))  # as they come back from a file
+    values: dict[str, Any] = json.loads(json.dumps(source.to_dict()))  # as they come back from a file
     return values | {"pictures": pictures.fingerprint, "num_steps": pictures.num_steps}
 
 

@@ -244,7 +244,9 @@ def build_conditioning(
     if isinstance(config.encoder, StateEncoderConfig):
         return StateConditioning(config, spaces.state_dim, env_state_dim)
     if isinstance(config.encoder, LewmEncoderConfig):
-        encoder = frozen_encoder or lewm.load(config.encoder.weights, fusion=config.encoder.fusion)
+        encoder = frozen_encoder or lewm.load(
+            config.encoder.weights, fusion=config.encoder.fusion, dtype=config.encoder.dtype
+        )
         return LewmConditioning(config, spaces.state_dim, encoder)
     if isinstance(config.encoder, ResNetEncoderConfig):
         return ResNetConditioning(config, spaces.state_dim, rngs=rngs)

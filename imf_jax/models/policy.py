@@ -285,4 +285,10 @@ def unloaded_encoder(config: PolicyConfig, identity: dict[str, Any]) -> LewmEnco
     assert isinstance(config.encoder, LewmEncoderConfig)
     sizes = from_dict(LewmSizes, identity["sizes"])
     zeros = {name: np.zeros(shape, np.float32) for name, shape in sizes.weight_shapes().items()}
-    return LewmEncoder(zeros, sizes, fusion=config.encoder.fusion, fingerprint=identity["weights_sha256"])
+    return LewmEncoder(
+        zeros,
+        sizes,
+        fusion=config.encoder.fusion,
+        dtype=config.encoder.dtype,
+        fingerprint=identity["weights_sha256"],
+    )

@@ -188,6 +188,10 @@ class CorrectedProgram(PlanProgram):
     def bytes_per_scene(self) -> int:
         return self.policy.bytes_per_scene() + 4096
 
+    @override
+    def encoder_bytes(self, num_scenes: int) -> int:
+        return self.policy.encoder_bytes(num_scenes)
+
     @property
     def _spaces(self) -> RobotSpaces:
         return get_task(self.task).robot.spaces

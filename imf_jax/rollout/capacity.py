@@ -1,6 +1,7 @@
 """Memory that a rollout needs, estimated before anything is compiled or launched."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,8 @@ from imf_jax.sim.backends.base import Backend
 USABLE_SHARE = 0.85
 """Share of the free memory that an estimate may reach: it counts the large arrays, not all of them."""
 
+MOST_SCENES = 2**31
+"""More than any device has room for."""
 
 HOST_SCENES = 50
 """Scenes at once on a CPU by default: enough to fill its cores."""
@@ -30,12 +33,14 @@ class Demand(NamedTuple):
         free: free memory; None if unknown.
         weights: of the planner.
         scene: of one scene.
+        encoder: memory of a frozen encoder that works on the pictures of so many scenes.
         shares: devices between which the scenes are divided.
     """
 
     free: int | None
     weights: int
     scene: int
+    encoder: Callable[[int], int]
     shares: int
 
     @property
@@ -43,7 +48,12 @@ class Demand(NamedTuple):
         """Scenes that fit, on all devices together; None if unknown."""
         if self.free is None:
             return None
-        return max(0, int((USABLE_SHARE * self.free - self.weights) / self.scene)) * self.shares
+        usable = USABLE_SHARE * self.free
+        return max(0, bisect_right(range(MOST_SCENES), usable, key=self.of_share) - 1) * self.shares
+
+    def of_share(self, scenes: int) -> int:
+        """Memory of so many scenes on one device."""
+        return self.weights + self.scene * scenes + self.encoder(scenes)
 
 
 def memory_demand(backend: Backend, planner: ProgramPlanner, devices: Sequence[Any]) -> Demand:
@@ -56,6 +66,7 @@ def memory_demand(backend: Backend, planner: ProgramPlanner, devices: Sequence[A
         free=free_device_memory() if on_accelerator else free_main_memory(),
         weights=sum(leaf.nbytes for leaf in jax.tree.leaves(planner.weights)),
         scene=scene,
+        encoder=planner.program.encoder_bytes if backend.compiled else lambda scenes: 0,
         shares=len(devices) if on_accelerator else 1,
     )
 
@@ -77,7 +88,7 @@ def require_fit(backend: Backend, planner: ProgramPlanner, num_envs: int, device
         return
     on_accelerator, shares = _on_accelerator(devices), demand.shares
     where = "each device" if shares > 1 else "the device" if on_accelerator else "main memory"
-    need = (demand.weights + demand.scene * num_envs / shares) / 1e9
+    need = demand.of_share(-(-num_envs // shares)) / 1e9
     raise ArgumentError(
         f"{num_envs} scenes at once need about {need:.1f} GB, but {where} has {demand.free / 1e9:.1f} GB free; "
         f"the largest --num-envs that fits is about {demand.largest}"

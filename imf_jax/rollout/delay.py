@@ -142,6 +142,10 @@ class DelayedProgram(PlanProgram):
     def bytes_per_scene(self) -> int:
         return self.policy.bytes_per_scene()
 
+    @override
+    def encoder_bytes(self, num_scenes: int) -> int:
+        return self.policy.encoder_bytes(num_scenes)
+
 
 def join(old: Array, new: Array, start: Array | np.int32 | int, spaces: RobotSpaces, blend_steps: int = 0) -> Array:
     """Join two chunks: the old one up to `start`, the new one from there on.

@@ -86,8 +86,12 @@ class PlanProgram:
         return {}
 
     def bytes_per_scene(self) -> int:
-        """Memory [bytes], about, that the plan of one more scene needs."""
+        """Memory [bytes], about, that the plan of one more scene needs, without what `encoder_bytes` counts."""
         return 4096
+
+    def encoder_bytes(self, num_scenes: int) -> int:
+        """Memory [bytes], about, that an encoder of pictures needs for so many scenes; it may work in blocks."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,16 @@ class PolicyProgram(PlanProgram):
         head: sizes of the head.
         spaces: action and state of its robot.
         cameras: names of the cameras whose pictures it reads.
-        image_tokens: about how many values [float32] the vision encoder holds at once for one scene.
+        encoded_bytes: about the memory that the vision encoder needs for the pictures of one observation [bytes].
+        encoded_at_once: observations whose pictures it encodes at once; None for all.
     """
 
     graph: nnx.GraphDef[Policy]
     head: HeadConfig
     spaces: RobotSpaces
     cameras: tuple[str, ...]
-    image_tokens: int
+    encoded_bytes: int
+    encoded_at_once: int | None
 
     @property
     @override
@@ -153,7 +159,12 @@ class PolicyProgram(PlanProgram):
     def bytes_per_scene(self) -> int:
         """Memory [bytes] of the sources of the residual attention and of the widest layer."""
         tokens = 2 + self.head.obs_horizon * 3 + self.head.pred_horizon
-        return 4 * (tokens * self.head.n_emb * (2 * self.head.n_layer + 1 + 12) + self.image_tokens)
+        return 4 * tokens * self.head.n_emb * (2 * self.head.n_layer + 1 + 12)
+
+    @override
+    def encoder_bytes(self, num_scenes: int) -> int:
+        observations = num_scenes * self.obs_horizon
+        return self.encoded_bytes * min(observations, self.encoded_at_once or observations)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -299,6 +310,8 @@ def policy_program(policy: Policy) -> tuple[PolicyProgram, nnx.State]:
     """Split a policy into its pure functions and its weights."""
     graph, weights = nnx.split(policy)
     head, encoder = policy.config.head, policy.config.encoder
-    # A vision transformer holds some ten values per pixel of its picture, a convolutional network some more.
-    image_tokens = 20 * head.obs_horizon * len(encoder.cameras) * encoder.image_size**2
-    return PolicyProgram(graph, head, policy.spaces, encoder.cameras, image_tokens), weights
+    if policy.frozen_encoder is not None:
+        encoded_bytes, at_once = policy.frozen_encoder.block_memory(encoder.image_size)
+    else:  # a convolutional network holds some twenty values per pixel
+        encoded_bytes, at_once = 4 * 20 * len(encoder.cameras) * encoder.image_size**2, None
+    return PolicyProgram(graph, head, policy.spaces, encoder.cameras, encoded_bytes, at_once), weights

@@ -45,7 +45,9 @@ def with_vision(
 def frozen_features(pictures: PictureFolder, conditioning: LewmConditioning, say: Callable[[str], None]) -> np.ndarray:
     """Load features of all steps, float32 (N, D), from the cache beside the demonstrations; make it if missing."""
     encoder = conditioning.encoder
-    source = FeatureSource(encoder.fingerprint, str(encoder.fusion), pictures.cameras, pictures.image_size)
+    source = FeatureSource(
+        encoder.fingerprint, str(encoder.fusion), pictures.cameras, pictures.image_size, dtype=str(encoder.dtype)
+    )
     features = read_features(pictures, source, encoder.joint_output_dim)
     if features is not None:
         say(f"frozen features of {len(features)} steps from the cache {cache_path(pictures.directory, source)}")

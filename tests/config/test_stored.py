@@ -43,6 +43,7 @@ def test_the_form_of_what_is_stored() -> None:
     values = to_dict(TrainConfig(policy=PolicyConfig(encoder=LewmEncoderConfig()), tracker=("swanlab", "wandb")))
     assert list(values["policy"]["encoder"].items()) == [
         ("type", "LewmEncoderConfig"), ("weights", "encoders/lewm"), ("fusion", "row"), ("image_size", 256),
+        ("dtype", "float32"),
     ]  # fmt: skip
     assert (values["data"], values["tracker"], values["optimizer"]["decay_steps"]) == (
         "demos/transfer",

@@ -221,3 +221,9 @@ def test_a_failed_write_leaves_nothing(found: PictureFolder, monkeypatch: pytest
     with pytest.raises(UserError, match=r"cannot write .*features_.*No space left"):
         write_features(found, SOURCE, np.zeros((17, 3), np.float32))
     assert sorted(found.directory.iterdir()) == before
+
+
+def test_features_of_another_type_have_a_cache_of_their_own() -> None:
+    """And those in float32 keep the name that they had when there was no other type."""
+    assert "dtype" not in SOURCE.to_dict()
+    assert cache_path(Path(), replace(SOURCE, dtype="bfloat16")) != cache_path(Path(), SOURCE)

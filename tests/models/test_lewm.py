@@ -4,6 +4,8 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,10 @@ import optax
 import pytest
 from flax import nnx
 
+from imf_jax.benchmark.lewm import SIZES
 from imf_jax.conversion.lewm import Args, convert
 from imf_jax.errors import UserError
-from imf_jax.models.encoders import lewm
+from imf_jax.models.encoders import lewm, vit
 from imf_jax.models.encoders.lewm import Frozen, LewmEncoder, load
 from imf_jax.models.encoders.preprocess import VIEW_ORDER, fuse_views, preprocess
 from imf_jax.models.encoders.vit import position_table
@@ -107,6 +110,91 @@ def test_bfloat16_is_near_and_not_the_default(folder: Path, expected: Expected) 
     assert 1e-5 < difference < 0.02 * np.abs(exact).max()
     with pytest.raises(UserError, match="float16"):
         load(folder, dtype=jnp.float16)
+
+
+def usual_weights(sizes: lewm.LewmSizes) -> dict[str, np.ndarray]:
+    """Random weights that keep the variance from layer to layer, so that different pictures are told apart."""
+    rng = np.random.default_rng(0)
+    weights = {}
+    for name, shape in sizes.weight_shapes().items():
+        if name.endswith((".scale", ".var")):
+            weights[name] = np.ones(shape, np.float32)
+        elif name.endswith((".bias", ".mean")):
+            weights[name] = np.zeros(shape, np.float32)
+        else:
+            spread = shape[-2] ** -0.5 if name.endswith(".kernel") else 0.02
+            weights[name] = rng.normal(0, spread, shape).astype(np.float32)
+    return weights
+
+
+@pytest.mark.parametrize("fusion", ["row", "grid"])
+def test_error_of_bfloat16_at_the_published_sizes(fusion: lewm.Fusion) -> None:
+    """The docstring of the encoder says how large it is, for random weights on a CPU."""
+    weights = usual_weights(SIZES)
+    rng = np.random.default_rng(0)
+    views = {name: rng.integers(0, 256, (2, 28, 28, 3), np.uint8) for name in VIEW_ORDER}
+    exact, rounded = (
+        np.asarray(LewmEncoder(weights, SIZES, fusion=fusion, dtype=dtype)(views)) for dtype in lewm.DTYPES
+    )
+    error, norm = np.linalg.norm(rounded - exact, axis=1), np.linalg.norm(exact, axis=1)
+    assert np.linalg.norm(exact[0] - exact[1]) > 0.1 * norm.mean()
+    assert 1e-4 < (error / norm).max() < 0.02
+
+
+@pytest.mark.parametrize("dtype", lewm.DTYPES)
+def test_many_pictures_are_encoded_in_blocks(
+    dtype: np.dtype, folder: Path, expected: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.concatenate([expected["images"], 255 - expected["images"], expected["images"] // 2])[:8]
+    encoder = load(folder, dtype=dtype)
+    whole = encoder(images)
+    tokens = encoder.sizes.vit.num_tokens(16, 16)
+    monkeypatch.setattr(lewm, "ENCODED_TOKENS", 3 * tokens)
+    assert lewm.pictures_at_once(encoder.sizes, 16, 16) == 3
+    jax.clear_caches()
+    blocks = encoder(images)
+    assert blocks.shape == whole.shape
+    np.testing.assert_allclose(blocks, whole, rtol=0, atol=5e-6 if dtype == np.float32 else 2e-2)
+    text = lewm.encode.lower({name: v[...] for name, v in encoder.weights.items()}, images, encoder.sizes, dtype, True)
+    assert "8x16x16x3xf32" not in text.as_text()  # only the pictures of a block are preprocessed at once
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "platform", "capability", "head_dim", "works"),
+    [
+        (jnp.bfloat16, "gpu", "9.0", 64, True),
+        (jnp.bfloat16, "gpu", "12.0", 64, True),
+        (jnp.bfloat16, "gpu", "7.5", 64, False),
+        (jnp.bfloat16, "gpu", "gfx942", 64, False),
+        (jnp.bfloat16, "gpu", "9.0", 60, False),
+        (jnp.bfloat16, "cpu", "9.0", 64, False),
+        (jnp.float32, "gpu", "9.0", 64, False),
+    ],
+)
+def test_flash_attention_is_used_where_it_runs(
+    dtype: Any, platform: str, capability: str, head_dim: int, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    assert vit.has_flash_attention(np.dtype(dtype), head_dim) == works
+
+
+def test_flash_attention_is_the_same_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With XLA in place of cuDNN: what goes in and comes out is in the same place."""
+    qkv = jax.random.normal(jax.random.key(0), (2 * 5, 3 * 24))
+    expected = vit.attention(qkv, 2, 3, jnp.bfloat16)
+    plain = jax.nn.dot_product_attention
+    asked = []
+
+    def xla(*arrays: jax.Array, implementation: str) -> jax.Array:
+        asked.append(implementation)
+        return plain(*arrays, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", xla)
+    monkeypatch.setattr(vit, "has_flash_attention", lambda dtype, head_dim: True)
+    np.testing.assert_allclose(vit.attention(qkv, 2, 3, jnp.bfloat16), expected, rtol=0, atol=0.02)
+    assert asked == ["cudnn"]
 
 
 class Classifier(nnx.Module):

@@ -4,12 +4,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
+from imf_jax.benchmark.lewm import SIZES
+from imf_jax.config import VIEWS, HeadConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.manifest import environment
 from imf_jax.memory import free_device_memory
+from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.rollout.capacity import capture_bytes, default_num_envs, require_fit
+from imf_jax.rollout.planner import PolicyProgram
 from imf_jax.sim.backends import choice, warp
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 
@@ -150,6 +155,18 @@ def test_scenes_at_once_follow_from_episodes_and_memory(monkeypatch: pytest.Monk
     require_fit(transfer_backend, seeing(), fitting, gpus[:1])
     monkeypatch.setattr("imf_jax.rollout.capacity.free_device_memory", lambda: 0)
     assert chosen(4096, 1) == 1  # which `require_fit` refuses
+
+
+def test_an_encoder_needs_the_memory_of_its_layout_for_one_block() -> None:
+    """The attention of `row`, 769 tokens, holds some seven times as much as that of `grid`, 257 tokens."""
+    weights = {name: np.zeros(()) for name in SIZES.weight_shapes()}
+    per_picture = {}
+    for fusion in ("row", "grid"):
+        per_picture[fusion], at_once = LewmEncoder(weights, SIZES, fusion=fusion).block_memory(256)
+        program = PolicyProgram(Any, HeadConfig(), Any, VIEWS, per_picture[fusion], at_once)  # type: ignore[arg-type]
+        assert program.encoder_bytes(4) == 8 * per_picture[fusion]
+        assert program.encoder_bytes(1024) == program.encoder_bytes(4096) == at_once * per_picture[fusion] < 2e9
+    assert 5 < per_picture["row"] / per_picture["grid"] < 9
 
 
 def test_nothing_is_captured_nothing_is_held() -> None:

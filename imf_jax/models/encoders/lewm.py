@@ -23,7 +23,14 @@ from jaxtyping import Float, UInt8
 from imf_jax.config import from_dict
 from imf_jax.errors import UserError
 from imf_jax.files import require_no_lfs_pointer
-from imf_jax.models.encoders.preprocess import Fusion, check_images, fuse_views, preprocess
+from imf_jax.models.encoders.preprocess import (
+    Fusion,
+    check_images,
+    fuse_views,
+    fused_shape,
+    preprocess,
+    resized_shape,
+)
 from imf_jax.models.encoders.vit import VitSizes, class_feature, gelu, linear
 
 Array = jax.Array
@@ -33,6 +40,9 @@ FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 FUSIONS = (None, "row", "grid")
+ENCODED_TOKENS = 2**16
+"""Tokens encoded at once: enough to fill an accelerator; the scores of their attention stay below 2 GB."""
+
 DTYPES = (np.dtype(jnp.float32), np.dtype(jnp.bfloat16))
 
 
@@ -83,13 +93,37 @@ def project(
     return linear(h, weights["projector.out.kernel"], weights["projector.out.bias"], dtype)
 
 
+def tokens_of_picture(sizes: LewmSizes, height: int, width: int) -> int:
+    """Tokens of a picture of that size [pixels] before preprocessing."""
+    return sizes.vit.num_tokens(*resized_shape(height, width, sizes.vit.image_size))
+
+
+def pictures_at_once(sizes: LewmSizes, height: int, width: int) -> int:
+    """Pictures of that size [pixels] that are encoded at once."""
+    return max(1, ENCODED_TOKENS // tokens_of_picture(sizes, height, width))
+
+
 @partial(jax.jit, static_argnames=("sizes", "dtype", "projected"))
 def encode(
     weights: Mapping[str, Array], images: UInt8[Array, "B H W 3"], sizes: LewmSizes, dtype: jnp.dtype, projected: bool
 ) -> Float[Array, "B output"]:
-    """Preprocess uint8 (B, H, W, 3) and encode: float32 (B, output), or (B, hidden) where not `projected`."""
-    feature = class_feature(weights, preprocess(images, sizes.vit.image_size), sizes.vit, dtype)
-    return project(weights, feature, sizes.batch_norm_eps, dtype) if projected else feature
+    """Preprocess uint8 (B, H, W, 3) and encode: float32 (B, output), or (B, hidden) where not `projected`.
+
+    More than `pictures_at_once` are encoded in equal blocks, one after the other.
+    """
+
+    def encode_block(images: UInt8[Array, "block H W 3"]) -> Float[Array, "block output"]:
+        feature = class_feature(weights, preprocess(images, sizes.vit.image_size), sizes.vit, dtype)
+        return project(weights, feature, sizes.batch_norm_eps, dtype) if projected else feature
+
+    batch, height, width, _ = images.shape
+    num_blocks = -(-batch // pictures_at_once(sizes, height, width))
+    if num_blocks <= 1:
+        return encode_block(images)
+    block = -(-batch // num_blocks)
+    padded = jnp.pad(images, ((0, num_blocks * block - batch), (0, 0), (0, 0), (0, 0)))
+    embeddings = jax.lax.map(encode_block, padded.reshape(num_blocks, block, height, width, 3))
+    return embeddings.reshape(num_blocks * block, -1)[:batch]
 
 
 class LewmEncoder(nnx.Module):
@@ -102,7 +136,9 @@ class LewmEncoder(nnx.Module):
         weights: as `sizes.weight_shapes()`.
         sizes: of the encoder.
         fusion: layout of the three views in one picture, or None for one picture.
-        dtype: float32, or bfloat16 for the operands of matrix products (faster on accelerators, less exact).
+        dtype: float32, or bfloat16 for the operands of matrix products: faster on accelerators, less exact. On a CPU,
+            with random weights of the published sizes, the error is 0.9 % of an embedding's norm; with trained weights
+            it is not measured.
         fingerprint: names these weights, for caches of embeddings.
 
     Attributes:
@@ -144,6 +180,16 @@ class LewmEncoder(nnx.Module):
     ) -> Float[Array, "B {self.sizes.vit.hidden}"]:
         """The class token before the projector, float32 (B, hidden), without gradient; errors as for a call."""
         return self._encode(images, projected=False)
+
+    def block_memory(self, image_size: int) -> tuple[int, int]:
+        """Memory [bytes], about, for a picture that is being encoded, and how many are encoded at once.
+
+        Args:
+            image_size: height and width of the camera pictures [pixels].
+        """
+        shape = fused_shape(image_size, self.fusion)
+        tokens = tokens_of_picture(self.sizes, *shape)
+        return self.sizes.vit.picture_bytes(tokens), pictures_at_once(self.sizes, *shape)
 
     def _encode(
         self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray], projected: bool

@@ -68,6 +68,11 @@ def fuse_views(views: Mapping[str, Array | np.ndarray], fusion: Fusion) -> UInt8
     return jnp.concatenate([upper, lower], axis=1)
 
 
+def fused_shape(size: int, fusion: Fusion | None) -> tuple[int, int]:
+    """Height and width [pixels] of what `fuse_views` makes of square views, or of one picture without a fusion."""
+    return {None: (size, size), "row": (size, 3 * size), "grid": (2 * size, 2 * size)}[fusion]
+
+
 def resized_shape(height: int, width: int, shorter_side: int) -> tuple[int, int]:
     """Height and width [pixels] after scaling the shorter side to `shorter_side`, aspect kept, rounded down."""
     short, long = sorted((height, width))

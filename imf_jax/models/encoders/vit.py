@@ -21,6 +21,9 @@ from imf_jax.models.encoders.resample import bicubic, resample
 Array = jax.Array
 Weights = Mapping[str, Array]
 
+FLASH_HEAD_DIM = 128
+"""Most channels per head for which every GPU that has cuDNN's flash attention runs it."""
+
 
 @dataclass(frozen=True)
 class VitSizes:
@@ -48,6 +51,17 @@ class VitSizes:
     def grid(self) -> int:
         """Patches along a side of the learned position table."""
         return self.image_size // self.patch
+
+    def num_tokens(self, height: int, width: int) -> int:
+        """Tokens of a preprocessed picture of that size [pixels], the class token included."""
+        return 1 + (height // self.patch) * (width // self.patch)
+
+    def picture_bytes(self, num_tokens: int) -> int:
+        """Memory [bytes], about, of the largest arrays while a picture of so many tokens is encoded.
+
+        They are the attention's scores and exponentials, query, key and value, and the residual stream, in float32.
+        """
+        return 4 * (2 * self.heads * num_tokens**2 + 4 * self.hidden * num_tokens)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight; matrices are (in, out), patch pixels are (row, column, channel)."""
@@ -99,10 +113,22 @@ def linear(
     return product + bias
 
 
+def has_flash_attention(dtype: jnp.dtype, head_dim: int) -> bool:
+    """Whether cuDNN's flash attention takes such operands on the default device: bfloat16, on CUDA from Ampere on."""
+    if np.dtype(dtype) != np.dtype(jnp.bfloat16) or head_dim % 8 or head_dim > FLASH_HEAD_DIM:
+        return False
+    if jax.default_backend() != "gpu":
+        return False
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))  # "9.0"; of AMD's devices "gfx942"
+    return capability.split(".")[0].isdigit() and int(capability.split(".")[0]) >= 8
+
+
 def attention(
     qkv: Float[Array, "rows width"], batch: int, heads: int, dtype: jnp.dtype
 ) -> Float[Array, "rows width//3"]:
     """Scaled dot-product attention of every token to every token of its picture.
+
+    On CUDA with operands in bfloat16 it is cuDNN's flash attention, which holds no scores and has no JVP.
 
     Args:
         qkv: float32 (batch * tokens, 3 * hidden), query | key | value.
@@ -128,6 +154,10 @@ def attention(
         return jnp.transpose(mixed / total, (1, 0, 2)).reshape(tokens, hidden)
 
     pictures = qkv.astype(dtype).reshape(batch, rows // batch, width)
+    if has_flash_attention(dtype, head_dim):
+        query, key, value = jnp.unstack(pictures.reshape(batch, -1, 3, heads, head_dim), axis=2)
+        flash = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        return flash.reshape(rows, hidden).astype(jnp.float32)
     # The scores of one picture fit into a CPU's cache, those of a batch do not: one at a time is a fifth faster there.
     mixed: Array = jax.lax.platform_dependent(
         pictures, cpu=partial(jax.lax.map, one_picture), default=jax.vmap(one_picture)
