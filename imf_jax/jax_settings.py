@@ -1,5 +1,6 @@
 """JAX's settings in the scripts: those that change random streams or refuse correct programs have their default values.
 
+Matrix products are exact to float32 unless `--precision` says otherwise, also on accelerators.
 Whatever the environment says; random numbers of this package do not depend on it anyway, see `imf_jax.seeds`.
 """
 
@@ -19,6 +20,7 @@ PINNED: dict[str, Any] = {
     "jax_disable_jit": False,
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
+    "jax_default_matmul_precision": "highest",
     "jax_transfer_guard": None,
     "jax_transfer_guard_host_to_device": None,
     "jax_transfer_guard_device_to_device": None,
@@ -41,7 +43,7 @@ def pin_settings() -> list[str]:
     for name, value in PINNED.items():
         asked = os.environ.pop(name.upper(), "")  # before JAX reads it, which refuses values that it does not know
         if asked and asked.lower() not in (str(value).lower(), *_SPELLINGS.get(str(value), ())):
-            unused.append(f"{name.upper()}={asked} has no effect: this program runs with JAX's default")
+            unused.append(f"{name.upper()}={asked} has no effect: this program sets it to {value}")
     try:
         import jax
     except ValueError as error:
@@ -50,6 +52,20 @@ def pin_settings() -> list[str]:
         if jax.config.values.get(name, value) != value:
             jax.config.update(name, value)
     return unused
+
+
+def set_precision(precision: str) -> None:
+    """Set the precision of matrix products in this process; `--precision` of the scripts, see `imf_jax.config`."""
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", None if precision == "default" else precision)
+
+
+def matmul_precision() -> str:
+    """The precision of matrix products in this process; "default" is what JAX chooses for the device."""
+    import jax
+
+    return str(jax.config.values["jax_default_matmul_precision"] or "default")
 
 
 def platform_problem() -> str | None:

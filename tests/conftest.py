@@ -19,6 +19,7 @@ pytest_plugins = ["rollout_fixtures"]
 keep_compiled_code()
 # Compiled code is kept however short its compilation was: modules and workers compile much of the same.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_default_matmul_precision", "highest")  # as in the scripts
 QUICK = jax.default_backend() == "cpu"
 """Most tests compile far longer than they compute; on a GPU they are about what it compiles."""
 

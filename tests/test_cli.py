@@ -54,7 +54,7 @@ def test_output_that_is_lost_is_no_success(tmp_path):
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "note: JAX_ENABLE_X64=1 has no effect: this program runs with JAX's default",
+        "note: JAX_ENABLE_X64=1 has no effect: this program sets it to False",
         "error: output could not be written (No space left on device); everything else was done",
     ]
 

@@ -1,6 +1,7 @@
 """Random numbers follow from seeds alone: scenes, noise, batches and initial weights, under every setting of JAX."""
 
 import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from transfer_task import SPACES
 
 import imf_jax
 from imf_jax import seeds
-from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig, ResNetEncoderConfig, TrainConfig
-from imf_jax.jax_settings import PINNED, pin_settings
+from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig, Precision, ResNetEncoderConfig, TrainConfig
+from imf_jax.evaluation.manifest import environment
+from imf_jax.jax_settings import PINNED, matmul_precision, pin_settings, set_precision
 from imf_jax.models.objectives.imf import sample_times
 from imf_jax.models.policy import build_policy
 from imf_jax.seeds import noise_keys, root_key, scene_keys
@@ -94,6 +96,22 @@ def test_all_random_numbers_are_drawn_in_one_place() -> None:
     for path in package.rglob("*.py"):
         if path.name != "seeds.py":
             assert not re.search(r"\bjax\.random\b", path.read_text(encoding="utf-8")), f"{path}: use imf_jax.seeds"
+
+
+def test_precision_is_what_the_flag_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of the environment has no say; without the flag, products are exact to float32."""
+    before = jax.config.values["jax_default_matmul_precision"]
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "bfloat16")
+    try:
+        assert pin_settings() == [
+            "JAX_DEFAULT_MATMUL_PRECISION=bfloat16 has no effect: this program sets it to highest"
+        ]
+        assert matmul_precision() == "highest"
+        for precision in typing.get_args(Precision):
+            set_precision(precision)
+            assert environment()["matmul_precision"] == precision
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
 
 
 def test_scripts_run_with_the_defaults_of_jax(other_settings: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from imf_jax.cli import run_main
 from imf_jax.config import CaptureConfig, EvalConfig, require, to_dict
 from imf_jax.files import new_folders, read_json
 from imf_jax.interrupts import stop_on_interrupt
+from imf_jax.jax_settings import set_precision
 from imf_jax.terminal import make_console, make_table
 
 console = make_console()
@@ -33,6 +34,7 @@ def main() -> int:
 
 def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[], bool]) -> Any:
     """Evaluate the policy that the flags name into `out`, or into a folder of its name; returns the `Summary`."""
+    set_precision(config.precision)
     reference = read_reference(config.reference)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.cluster import join_cluster

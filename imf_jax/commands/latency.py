@@ -12,6 +12,7 @@ from imf_jax.config import LatencyConfig, to_dict
 from imf_jax.errors import EXIT_INTERRUPTED
 from imf_jax.files import new_folders, write_bytes, write_json
 from imf_jax.interrupts import stop_on_interrupt
+from imf_jax.jax_settings import set_precision
 from imf_jax.terminal import make_console
 
 console = make_console()
@@ -20,6 +21,7 @@ console = make_console()
 def main() -> int:
     """Parse the command line and run the sweep."""
     config = tyro.cli(LatencyConfig, description=__doc__)
+    set_precision(config.precision)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.folder import require_empty
 

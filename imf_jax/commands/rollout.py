@@ -7,6 +7,7 @@ import tyro
 from imf_jax.cli import run_main
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.interrupts import stop_on_interrupt
+from imf_jax.jax_settings import set_precision
 from imf_jax.terminal import make_console
 
 console = make_console()
@@ -15,6 +16,7 @@ console = make_console()
 def main() -> int:
     """Parse the command line, roll out and record."""
     config = tyro.cli(RolloutConfig, description=__doc__)
+    set_precision(config.precision)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.evaluation.statistics import wilson_interval
 

@@ -10,6 +10,7 @@ import tyro
 from imf_jax.cli import run_main
 from imf_jax.config import TrainConfig
 from imf_jax.errors import EXIT_FAILED, EXIT_OK, ArgumentError
+from imf_jax.jax_settings import set_precision
 from imf_jax.presets import load_preset, preset_description, preset_path, preset_paths
 from imf_jax.training.tracker_guard import left_behind
 
@@ -50,6 +51,7 @@ def overview() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and train."""
     config = parse(sys.argv[1:] if arguments is None else arguments)
+    set_precision(config.precision)
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.training.loop import train
 

@@ -19,6 +19,10 @@ RendererName = Literal["warp", "opengl"]
 BackendName = Literal["auto", "warp", "mjx", "native"]
 """Simulation backends: MuJoCo Warp, MJX-JAX or C MuJoCo; auto: Warp on CUDA, else C MuJoCo."""
 
+Precision = Literal["highest", "high", "default"]
+"""Precision of float32 matrix products; it matters on accelerators only. On NVIDIA GPUs `highest` is float32, the
+others are TF32, which keeps 10 of the 23 bits of the mantissa."""
+
 DeviceCount = int | Literal["all"]
 """Number of local devices that share the scenes."""
 

@@ -16,6 +16,7 @@ from imf_jax.config import (
     BackendName,
     DeviceCount,
     ExecutionConfig,
+    Precision,
     RendererName,
     flag,
     require,
@@ -183,6 +184,9 @@ class RolloutConfig:
     plan_batch: int = 10
     # Function evaluations per plan; by default as in training.
     sampling_steps: int | None = None
+    # Precision of the policy's matrix products on accelerators; CPUs always compute in float32. On NVIDIA GPUs highest
+    # is float32, high and default are TF32: faster, and less exact.
+    precision: Precision = "highest"
     # What makes pictures, seen and recorded: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
     renderer: RendererName = "warp"
     # Execution of planned actions.

@@ -7,6 +7,7 @@ from pathlib import Path
 from imf_jax.config.base import (
     IMAGE_SIZE,
     BackendName,
+    Precision,
     RendererName,
     TrackerMode,
     TrackerName,
@@ -87,6 +88,9 @@ class TrainConfig:
     resume: bool = False
     # Seed of initial weights, batches, noise and times.
     seed: int = 0
+    # Precision of matrix products on accelerators; CPUs always compute in float32. On NVIDIA GPUs highest is float32,
+    # high and default are TF32: faster, and less exact.
+    precision: Precision = "highest"
     # Optimizer steps.
     max_steps: int = 50_000
     # Windows per optimizer step.

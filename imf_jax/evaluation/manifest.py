@@ -11,18 +11,18 @@ from typing import Any
 import jax
 
 import imf_jax
+from imf_jax.jax_settings import matmul_precision
 
 MANIFEST_VERSION = 1
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "mujoco", "mujoco-mjx")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and, where one is set, precision of matrix products.
+    """Versions, devices and precision of matrix products.
 
     `count` devices of all processes together, `local_count` of this one.
     """
     device = jax.local_devices()[0]
-    precision = jax.config.values["jax_default_matmul_precision"]
     return {
         "versions": {
             "imf_jax": imf_jax.__version__,
@@ -36,7 +36,7 @@ def environment() -> dict[str, Any]:
             "local_count": jax.local_device_count(),
             "cpu_cores": os.cpu_count(),
         },
-        **({"matmul_precision": str(precision)} if precision else {}),
+        "matmul_precision": matmul_precision(),
     }
 
 

@@ -16,8 +16,10 @@ from imf_jax.rollout.recorders.base import EPISODES
 DAMAGED = "episodes.damaged.jsonl"
 """File for lines of a record file that cannot be read."""
 
-IGNORED_KEYS = {"created", "versions", "device", "devices", "num_envs", "policy", "training", "reference", "config"}
-"""Entries of a manifest that may differ between the parts of one evaluation, or are compared as flags."""
+IGNORED_KEYS = {
+    "created", "versions", "device", "devices", "num_envs", "matmul_precision", "policy", "training", "reference", "config",
+}  # fmt: skip
+"""Entries of a manifest that may differ between the parts of one evaluation, or are compared by their flags."""
 
 _FREE_FLAGS = {
     "backend",
@@ -53,6 +55,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         }
 
     first, second = identity_fields(json.loads(json.dumps(before))), identity_fields(json.loads(json.dumps(now)))
+    if "--precision" not in first:  # older versions did not know it
+        second.pop("--precision", None)
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
 
 

@@ -205,6 +205,7 @@ def training_config(policy: EvaluatedPolicy, config: RolloutConfig) -> TrainConf
         task=policy.task,
         data=flags.demonstrations or before.data,
         resume=False,
+        precision=config.precision,
         max_steps=steps,
         save_every=min(before.save_every, steps),
         tracker=(),

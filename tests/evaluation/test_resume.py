@@ -26,12 +26,19 @@ def test_a_manifest_from_before_captures_had_a_group_goes_on() -> None:
     assert differences(before, manifest(timed)) == ["--save-timing"]
 
 
+def test_a_manifest_from_before_precision_was_a_flag_goes_on() -> None:
+    before = manifest(CONFIG)
+    assert before["config"].pop("precision") == "highest"
+    assert differences(before, manifest(replace(CONFIG, precision="high"))) == []
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
         ({"capture": CaptureConfig(save_images=True, camera="top")}, ["--camera", "--save-images"]),
         ({"execution": ExecutionConfig(action_interpolation=5)}, ["--action-interpolation"]),
         ({"seed": 3}, ["--seed"]),
+        ({"precision": "default"}, ["--precision"]),
         ({"num_envs": 9, "resume": True, "reference": None, "devices": "all", "repeat": 2}, []),
     ],
 )
