@@ -17,7 +17,8 @@ DAMAGED = "episodes.damaged.jsonl"
 """File for lines of a record file that cannot be read."""
 
 IGNORED_KEYS = {
-    "created", "versions", "device", "devices", "num_envs", "matmul_precision", "policy", "training", "reference", "config",
+    "created", "versions", "device", "devices", "num_envs", "matmul_precision",
+    "policy", "training", "reference", "config",
 }  # fmt: skip
 """Entries of a manifest that may differ between the parts of one evaluation, or are compared by their flags."""
 

@@ -9,7 +9,7 @@ Inside, activations are matrices (rows = batch x tokens, channels), which keeps 
 import operator
 from collections.abc import Sequence
 from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -197,7 +197,7 @@ class AttnResBackbone(nnx.Module):
         """One compiled layer for all: every mixture is over all sources, and those that are not there yet weigh 0."""
         num_sublayers = len(self.sublayers)
         pairs = zip(self.norms, self.sublayers, strict=True)
-        layers = [nnx.split(list(layer)) for layer in zip(pairs, pairs, strict=True)]
+        layers: list[Any] = [nnx.split(list(layer)) for layer in zip(pairs, pairs, strict=True)]
         graph = layers[0][0]
         weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(weights for _, weights in layers))
         index = jnp.arange(1 + num_sublayers)[:, None]
