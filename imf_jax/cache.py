@@ -21,13 +21,22 @@ def cache_dir(kind: str) -> Path:
         UserError: the folder cannot be made or written.
     """
     folder = _user_cache() / kind
+    require_writable(folder, MEND)
+    return folder
+
+
+def require_writable(folder: Path, mend: str) -> None:
+    """Make a cache folder if need be, and refuse one that cannot be written, before anything is compiled for it.
+
+    Raises:
+        UserError: ends with `mend`.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"cannot write the cache folder {folder} ({error.strerror}); {MEND}") from error
-    return folder
+        raise UserError(f"cannot write the cache folder {folder} ({error.strerror}); {mend}") from error
 
 
 def _user_cache() -> Path:

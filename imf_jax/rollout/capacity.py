@@ -11,6 +11,10 @@ from imf_jax.memory import free_device_memory, free_main_memory
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.rollout.recorders.base import Recorder
 from imf_jax.sim.backends.base import Backend
+from imf_jax.sim.rendering.warp_runtime import cuda_memory
+
+NOTICED = 2e9
+"""Memory of other processes on a GPU that is worth a word [bytes]; contexts, also our own, take some hundred MB."""
 
 USABLE_SHARE = 0.85
 """Share of the free memory that an estimate may reach: it counts the large arrays, not all of them."""
@@ -31,6 +35,7 @@ class Demand(NamedTuple):
 
     Attributes:
         free: free memory; None if unknown.
+        others: used by other processes on the first device.
         weights: of the planner.
         scene: of one scene.
         encoder: memory of a frozen encoder that works on the pictures of so many scenes.
@@ -38,6 +43,7 @@ class Demand(NamedTuple):
     """
 
     free: int | None
+    others: int
     weights: int
     scene: int
     encoder: Callable[[int], int]
@@ -62,8 +68,10 @@ def memory_demand(backend: Backend, planner: ProgramPlanner, devices: Sequence[A
     scene = backend.bytes_per_scene(planner.cameras) + picture_bytes(backend, planner)
     if backend.compiled:  # the host plans `rows` scenes at a time, a compiled loop all of them
         scene += planner.program.bytes_per_scene()
+    free, others = _device_memory(devices[0]) if on_accelerator else (free_main_memory(), 0)
     return Demand(
-        free=free_device_memory() if on_accelerator else free_main_memory(),
+        free=free,
+        others=others,
         weights=sum(leaf.nbytes for leaf in jax.tree.leaves(planner.weights)),
         scene=scene,
         encoder=planner.program.encoder_bytes if backend.compiled else lambda scenes: 0,
@@ -88,9 +96,10 @@ def require_fit(backend: Backend, planner: ProgramPlanner, num_envs: int, device
         return
     on_accelerator, shares = _on_accelerator(devices), demand.shares
     where = "each device" if shares > 1 else "the device" if on_accelerator else "main memory"
+    taken = f" (other processes use {demand.others / 1e9:.1f} GB of it)" if demand.others > NOTICED else ""
     need = demand.of_share(-(-num_envs // shares)) / 1e9
     raise ArgumentError(
-        f"{num_envs} scenes at once need about {need:.1f} GB, but {where} has {demand.free / 1e9:.1f} GB free; "
+        f"{num_envs} scenes at once need about {need:.1f} GB, but {where} has {demand.free / 1e9:.1f} GB free{taken}; "
         f"the largest --num-envs that fits is about {demand.largest}"
     )
 
@@ -110,6 +119,24 @@ def default_num_envs(backend: Backend, planner: ProgramPlanner, episodes: int, d
 
 def _on_accelerator(devices: Sequence[Any]) -> bool:
     return bool(devices) and devices[0].platform != "cpu"
+
+
+def _device_memory(device: Any) -> tuple[int | None, int]:
+    """Memory [bytes] that this process can still have on its device, and what other processes use of it.
+
+    JAX counts a fixed share of a GPU as its own, whatever others have taken of it: the driver knows.
+    """
+    free = free_device_memory()
+    if free is None or device.platform not in ("gpu", "cuda"):
+        return free, 0
+    known = cuda_memory(device.local_hardware_id)
+    if known is None:
+        return free, 0
+    free_now, total = known
+    statistics = device.memory_stats() or {}
+    used = statistics.get("bytes_in_use", 0)
+    held = max(used, statistics.get("pool_bytes", 0))  # JAX's pool: what of it is not in use can be used again
+    return min(free, free_now + held - used), max(0, total - free_now - held)
 
 
 def picture_bytes(backend: Backend, planner: ProgramPlanner) -> int:

@@ -1,5 +1,6 @@
 """Names of backends and devices: what is not there is refused in one line before anything compiles."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from imf_jax.rollout.capacity import capture_bytes, default_num_envs, require_fi
 from imf_jax.rollout.planner import PolicyProgram
 from imf_jax.sim.backends import choice, warp
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
+from imf_jax.sim.rendering import warp_runtime
 
 
 def devices(monkeypatch: pytest.MonkeyPatch, platform: str, count: int, *, warp_cuda: bool = True) -> None:
@@ -25,16 +27,34 @@ def devices(monkeypatch: pytest.MonkeyPatch, platform: str, count: int, *, warp_
     monkeypatch.setattr(choice, "_warp_sees_cuda", lambda: warp_cuda)
 
 
-def test_auto_is_native_on_a_cpu_and_warp_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_native_on_a_cpu_and_warp_on_cuda(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     devices(monkeypatch, "cpu", 1)
     assert resolve_backend("auto") == "native"
     devices(monkeypatch, "gpu", 1)
     assert resolve_backend("auto") == "warp"
     devices(monkeypatch, "gpu", 1, warp_cuda=False)
-    assert resolve_backend("auto") == "native"
+    with caplog.at_level("WARNING"):
+        assert resolve_backend("auto") == "native"
+    assert "update the NVIDIA driver to R580 or newer; --backend auto takes native" in caplog.text
     assert [resolve_backend(name) for name in ("mjx", "native")] == ["mjx", "native"]
     with pytest.raises(UserError, match="update the NVIDIA driver"):
         resolve_backend("warp")
+
+
+def test_an_old_driver_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    devices(monkeypatch, "gpu", 1, warp_cuda=False)
+    driver = tmp_path / "version"
+    monkeypatch.setattr(warp_runtime, "DRIVER", driver)
+    assert warp_runtime.driver_version() is None
+    driver.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs-builder@U16)\n"
+        "GCC version:  gcc version 12.2.0\n"
+    )
+    with pytest.raises(UserError, match=r"Warp \d[\d.]+ finds no such device with driver 550.54.15; update") as caught:
+        resolve_backend("warp")
+    assert str(caught.value).count("\n") == 0
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +86,14 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
             resolve_devices("warp", count, scenes)
     with pytest.raises(ArgumentError, match="--devices 2 would do nothing"):
         resolve_devices("native", 2, 8)
+
+
+def test_devices_of_a_cluster_are_those_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices(monkeypatch, "gpu", 4)
+    monkeypatch.setattr(choice.jax, "process_count", lambda: 2)
+    assert len(resolve_devices("warp", "all", 8)) == 4
+    with pytest.raises(ArgumentError, match=r"there are: 4 .* in this one of 2 processes; --devices counts"):
+        resolve_devices("warp", 8, 8)
 
 
 def test_warp_cannot_render_with_opengl() -> None:
@@ -128,7 +156,7 @@ def test_what_does_not_fit_is_refused_with_the_largest_that_does(
 
 def test_devices_share_what_must_fit(monkeypatch: pytest.MonkeyPatch, transfer_backend: Any) -> None:
     monkeypatch.setattr("imf_jax.rollout.capacity.free_device_memory", lambda: 10**9)
-    there = [SimpleNamespace(platform="gpu")] * 4
+    there = [SimpleNamespace(platform="gpu", local_hardware_id=0)] * 4
 
     def largest(count: int) -> int:
         with pytest.raises(ArgumentError) as caught:
@@ -139,7 +167,7 @@ def test_devices_share_what_must_fit(monkeypatch: pytest.MonkeyPatch, transfer_b
 
 
 def test_scenes_at_once_follow_from_episodes_and_memory(monkeypatch: pytest.MonkeyPatch, transfer_backend: Any) -> None:
-    gpus = [SimpleNamespace(platform="gpu")] * 3
+    gpus = [SimpleNamespace(platform="gpu", local_hardware_id=0)] * 3
 
     def chosen(episodes: int, count: int) -> int:
         return default_num_envs(transfer_backend, seeing(), episodes, gpus[:count])
@@ -167,6 +195,29 @@ def test_an_encoder_needs_the_memory_of_its_layout_for_one_block() -> None:
         assert program.encoder_bytes(4) == 8 * per_picture[fusion]
         assert program.encoder_bytes(1024) == program.encoder_bytes(4096) == at_once * per_picture[fusion] < 2e9
     assert 5 < per_picture["row"] / per_picture["grid"] < 9
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "others", "gb"), [(60, False, "50.0"), (3, True, "13.0")], ids=["empty", "filled by others"]
+)
+def test_what_other_processes_have_taken_of_a_gpu_is_not_free(
+    free_gb: int, others: bool, gb: str, monkeypatch: pytest.MonkeyPatch, transfer_backend: Any
+) -> None:
+    """JAX counts 60 of the 80 GB as its own; 10 are in use, and its pool holds 20."""
+    statistics = {"bytes_limit": 60 * 10**9, "bytes_in_use": 10 * 10**9, "pool_bytes": 20 * 10**9}
+    gpu = SimpleNamespace(platform="gpu", local_hardware_id=1, memory_stats=lambda: statistics)
+    monkeypatch.setattr("imf_jax.memory.jax.local_devices", lambda: [gpu])
+    asked: list[int] = []
+
+    def memory(ordinal: int) -> tuple[int, int]:
+        asked.append(ordinal)
+        return free_gb * 10**9, 80 * 10**9
+
+    monkeypatch.setattr("imf_jax.rollout.capacity.cuda_memory", memory)
+    with pytest.raises(ArgumentError, match=f"the device has {gb} GB free") as caught:
+        require_fit(transfer_backend, seeing(), 10**9, [gpu])
+    assert ("(other processes use 57.0 GB of it)" in str(caught.value)) == others
+    assert asked == [1]
 
 
 def test_nothing_is_captured_nothing_is_held() -> None:

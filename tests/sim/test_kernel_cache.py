@@ -1,6 +1,7 @@
 """Torn files of Warp's kernel cache are compiled again; Warp itself is played by a module that counts."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from imf_jax.errors import UserError
+from imf_jax.sim.rendering import warp_runtime
 from imf_jax.sim.rendering.kernel_cache import CHECKSUMS, LOCK, guard_kernel_cache
 
 FILES = {"wp_a.o": b"code" * 100, "wp_a.meta": b'{"smem": 0}'}
@@ -97,3 +100,22 @@ def test_a_cache_without_locks_and_files_named_by_the_caller_pass(start: Callabl
     process = start()
     assert process.load("cpu", 32) == "loaded"
     assert process.load("cpu", binary_path="elsewhere.o") == "loaded"
+
+
+def test_a_folder_of_kernels_that_cannot_be_written_is_refused_before_warp_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start() -> None:
+        raise AssertionError("Warp must not start")
+
+    config = SimpleNamespace(log_level=20, kernel_cache_dir=None)
+    warp: Any = SimpleNamespace(LOG_INFO=20, LOG_WARNING=30, config=config, init=start)
+    monkeypatch.setitem(sys.modules, "warp", warp)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WARP_CACHE_PATH", str(tmp_path / "file" / "kernels"))
+    with pytest.raises(UserError, match=r"cannot write the cache folder .*kernels .*; set WARP_CACHE_PATH"):
+        warp_runtime.start_warp()
+    monkeypatch.delenv("WARP_CACHE_PATH")
+    monkeypatch.setenv("IMF_JAX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="set IMF_JAX_CACHE to a writable folder"):
+        warp_runtime.start_warp()

@@ -1,7 +1,9 @@
 """Choice of backend and devices by their names on the command line, or one line that says what is missing."""
 
 import importlib.util
+import logging
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -10,6 +12,8 @@ from imf_jax.config import BackendName, DeviceCount, RendererName, require
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.jax_settings import platform_problem
 from imf_jax.sim.tasks import Task
+
+_logger = logging.getLogger(__name__)
 
 COMPILED = ("mjx", "warp")
 """Backends that are part of a compiled program, and whose scenes several devices can share."""
@@ -34,15 +38,27 @@ def resolve_backend(name: BackendName) -> str:
         UserError: the backend cannot run here.
     """
     if name == "auto":
-        return "warp" if local_devices()[0].platform in ("gpu", "cuda") and _warp_sees_cuda() else "native"
+        if local_devices()[0].platform not in ("gpu", "cuda"):
+            return "native"
+        if _warp_sees_cuda():
+            return "warp"
+        _logger.warning("%s; --backend auto takes native, the CPU", _no_cuda_for_warp())
+        return "native"
     if name == "warp":
         if importlib.util.find_spec("warp") is None:
             raise UserError("--backend warp needs NVIDIA Warp; install it: pip install 'mujoco-mjx[warp]==3.17.*'")
         if local_devices()[0].platform in ("gpu", "cuda") and not _warp_sees_cuda():
-            raise UserError(
-                "--backend warp: JAX runs on CUDA but Warp finds no such device; update the NVIDIA driver to R580"
-            )
+            raise UserError(f"--backend warp: {_no_cuda_for_warp()}")
     return name
+
+
+def _no_cuda_for_warp() -> str:
+    from imf_jax.sim.rendering.warp_runtime import driver_version
+
+    driver = driver_version()
+    found = f" with driver {driver}" if driver else ""
+    warp = version("warp-lang")
+    return f"JAX runs on CUDA but Warp {warp} finds no such device{found}; update the NVIDIA driver to R580 or newer"
 
 
 def _warp_sees_cuda() -> bool:
@@ -70,9 +86,11 @@ def resolve_devices(backend: str, count: DeviceCount, num_envs: int | None) -> l
         )
         return there[:1]
     wanted = len(there) if count == "all" else count
+    processes = jax.process_count()
     require(
         1 <= wanted <= len(there),
-        f"--devices {wanted} is more than there are: {len(there)} ({there[0].device_kind})",
+        f"--devices {wanted} is more than there are: {len(there)} ({there[0].device_kind})"
+        + (f" in this one of {processes} processes; --devices counts those of one process" if processes > 1 else ""),
     )
     require(
         num_envs is None or num_envs % wanted == 0,

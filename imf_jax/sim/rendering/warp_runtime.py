@@ -3,16 +3,23 @@
 import contextlib
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax
 
-from imf_jax.cache import cache_dir
+from imf_jax.cache import cache_dir, require_writable
 from imf_jax.errors import ArgumentError
 from imf_jax.sim.rendering.kernel_cache import guard_kernel_cache
+
+KERNELS = "WARP_CACHE_PATH"
+"""Warp's own variable for the folder of its kernels."""
+
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def start_warp() -> ModuleType:
@@ -21,13 +28,19 @@ def start_warp() -> ModuleType:
     Kernels are cached under `WARP_CACHE_PATH` if that is set, else in the user's cache folder (`imf_jax.cache`),
     so only the first run on a machine compiles them; torn files are compiled again, see `kernel_cache`. A program that
     initialised Warp itself keeps its settings.
+
+    Raises:
+        UserError: the folder of the kernels cannot be written.
     """
     import warp
 
     if warp.config.log_level == warp.LOG_INFO:  # the default; MJX imports Warp without asking for quiet
         warp.config.log_level = warp.LOG_WARNING
-    if warp.config.kernel_cache_dir is None and "WARP_CACHE_PATH" not in os.environ:
-        warp.config.kernel_cache_dir = str(cache_dir("warp"))
+    if warp.config.kernel_cache_dir is None:
+        if named := os.environ.get(KERNELS):
+            require_writable(Path(named), f"set {KERNELS} to a folder that you can write, such as a copy of this one")
+        else:
+            warp.config.kernel_cache_dir = str(cache_dir("warp"))
     with contextlib.nullcontext() if _cuda_driver_installed() else _stderr_closed():
         warp.init()
     guard_kernel_cache(warp)
@@ -71,6 +84,24 @@ def pick_device(device: str | None) -> str:
     if wanted not in names:
         raise ArgumentError(f"render device {device!r} is not there; choose one of: {', '.join(names)}")
     return wanted
+
+
+def driver_version() -> str | None:
+    """Version of the NVIDIA driver, such as "580.95.05"; None where there is none, or it does not tell."""
+    try:
+        found = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", DRIVER.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def cuda_memory(ordinal: int) -> tuple[int, int] | None:
+    """Free memory and all memory of a CUDA device by its number, as the driver says [bytes]; None without CUDA."""
+    warp = start_warp()
+    if not warp.is_cuda_available():
+        return None
+    device = warp.get_device(f"cuda:{ordinal}")
+    return device.free_memory, device.total_memory
 
 
 def _cuda_driver_installed() -> bool:
