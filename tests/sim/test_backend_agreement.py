@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from device_tolerance import assert_same, tolerance
 from mujoco import mjx
 
 from imf_jax.rollout.expert_planner import ExpertPlanner
@@ -105,7 +106,7 @@ def test_arms_move_as_on_native(
     assert np.abs(output.end_effector - expected.end_effector).max() < 2e-3  # also with the box in hand
     assert np.abs(output.env_state - expected.env_state).max() < 0.02
     assert np.mean(output.stage == expected.stage) > 0.97
-    np.testing.assert_allclose(output.ik_error, expected.ik_error, atol=1e-5)
+    np.testing.assert_allclose(output.ik_error, expected.ik_error, atol=tolerance(1e-5, 1e-4))
     np.testing.assert_array_equal(final.step, np.full(SCENES, actions.shape[1]))
     assert output.finite.all()
 
@@ -138,7 +139,7 @@ def test_a_scene_does_not_depend_on_the_batch(
     _, second = backend.step(state, actions[rows, 1])
     expected = jax.tree.map(lambda leaf: leaf[rows, :2], motion[1])
     for name, ours, theirs in zip(StepOutput._fields, zip(first, second, strict=True), expected, strict=True):
-        np.testing.assert_array_equal(np.stack(ours, axis=1), theirs, err_msg=name)
+        assert_same(np.stack(ours, axis=1), theirs, err_msg=name)
 
 
 def test_a_diverging_scene_keeps_its_state_and_harms_no_other(
@@ -154,7 +155,7 @@ def test_a_diverging_scene_keeps_its_state_and_harms_no_other(
         np.testing.assert_array_equal(leaf[2], start[2])
     for name, ours, theirs in zip(StepOutput._fields, output, motion[1], strict=True):
         others = [0, 1, 3, 4, 5]
-        np.testing.assert_array_equal(ours[others], theirs[others, 0], err_msg=name)
+        assert_same(ours[others], theirs[others, 0], err_msg=name)
     np.testing.assert_array_equal(output.state[2], before.state[2])
 
 

@@ -35,7 +35,7 @@ def blue(image: np.ndarray) -> np.ndarray:
 
 def test_the_box_is_seen_where_it_is(scene: TaskScene) -> None:
     model = scene.model
-    renderer = WarpRenderer(model, CAMERAS, SIZE, SIZE, device="cpu")
+    renderer = WarpRenderer(model, CAMERAS, SIZE, SIZE)
     places = [(0.45, -0.1, 0.1), (0.55, 0.1, 0.2)]
     pictures = renderer.render(np.stack([pose(scene, place) for place in places]))
     assert renderer.frames_rendered == len(places) * len(CAMERAS)
@@ -51,7 +51,7 @@ def test_the_box_is_seen_where_it_is(scene: TaskScene) -> None:
 
 
 def test_the_wrist_camera_moves_with_the_right_arm(scene: TaskScene) -> None:
-    renderer = WarpRenderer(scene.model, ("r_vis",), SIZE, SIZE, device="cpu")
+    renderer = WarpRenderer(scene.model, ("r_vis",), SIZE, SIZE)
     still = pose(scene, (0.45, -0.35, 0.03))
     turned_right, turned_left = still.copy(), still.copy()
     turned_right[scene.robot.qpos[7]] += 0.15
@@ -69,6 +69,6 @@ def test_opengl_shows_the_same_scene(scene: TaskScene, shadows: bool) -> None:
     gl = OpenGLRenderer(scene.model, CAMERAS, 256, 256, shadows=shadows)
     expected = gl.render(qpos).astype(int)
     gl.close()
-    pictures = WarpRenderer(scene.model, CAMERAS, 256, 256, shadows=shadows, device="cpu").render(qpos)
+    pictures = WarpRenderer(scene.model, CAMERAS, 256, 256, shadows=shadows).render(qpos)
     difference = np.abs(pictures - expected).mean(axis=(0, 2, 3, 4))
     assert (difference <= 2).all(), dict(zip(CAMERAS, difference, strict=True))
