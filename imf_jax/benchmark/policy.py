@@ -3,6 +3,7 @@
 The sides share the process, the threads, the weights and the inputs, and must agree on the loss and the plan.
 """
 
+import importlib
 import importlib.util
 import os
 import statistics
@@ -133,26 +134,47 @@ def plain_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
     return Side("plain JAX", step, act, step_s, act_s)
 
 
+READY_MADE = Path("torch")
+"""Name of the peer that is part of this package: `imf_jax.benchmark.torch_head`."""
+
+
 def peer_side(module: Path, head: AttnResHead, train: Batch, plan: Batch) -> Side:
-    """The side of a reader's implementation: a Python file with `train_step` and `plan`.
+    """The side of another implementation: the ready-made `torch`, or a reader's Python file.
 
     `build(config, weights, threads)` of the file gets the sizes (dict), the weights under their torch names (numpy) and
     the number of threads, and returns an object with `train_step(x, noise, r, t, condition) -> loss` (computes the
     gradient too) and `plan(noise, condition) -> chunk`, numpy in and numpy out.
 
     Raises:
-        UserError: the file is not there, or has no `build`.
+        UserError: the file is not there, or has no `build`; PyTorch is not installed.
     """
+    config = {**asdict(head.config), "condition_dim": head.condition_dim}
+    peer = load_peer(module).build(config, torch_state(head), cpu_threads())
+    name = "PyTorch" if module == READY_MADE else module.stem
+    return Side(name, lambda: peer.train_step(*train), lambda: peer.plan(plan.noise, plan.condition), None, None)
+
+
+def load_peer(module: Path) -> Any:
+    """Import what `--peer` names; see `peer_side`."""
+    if module == READY_MADE:
+        try:
+            return importlib.import_module("imf_jax.benchmark.torch_head")
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"--peer {module}: {error.name} is not installed; run `make parity` and use .venv-parity/bin/python, "
+                "or install the extra: pip install 'imf_jax[peers]'"
+            ) from None
     spec = importlib.util.spec_from_file_location(module.stem, module)
     if spec is None or spec.loader is None or not module.is_file():
-        raise UserError(f"--peer {module} is no Python file; give the path of a file with a function `build`")
+        raise UserError(
+            f"--peer {module} is no Python file; give the path of a file with a function `build`, or the ready-made "
+            f"{READY_MADE}"
+        )
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     if not hasattr(loaded, "build"):
         raise UserError(f"--peer {module} has no function `build(config, weights, threads)`; add one")
-    config = {**asdict(head.config), "condition_dim": head.condition_dim}
-    peer = loaded.build(config, torch_state(head), cpu_threads())
-    return Side(module.stem, lambda: peer.train_step(*train), lambda: peer.plan(plan.noise, plan.condition), None, None)
+    return loaded
 
 
 def cpu_threads() -> int:

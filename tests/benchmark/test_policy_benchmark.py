@@ -1,11 +1,12 @@
 """The benchmark compares sides that compute the same, and says so when they do not."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from imf_jax.benchmark.policy import check_agreement, measure
+from imf_jax.benchmark.policy import check_agreement, load_peer, measure
 from imf_jax.errors import UserError
 
 PEER = """
@@ -48,6 +49,13 @@ def test_a_file_that_is_no_peer_is_refused(tmp_path: Path, text: str | None, mes
         peer.write_text(text)
     with pytest.raises(UserError, match=message):
         measure(16, 1, batch=4, plan_batch=2, rounds=1, peer=peer)
+
+
+def test_the_ready_made_peer_needs_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "imf_jax.benchmark.torch_head", raising=False)
+    with pytest.raises(UserError, match="--peer torch: torch is not installed; run `make parity`"):
+        load_peer(Path("torch"))
 
 
 def test_agreement_is_relative_and_notices_nan() -> None:
