@@ -12,6 +12,7 @@ from typing_extensions import override
 from imf_jax.benchmark.lewm import random_encoder
 from imf_jax.config import IMAGE_SIZE, HeadConfig, LewmEncoderConfig, PolicyConfig
 from imf_jax.models.encoders.lewm import LewmEncoder
+from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner, PolicyProgram
 from imf_jax.seeds import scene_keys
@@ -69,7 +70,13 @@ class Wanderer(PolicyPlanner):
 
 
 def untrained_policy(
-    width: int, layers: int, task: Task, *, cameras: bool = False, image_size: int = IMAGE_SIZE
+    width: int,
+    layers: int,
+    task: Task,
+    *,
+    cameras: bool = False,
+    image_size: int = IMAGE_SIZE,
+    fusion: Fusion = "grid",
 ) -> Policy:
     """A policy with random weights.
 
@@ -77,8 +84,9 @@ def untrained_policy(
         width: channels of the head.
         layers: its layers.
         task: what it acts on.
-        cameras: see through all cameras, by the LEWM encoder with its published sizes and layout `grid`.
+        cameras: see through all cameras, by the LEWM encoder with its published sizes.
         image_size: height and width of the pictures [pixels].
+        fusion: layout of the views.
 
     Raises:
         ArgumentError: the width cannot be split into heads.
@@ -88,9 +96,9 @@ def untrained_policy(
     options: dict[str, Any] = {}
     encoder = None
     if cameras:
-        options["encoder"] = LewmEncoderConfig(fusion="grid", image_size=image_size)
+        options["encoder"] = LewmEncoderConfig(fusion=fusion, image_size=image_size)
         plain = random_encoder()
         weights = {name: np.asarray(variable[...]) for name, variable in plain.weights.items()}
-        encoder = LewmEncoder(weights, plain.sizes, fusion="grid")
+        encoder = LewmEncoder(weights, plain.sizes, fusion=fusion)
     config = PolicyConfig(head=head, **options)
     return Policy(config, task.robot.spaces, task.env_state_dim, rngs=nnx.Rngs(0), frozen_encoder=encoder)

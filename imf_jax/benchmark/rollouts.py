@@ -1,4 +1,4 @@
-"""Speed of the closed loop: its share of the sum of its parts, its ratio to one scene at a time, and how it scales.
+"""Speed of the closed loop: its share of the sum of its parts, and its ratio to one scene at a time.
 
 The sides share process, scenes, policy and actions, and take turns batch by batch: noise from elsewhere on the machine
 hits all of them alike. A batch of episodes starts together; all have the same fixed length.
@@ -22,7 +22,6 @@ from imf_jax.benchmark.components import (
 )
 from imf_jax.benchmark.sequential import SequentialSystem
 from imf_jax.config import RendererName, require
-from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.setup import make_rollout
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.capacity import require_fit
@@ -94,28 +93,6 @@ class LoopFigures:
     one_by_one_per_s: float
     ratio: float
     warmup_s: float
-
-
-@dataclass(frozen=True)
-class ScalingFigures:
-    """The closed loop at one of many batch sizes.
-
-    Attributes:
-        policy, backend, batch, steps: see `LoopFigures`.
-        batches: number of timed batches.
-        steps_per_s: control steps, median over the batches [1/s]; None if it was not measured.
-        warmup_s: see `LoopFigures`.
-        note: why it was not measured.
-    """
-
-    policy: str
-    backend: str
-    batch: int
-    steps: int
-    batches: int
-    steps_per_s: float | None
-    warmup_s: float | None
-    note: str = ""
 
 
 class BatchClock:
@@ -265,74 +242,3 @@ def require_whole_plans(steps: int, planner: PolicyPlanner, backend_name: str) -
         f"--steps {steps} must be a multiple of the {length} {unit}, "
         f"for example {max(1, round(steps / length)) * length}",
     )
-
-
-def batch_sizes(largest: int) -> list[int]:
-    """1, 4, 16, ... and `largest`."""
-    sizes = [1]
-    while 4 * sizes[-1] < largest:
-        sizes.append(4 * sizes[-1])
-    return sizes if largest == 1 else [*sizes, largest]
-
-
-def measure_scaling(
-    measured_policy: MeasuredPolicy,
-    backend_name: str,
-    *,
-    max_batch: int,
-    steps: int,
-    repeats: int,
-    max_seconds: float,
-    renderer: RendererName = "warp",
-) -> list[ScalingFigures]:
-    """Control steps per second at batch sizes 1, 4, 16, ... `max_batch`.
-
-    The last row says why it was not measured if it, and with it all larger sizes, does not fit in memory, would take
-    more than what is left of `max_seconds`, judged by the size before, or had an episode that ended early.
-
-    Args:
-        measured_policy: the policy that is measured.
-        backend_name: what simulates.
-        max_batch: the largest batch.
-        steps: control steps of an episode.
-        repeats: batches of each size, fewer where the time is short.
-        max_seconds: budget for all sizes [s].
-        renderer: what makes the pictures.
-    """
-    require_whole_plans(steps, measured_policy.plan_with(1), backend_name)
-    start = time.perf_counter()
-    rows: list[ScalingFigures] = []
-    note, last = "", 0.0
-    backend: Any = None
-    for batch in batch_sizes(max_batch):
-        left = max_seconds - (time.perf_counter() - start)
-        # At worst, a batch takes as much longer as there are more scenes; the start counts as it was.
-        batch_s = 0.0
-        if rows and rows[-1].steps_per_s:
-            batch_s = batch * steps / rows[-1].steps_per_s
-            if last + batch_s > left:
-                note = f"about {last + batch_s:.0f} s were needed and {max(left, 0):.0f} s left; raise --max-seconds"
-        if not note:
-            planner = measured_policy.plan_with(min(batch, PLAN_ROWS))
-            if backend is None or backend.compiled:
-                # What a compiled backend keeps for a batch size on the device goes with it.
-                backend = make_backend(
-                    backend_name, measured_policy.task, image_size=planner.image_size, renderer=renderer
-                )
-            try:
-                require_fit(backend, planner, batch, jax.local_devices()[:1] if backend.compiled else ())
-            except ArgumentError as error:
-                note = str(error)
-        if note:
-            rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, 0, None, None, note))
-            break
-        batches = max(1, min(repeats, int((left - last) / (4 * batch_s)))) if batch_s else repeats
-        try:
-            seconds, result = run_batches(backend, planner, batch=batch, steps=steps, batches=batches)
-        except ArgumentError as error:  # the sizes before it stand
-            rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, 0, None, None, str(error)))
-            break
-        last = result.warmup_s
-        rate = batch * steps / statistics.median(seconds)
-        rows.append(ScalingFigures(measured_policy.label, backend_name, batch, steps, batches, rate, last))
-    return rows

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import jax
 
 from imf_jax.benchmark.policy import cpu_threads
-from imf_jax.benchmark.rollouts import ScalingFigures
+from imf_jax.benchmark.scaling import ScalingFigures
+
+FAILED = "Failed"
+"""Title of the table of what could not be measured."""
 
 
 class Table(NamedTuple):

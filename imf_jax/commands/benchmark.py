@@ -1,5 +1,6 @@
 """Measure speed, as ratios of sides that take turns in one process. Example: python scripts/benchmark.py policy"""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import tyro
 
 from imf_jax.cli import run_main
-from imf_jax.config import IMAGE_SIZE, BackendName, RendererName, require, require_counts
+from imf_jax.config import IMAGE_SIZE, BackendName, RendererName, flag, require, require_counts
+from imf_jax.errors import EXIT_FAILED, EXIT_OK
 from imf_jax.files import write_bytes, write_json
 from imf_jax.terminal import make_console, make_table
 
@@ -25,7 +27,7 @@ console = make_console()
 
 @dataclass(frozen=True)
 class PolicyBenchmark:
-    """Training step and plan of the IMF-AttnRes head against a plain JAX port (and a peer of yours)."""
+    """Training step and plan of the IMF-AttnRes head against a plain JAX port, and PyTorch or a peer of yours."""
 
     # Sizes of the head, each "width/layers".
     sizes: tuple[str, ...] = ("128/4", "256/6", "384/12")
@@ -35,7 +37,8 @@ class PolicyBenchmark:
     plan_batch: int = 1
     # Training steps per side; ten times as many plans.
     rounds: int = 11
-    # Python file with a function `build(config, weights, threads)`, see imf_jax/benchmark/policy.py.
+    # Also measure `torch`, a PyTorch port that is ready in the environment of `make parity`, or a Python file with a
+    # function `build(config, weights, threads)`, see imf_jax/benchmark/policy.py.
     peer: Path | None = None
     # File that receives the figures as JSON.
     json: Path | None = None
@@ -134,7 +137,8 @@ class FeaturesBenchmark:
 class RolloutsBenchmark:
     """Closed loop against the sum of its parts and against one scene at a time; scaling; promised figures of a GPU.
 
-    The policies are untrained, or one is a checkpoint. About 4 minutes on two CPU cores.
+    In free air, and with objects in the hands. Figures are written as they come, also if the rest fails. The policies
+    are untrained, or one is a checkpoint. About 5 minutes on two CPU cores.
     """
 
     # Task that untrained policies act on.
@@ -143,8 +147,12 @@ class RolloutsBenchmark:
     backend: BackendName = "auto"
     # Sizes of the heads of policies without cameras, each "width/layers".
     sizes: tuple[str, ...] = SIZES
-    # Also measure a policy that sees three cameras through the LEWM encoder (layout grid).
+    # Also measure a policy that sees three cameras through the LEWM encoder.
     cameras: bool = True
+    # Layout of its three views; by default grid, and on a GPU also what the presets use.
+    fusion: Literal["row", "grid"] | None = None
+    # Height and width of its pictures [pixels]; by default 256, and 128 for grid on a GPU.
+    image_size: int | None = None
     # Size of its head; by default 384/12 on a GPU and 128/4 on a CPU.
     camera_size: str | None = None
     # Measure the policy of this checkpoint or run folder instead of untrained ones.
@@ -157,10 +165,13 @@ class RolloutsBenchmark:
     repeats: int = 3
     # Largest batch size whose speed is measured.
     max_batch: int = 4096
-    # Time for all batch sizes together, and for the evaluation of 1,000 episodes on a GPU [s].
+    # Time for all batch sizes together, without starts and compilation, and for the evaluation of 1,000 episodes on a
+    # GPU [s].
     max_seconds: float = 120.0
     # Renderer of the pictures.
     renderer: RendererName = "warp"
+    # Measure all that is measured on a GPU, in that order and in the smallest sizes, wherever this runs: a rehearsal.
+    dry_run: bool = False
     # File that receives the figures as JSON, from the first ones on.
     json: Path | None = None
     # Folder that receives rollouts.json (from the first figures on), rollouts.md and the plot scaling.svg (needs the
@@ -169,7 +180,7 @@ class RolloutsBenchmark:
 
     def run(self) -> "list[Table]":
         """Measure, and return the figures as tables."""
-        require_counts(self, "batch", "steps", "repeats", "max_batch")
+        require_counts(self, "batch", "steps", "repeats", "max_batch", "image_size")
         require(self.max_seconds > 0, f"--max-seconds is {self.max_seconds}; it must be positive")
         require(
             self.checkpoint is not None or bool(self.sizes) or self.cameras,
@@ -177,14 +188,12 @@ class RolloutsBenchmark:
         )
         require(
             self.checkpoint is None
-            or (self.sizes == SIZES and self.cameras and not self.camera_size and self.task == "transfer"),
-            "--task, --sizes, --camera-size and --no-cameras are about untrained policies; leave them out beside "
-            "--checkpoint",
+            or (self.sizes == SIZES and self.cameras and not self._views() and self.task == "transfer"),
+            "--task, --sizes, --camera-size, --fusion, --image-size and --no-cameras are about untrained policies; "
+            "leave them out beside --checkpoint",
         )
-        require(
-            self.cameras or not self.camera_size,
-            "--camera-size would do nothing beside --no-cameras; leave out one of them",
-        )
+        unused = [name for name in self._views() if not self.cameras]
+        require(not unused, f"{', '.join(unused)} would do nothing beside --no-cameras; leave out one of them")
         sizes = [parse_size(size) for size in self.sizes]
         camera_size = parse_size(self.camera_size) if self.camera_size else None
         from imf_jax.benchmark import suite
@@ -202,7 +211,10 @@ class RolloutsBenchmark:
             policies = [suite.trained_policy(self.checkpoint)]
         else:
             seeing = (camera_size or suite.usual_camera_size()) if self.cameras else None
-            policies = suite.untrained_policies(sizes, seeing, task=self.task)
+            views = suite.usual_views()
+            if self.fusion or self.image_size:
+                views = [suite.Views(self.fusion or views[0].fusion, self.image_size or views[0].image_size)]
+            policies = suite.untrained_policies(sizes, seeing, views=views, task=self.task)
 
         def keep(figures: suite.RolloutFigures) -> None:
             for path in (self.json, self.out and self.out / JSON):
@@ -218,12 +230,57 @@ class RolloutsBenchmark:
             max_batch=self.max_batch,
             max_seconds=self.max_seconds,
             renderer=self.renderer,
+            dry_run=self.dry_run,
             say=lambda line: console.print(line, style="dim"),
             on_figures=keep,
         )
-        if self.out is not None:
+        if self.out is not None and figures.scaling:
             write_bytes(self.out / "scaling.svg", scaling_plot(figures.scaling))
         return figures.tables()
+
+    def _views(self) -> list[str]:
+        """Flags about what a policy sees that were given."""
+        return [flag(name) for name in ("camera_size", "fusion", "image_size") if getattr(self, name)]
+
+
+@dataclass(frozen=True)
+class PeersBenchmark:
+    """Closed loop on CPU threads against gymnasium's vector environments with a PyTorch policy (extra `peers`).
+
+    The same scene, actions and size of policy on both sides, in free air and with the box in the hands. About 3 minutes
+    on two CPU cores. Start it with .venv-parity/bin/python, which `make parity` makes.
+    """
+
+    # Size of the head, "width/layers".
+    size: str = SIZES[0]
+    # Scenes at once.
+    batch: int = 64
+    # Control steps of an episode.
+    steps: int = 200
+    # Rounds in which the sides take turns.
+    repeats: int = 3
+    # File that receives the figures as JSON, from the first ones on.
+    json: Path | None = None
+
+    def run(self) -> "list[Table]":
+        """Measure, and return the figures as a table."""
+        require_counts(self, "batch", "steps", "repeats")
+        size = parse_size(self.size)
+        from imf_jax.benchmark.peers import PeerFigures, measure_peers
+        from imf_jax.benchmark.suite import untrained_policies
+        from imf_jax.benchmark.tables import Table, json_content
+
+        def tables(rows: Sequence[PeerFigures]) -> list[Table]:
+            title = "Closed loop; ratio = time of a side / time of imf_jax in the same round"
+            return [Table(title, [asdict(row) for row in rows])]
+
+        def keep(rows: Sequence[PeerFigures]) -> None:
+            if self.json is not None:
+                write_json(self.json, json_content(tables(rows)))
+
+        (policy,) = untrained_policies([size], None)
+        figures = measure_peers(policy, batch=self.batch, steps=self.steps, repeats=self.repeats, on_figures=keep)
+        return tables(figures)
 
 
 Benchmark = (
@@ -231,6 +288,7 @@ Benchmark = (
     | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
     | Annotated[FeaturesBenchmark, tyro.conf.subcommand("features")]
     | Annotated[RolloutsBenchmark, tyro.conf.subcommand("rollouts")]
+    | Annotated[PeersBenchmark, tyro.conf.subcommand("peers")]
 )
 
 
@@ -241,13 +299,13 @@ def parse_size(size: str) -> tuple[int, int]:
     return int(width), int(layers)
 
 
-def main() -> None:
-    """Parse the command line and run the benchmark."""
+def main() -> int:
+    """Parse the command line and run the benchmark; 1 if a part of it failed."""
     benchmark: Any = tyro.cli(Benchmark, description=__doc__)
     if benchmark.json is not None:
         require(benchmark.json.parent.is_dir(), f"--json {benchmark.json}: make the folder first")
     tables = benchmark.run()
-    from imf_jax.benchmark.tables import json_content, machine, markdown
+    from imf_jax.benchmark.tables import FAILED, json_content, machine, markdown
 
     for measured in tables:
         names, *rows = measured.cells()
@@ -262,6 +320,7 @@ def main() -> None:
     if benchmark.json is not None:
         write_json(benchmark.json, content)
         console.print(f"figures in {benchmark.json}")
+    return EXIT_FAILED if any(table.title == FAILED for table in tables) else EXIT_OK
 
 
 def run() -> NoReturn:
