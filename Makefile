@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # LeRobot needs Python 3.12 or newer.
 LEROBOT_PYTHON ?= $(PYTHON)
+# Python of the GPU check, with packages that are there already; see imf_jax/benchmark/gpu_check.py.
+GPU_PYTHON ?= $(BIN)/python
 TEST_WORKERS ?= 2
 TASK   ?= transfer
 DEMO_EPISODES ?= 300
@@ -93,10 +95,10 @@ aloha-check: install ## the real gym-aloha moves and rewards alike (dm-control; 
 	.venv-aloha/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-aloha.txt gym-aloha pytest
 	@touch $@
 
-gpu-check: ## device tests and benchmark on a CUDA GPU, installs nothing (other packages: make gpu-check BIN=/usr/bin)
-	@test -x "$(BIN)/python" || { \
-	  echo "error: there is no $(BIN)/python; run make install, or name a folder with one: make gpu-check BIN=/usr/bin" >&2; exit 2; }
-	@$(BIN)/python -m imf_jax.benchmark.gpu_check
+gpu-check: ## benchmark and device tests on a CUDA GPU, installs nothing (another Python: GPU_PYTHON=python3; rehearsal: GPU_CHECK=--dry-run)
+	@command -v "$(GPU_PYTHON)" >/dev/null || { \
+	  echo "error: there is no $(GPU_PYTHON); run make install, or name a Python: make gpu-check GPU_PYTHON=python3" >&2; exit 2; }
+	@$(GPU_PYTHON) -m imf_jax.benchmark.gpu_check $(GPU_CHECK)
 
 clean: ## remove the environments and caches of this folder (not your demos and runs)
 	rm -rf .venv .venv-parity .venv-lerobot .venv-aloha .pytest_cache .mypy_cache .ruff_cache build site *.egg-info
