@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pytest
 from flax import nnx
 
 from imf_jax.benchmark import policy, torch_head
@@ -12,6 +13,9 @@ from imf_jax.benchmark.suite import untrained_policies
 from imf_jax.config import HeadConfig
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
+
+# PyTorch itself scripts some of its derivatives when the first forward-mode one is asked for.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated:DeprecationWarning")
 
 
 def test_the_peer_agrees_on_loss_and_plan() -> None:
