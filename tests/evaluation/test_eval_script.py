@@ -71,7 +71,9 @@ def test_a_repetition_on_native_is_equal_to_the_bit(script: Callable[..., Any], 
     }  # fmt: skip
     assert metrics["useful_share"] == 60 / metrics["scene_steps"] <= 1
     assert "of all that were simulated" in " ".join(run.out.split())
-    assert line in Path("twice/report.html").read_text()
+    page = Path("twice/report.html").read_text()
+    assert line in page
+    assert "of the simulated steps belong to an episode" in page
     assert not (Path("twice/repeat_2") / "episodes").exists(), "only the first run has captures"
     (Path("twice/repeat_2") / "episodes.jsonl").unlink()
     assert script(*command, "--save-trajectory", "--resume").code == 0
