@@ -74,9 +74,10 @@ RunSteps = Callable[[TrainState, nnx.State, Demonstrations, Array], TrainState]
 """(state, variables, demonstrations, count int32 scalar) -> state after `count` more steps; `state` is used up."""
 
 
-def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenParts, data: Demonstrations) -> RunSteps:
-    """Compile the training loop for arguments like these. It donates the buffers of the state it is given."""
-    graph = frozen.graph
+def optimizer_step(
+    config: TrainConfig, graph: nnx.GraphDef[Policy]
+) -> Callable[[TrainState, nnx.State, Demonstrations], TrainState]:
+    """One step as a function of (state, variables, demonstrations). `graph`: of `FrozenParts`."""
     optimizer = build_optimizer(config.optimizer, config.max_steps)
     head = config.policy.head
     key = root_key(config.seed, STEP_STREAM)
@@ -105,10 +106,27 @@ def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenPart
         sums = {name: total + figures[name] for name, total in state.sums.items()}
         return TrainState(state.step + 1, params, statistics, optimizer_state, average, sums)
 
+    return one_step
+
+
+def training_program(config: TrainConfig, graph: nnx.GraphDef[Policy]) -> jax.stages.Wrapped:
+    """The training loop, to be compiled: a function of the arguments of `RunSteps`, the first of which it donates."""
+    one_step = optimizer_step(config, graph)
+
+    def run_steps(state: TrainState, variables: nnx.State, data: Demonstrations, count: Array) -> TrainState:
+        # The trip count is dynamic on purpose: one program serves every count, so grouping cannot change rounding.
+        return jax.lax.fori_loop(0, count, lambda _, carry: one_step(carry, variables, data), state)
+
+    return jax.jit(run_steps, donate_argnums=0)
+
+
+def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenParts, data: Demonstrations) -> RunSteps:
+    """Compile the training loop for arguments like these. It donates the buffers of the state it is given."""
     if isinstance(config.policy.encoder, ResNetEncoderConfig):
         # XLA's CPU compiler prepares gradients of convolutions for its fast kernels outside of loops only; within one
         # they take six times as long. Such steps are long enough for a loop in Python.
-        step = jax.jit(one_step, donate_argnums=0).lower(state, frozen.variables, data).compile()
+        one_step = jax.jit(optimizer_step(config, frozen.graph), donate_argnums=0)
+        step = one_step.lower(state, frozen.variables, data).compile()
 
         def repeat(state: TrainState, variables: nnx.State, data: Demonstrations, count: Array) -> TrainState:
             for _ in range(int(count)):
@@ -116,9 +134,4 @@ def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenPart
             return state
 
         return repeat
-
-    def run_steps(state: TrainState, variables: nnx.State, data: Demonstrations, count: Array) -> TrainState:
-        # The trip count is dynamic on purpose: one program serves every count, so grouping cannot change rounding.
-        return jax.lax.fori_loop(0, count, lambda _, carry: one_step(carry, variables, data), state)
-
-    return jax.jit(run_steps, donate_argnums=0).lower(state, frozen.variables, data, jnp.int32(1)).compile()
+    return training_program(config, frozen.graph).lower(state, frozen.variables, data, jnp.int32(1)).compile()
