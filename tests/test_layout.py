@@ -29,8 +29,8 @@ ROOMS = (
     "evaluation",
     "training",
     "recording",
-    "benchmark",
     "presets",
+    "benchmark",
     "conversion",
     "commands",
 )
