@@ -12,7 +12,7 @@ DEMO_EPISODES ?= 300
 DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs parity wheel-check lerobot-check aloha-check gpu-check clean
+.PHONY: help install demo test lint format docs parity cuda-check wheel-check lerobot-check aloha-check gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -63,6 +63,15 @@ parity: .venv-parity/.installed ## numerical proof of the weight converters agai
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-parity.txt -e '.[parity]'
 	@touch $@
 
+cuda-check: .venv-cuda/.installed ## compile everything for an H100 without a GPU, within stated bounds (2 GB); KERNELS=DIR keeps kernels
+	.venv-cuda/bin/python -m imf_jax.benchmark.cuda.check $(if $(KERNELS),--kernels "$(KERNELS)")
+
+.venv-cuda/.installed: pyproject.toml constraints.txt constraints-cuda.txt
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-cuda.txt -e . \
+	  jax-cuda13-plugin nvidia-cuda-nvcc nvidia-nvvm nvidia-nvjitlink
+	@touch $@
+
 wheel-check: install ## build a wheel, install it into an empty environment and use its commands there
 	$(BIN)/python tests/wheel/check.py
 
@@ -101,4 +110,4 @@ gpu-check: ## benchmark and device tests on a CUDA GPU, installs nothing (anothe
 	@$(GPU_PYTHON) -m imf_jax.benchmark.gpu_check $(GPU_CHECK)
 
 clean: ## remove the environments and caches of this folder (not your demos and runs)
-	rm -rf .venv .venv-parity .venv-lerobot .venv-aloha .pytest_cache .mypy_cache .ruff_cache build site *.egg-info
+	rm -rf .venv .venv-parity .venv-cuda .venv-lerobot .venv-aloha .pytest_cache .mypy_cache .ruff_cache build site *.egg-info

@@ -41,7 +41,7 @@ def guard_kernel_cache(warp: ModuleType) -> None:
         with _locked(cache / LOCK):
             _remove_unlisted(folder)
             found = load(module, device, block_dim)
-            _list(folder)
+            list_files(folder)
         return found
 
     guarded.guarded = True  # type: ignore[attr-defined]
@@ -79,7 +79,8 @@ def _remove_unlisted(folder: Path) -> None:
                 (folder / name).unlink()
 
 
-def _list(folder: Path) -> None:
+def list_files(folder: Path) -> None:
+    """List what is in a folder of the cache as Warp's own, with its checksums."""
     with contextlib.suppress(OSError):
         checksums = _checksums(folder)
         if checksums != _listed(folder):
