@@ -177,7 +177,7 @@ def test_a_rehearsal_runs_every_step_on_the_cpu(tmp_path: Path, monkeypatch: pyt
     assert gpu_check.main(["--dry-run", "--out", str(tmp_path), *limits]) == 0
     written = json.loads((tmp_path / "dry-run.json").read_text())
     tables = {table["title"]: table["rows"] for table in written["benchmark"]["tables"]}
-    loops, scaling, device = tables.values()
+    loops, scaling, device, evaluation = tables.values()
     assert [row["policy"] for row in loops] == ["state, 16/1", "state, 16/1, in contact"]
     assert [row["batch"] for row in scaling] == [2, 1]
     assert all(row["steps_per_s"] and row["warmup_s"] for row in scaling)
@@ -186,6 +186,7 @@ def test_a_rehearsal_runs_every_step_on_the_cpu(tmp_path: Path, monkeypatch: pyt
         ("one camera 32x32 without a policy, 2 scenes", True),
         ("one plan, batch 1; state, 16/1", True),
     ]
+    assert [row["task"] for row in evaluation] == ["transfer"]
     assert written["tests"][0]["passed"] > 0
 
 
