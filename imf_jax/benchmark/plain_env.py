@@ -1,15 +1,18 @@
 """The transfer scene as a plain gymnasium environment on `mj_step`, as one would write it without this package.
 
 Its action is the servo command, so that it is spared the inverse kinematics; its scenes and rewards are those of
-`imf_jax.sim.tasks.transfer`. Workers of an `AsyncVectorEnv` import this module: it imports neither JAX nor the rest of
-the package.
+`imf_jax.sim.tasks.transfer`. Workers of an `AsyncVectorEnv` import this module: it imports no JAX.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
-import mujoco
 import numpy as np
+
+if TYPE_CHECKING:
+    import mujoco
+else:
+    from imf_jax.sim import mujoco
 
 
 class PlainScene(NamedTuple):

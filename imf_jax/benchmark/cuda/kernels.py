@@ -16,8 +16,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from mujoco.mjx.third_party import mujoco_warp
-from mujoco.mjx.third_party.mujoco_warp._src import collision_convex
 
 from imf_jax.benchmark.policy import cpu_threads
 from imf_jax.errors import one_line
@@ -117,6 +115,9 @@ class PosingDevice:
 @contextlib.contextmanager
 def recording(warp: ModuleType) -> Iterator[Recorder]:
     """Note the kernels that would be launched on CUDA, and launch none."""
+    from mujoco.mjx.third_party import mujoco_warp
+    from mujoco.mjx.third_party.mujoco_warp._src import collision_convex
+
     recorder, posing = Recorder(), PosingDevice(warp.get_device("cpu"))
     real_launch, real_device, real_context = warp.launch, warp.get_device, mujoco_warp.create_render_context
 

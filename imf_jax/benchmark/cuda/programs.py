@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from mujoco.mjx.warp import ffi
 
 from imf_jax.benchmark.lewm import SIZES
 from imf_jax.config import LewmEncoderConfig, PolicyConfig, StateEncoderConfig, TrainConfig
@@ -162,6 +161,8 @@ def loop(config: TrainConfig, backend: WarpBackend, scenes: int, device: Any) ->
 
 def warp_calls() -> dict[str, str]:
     """Targets of the custom calls by which programs traced so far run Warp -> the function of MJX behind each."""
+    from mujoco.mjx.warp import ffi
+
     with ffi._JAX_CALLABLE_VARIADIC_TUPLE_REGISTRY_LOCK:
         registered = dict(ffi._JAX_CALLABLE_VARIADIC_TUPLE_REGISTRY)
     return {call.name: key[0].__name__.strip("_").removesuffix("_shim") for key, call in registered.items()}
