@@ -59,7 +59,9 @@ class SequentialSystem:
             qpos = data.qpos.astype(np.float32)[None]
             robot, observation = parts.read(qpos, data.sensordata[None])
             progress, _ = parts.task.evaluate(progress, observation)
-            seen = {"state": np.asarray(robot), "env_state": np.asarray(parts.task.env_state(observation))}
+            bodies = parts.robot.effectors
+            hands = np.concatenate([data.xpos[bodies], data.xquat[bodies]], axis=-1).astype(np.float32)[None]
+            seen = {"state": np.asarray(robot), "env_state": np.asarray(parts.task.env_state(observation, hands))}
             if self._camera is not None:
                 seen["images"] = self._camera.render(qpos)
             for name, value in seen.items():

@@ -99,8 +99,8 @@ class ObjectiveConfig:
 class StateEncoderConfig:
     """Condition on robot state and the task's scene state (object poses); no camera."""
 
-    # Also give the pose of every object in the frame of each object before it, cut off at this distance [m]. For tasks
-    # in which millimetres between objects decide: a small network does not subtract their poses that exactly.
+    # Also give each pose of the scene state in the frame of those before it, cut off at this distance [m] and at five
+    # times it. For tasks in which millimetres decide: a small network does not subtract poses that exactly.
     relative_poses: float | None = None
 
     def __post_init__(self) -> None:

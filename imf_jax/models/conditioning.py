@@ -28,7 +28,10 @@ Array = jax.Array
 Observation = Mapping[str, Array | np.ndarray]
 
 POSE = 7
-"""Entries of an object's pose in a scene state: position and quaternion wxyz."""
+"""Entries of a pose in a scene state: position and quaternion wxyz."""
+
+FAR = 5.0
+"""Second scale of `relative_poses`, in units of the first: what a hand holds may lie that far from its frame."""
 
 RADIANS_PER_METRE = 10.0
 """Angle that weighs as much as a distance in `relative_poses`: a radian turns what is 10 cm away by as much [rad/m]."""
@@ -72,29 +75,32 @@ def require_statistics(stats: Mapping[str, Mapping[str, Any]], name: str) -> Map
     return stats[name]
 
 
-def relative_poses(objects: Float[Array, "*batch N 7"], near: float) -> Float[Array, "*batch 6*N*(N-1)//2"]:
-    """Pose of every object in the frame of each object before it, in [-1, 1].
+def relative_poses(poses: Float[Array, "*batch N 7"], near: float) -> Float[Array, "*batch 12*(N*(N-1)//2)"]:
+    """Each of the poses in the frame of those before it, at two scales, in [-1, 1].
 
     Args:
-        objects: (..., N, 7) positions [m] and unit quaternions wxyz.
-        near: distance at which a coordinate is cut off [m]; angles are at `RADIANS_PER_METRE` times that [rad].
+        poses: (..., N, 7) positions [m] and unit quaternions wxyz.
+        near: distance at which a coordinate is cut off [m], and `FAR` times that for the second scale; angles are at
+            `RADIANS_PER_METRE` times these [rad].
 
     Returns:
-        (..., 6 P) of P pairs: position, then rotation vector (of small angles), each divided by where it is cut off.
+        (..., 12 P) of P pairs: for both scales position, then rotation vector (of small angles), each divided by where
+        it is cut off.
     """
     parts = []
-    for first in range(objects.shape[-2]):
-        for second in range(first + 1, objects.shape[-2]):
-            relative = quaternions.compose(quaternions.invert(objects[..., first, :]), objects[..., second, :])
+    for first in range(poses.shape[-2]):
+        for second in range(first + 1, poses.shape[-2]):
+            relative = quaternions.compose(quaternions.invert(poses[..., first, :]), poses[..., second, :])
             angles = 2 * relative[..., 4:] * jnp.where(relative[..., 3:4] < 0, -1.0, 1.0)
-            parts += [relative[..., :3] / near, angles / (RADIANS_PER_METRE * near)]
+            for scale in (near, FAR * near):
+                parts += [relative[..., :3] / scale, angles / (RADIANS_PER_METRE * scale)]
     return jnp.clip(jnp.concatenate(parts, axis=-1), -1.0, 1.0)
 
 
 class StateConditioning(nnx.Module):
     """Robot state (B, To, S), then the task's scene state (B, To, E), one token per step.
 
-    Then, where the configuration asks for them, `relative_poses` of the objects.
+    Then, where the configuration asks for them, `relative_poses` of the scene state.
     """
 
     tokens_per_step = 1
@@ -102,14 +108,14 @@ class StateConditioning(nnx.Module):
 
     def __init__(self, config: PolicyConfig, state_dim: int, env_state_dim: int) -> None:
         assert isinstance(config.encoder, StateEncoderConfig)
-        self._near, objects = config.encoder.relative_poses, env_state_dim // POSE
+        self._near, poses = config.encoder.relative_poses, env_state_dim // POSE
         require(
-            self._near is None or (env_state_dim == objects * POSE and objects > 1),
-            f"encoder.relative_poses needs a scene state of two or more object poses of {POSE} entries, but that of "
-            f"the task has {env_state_dim}; leave it away",
+            self._near is None or (env_state_dim == poses * POSE and poses > 1),
+            f"encoder.relative_poses needs a scene state of two or more poses of {POSE} entries, but that of the task "
+            f"has {env_state_dim}; leave it away",
         )
-        pairs = objects * (objects - 1) // 2 if self._near else 0
-        self.dim = state_dim + env_state_dim + 6 * pairs
+        pairs = poses * (poses - 1) // 2 if self._near else 0
+        self.dim = state_dim + env_state_dim + 12 * pairs
         self.state = Normalizer(state_dim, config.normalization)
         self.env_state = Normalizer(env_state_dim, config.normalization)
 

@@ -160,7 +160,7 @@ class TaskScene:
         progress, result = self.task.evaluate(state.task, observation)
         output = StepOutput(
             state=robot,
-            env_state=self.task.env_state(observation),
+            env_state=self.task.env_state(observation, hands),
             end_effector=hands,
             reward=result.reward,
             stage=result.stage,

@@ -125,7 +125,7 @@ class InsertExpert:
 
     def act(self, state: InsertState, output: StepOutput) -> tuple[InsertState, jax.Array]:
         """The next memory and the action, float32 (B, 16)."""
-        objects = jnp.asarray(output.env_state).reshape(-1, 2, 7)
+        objects = jnp.asarray(output.env_state)[:, :14].reshape(-1, 2, 7)
         hands = jnp.asarray(output.end_effector)
         opening = jnp.asarray(output.state).reshape(-1, 2, 8)[..., 7]
         objects = objects.at[..., 3:].set(nearest_orientations(objects[..., 3:], hands[..., 3:]))

@@ -121,8 +121,13 @@ class Task(ABC):
     def evaluate(self, progress: Any, observation: TaskObservation) -> tuple[Any, TaskResult]:
         """Evaluate the scenes after one control step."""
 
-    def env_state(self, observation: TaskObservation) -> Array:
-        """The scene state (B, env_state_dim) that a policy which does not see observes: the poses of all objects."""
+    def env_state(self, observation: TaskObservation, hands: Array) -> Array:
+        """The scene state (B, env_state_dim) that a policy which does not see observes: the poses of all objects.
+
+        Args:
+            observation: the scenes.
+            hands: (B, E, 7) poses of the end effectors, position [m] and quaternion wxyz.
+        """
         objects = observation.objects
         return objects.reshape(objects.shape[0], -1)
 

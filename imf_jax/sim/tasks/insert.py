@@ -116,7 +116,7 @@ class Insert(TableTask):
     max_steps = 700
     objects: tuple[str, ...] = ("ring_block", "bar_block")
     stages: tuple[str, ...] = ("touch", "lift", "align", "insert")
-    env_state_dim = 14
+    env_state_dim = 28
     contact_slots, constraint_rows = 48, 256  # under noise the expert needs at most 37 and 216
     position_noise, yaw_noise = 0.006, 0.03
     expert = "imf_jax.sim.experts.insert:InsertExpert"
@@ -152,6 +152,15 @@ class Insert(TableTask):
     def start(self, batch: int, xp: ModuleType) -> InsertProgress:
         """Progress of `batch` fresh scenes: nothing has been inserted yet."""
         return InsertProgress(held=xp.zeros(batch, xp.int32))
+
+    def env_state(self, observation: TaskObservation, hands: Array) -> Array:
+        """Poses of ring and bar, then of both hands.
+
+        How an object lies in its hand decides, and the state of the robot, joint angles, says that through the
+        kinematics of the arms only.
+        """
+        poses = array_module(hands).concatenate([observation.objects, hands], axis=1)
+        return poses.reshape(poses.shape[0], -1)
 
     def evaluate(self, progress: InsertProgress, observation: TaskObservation) -> tuple[InsertProgress, TaskResult]:
         """Stage, reward, success and failure after one control step.
