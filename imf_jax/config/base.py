@@ -23,6 +23,10 @@ Precision = Literal["highest", "high", "default"]
 """Precision of float32 matrix products; it matters on accelerators only. On NVIDIA GPUs `highest` is float32, the
 others are TF32, which keeps 10 of the 23 bits of the mantissa."""
 
+PlanPrecision = Literal["highest", "high", "default", "bfloat16"]
+"""As `Precision`; bfloat16 also rounds what the layers of the transformer multiply to 8 bits, also on CPUs, for plans
+only."""
+
 DeviceCount = int | Literal["all"]
 """Number of local devices that share the scenes."""
 

@@ -9,7 +9,7 @@ import tyro
 from imf_jax.config.base import (
     BackendName,
     DeviceCount,
-    Precision,
+    PlanPrecision,
     RendererName,
     flag,
     require,
@@ -127,9 +127,10 @@ class EvalConfig:
     plan_batch: int = 10
     # Function evaluations per plan; by default as in training.
     sampling_steps: int | None = None
-    # Precision of the policy's matrix products on accelerators; CPUs always compute in float32. On NVIDIA GPUs highest
-    # is float32, high and default are TF32: faster, and less exact.
-    precision: Precision = "highest"
+    # Precision of the policy's matrix products. On NVIDIA GPUs highest is float32, high and default are TF32; CPUs
+    # compute these three in float32. bfloat16 also rounds what the transformer multiplies: less exact, and faster
+    # for batches on CPUs that have AMX.
+    precision: PlanPrecision = "highest"
     # Folder that receives the evaluation, empty unless --resume; by default evals/<timestamp>_<run>_step<n>_seed<seed>.
     out: Path | None = None
     # Continue the evaluation in --out: only what is missing runs. The records are those of an uninterrupted run.
@@ -192,9 +193,10 @@ class LatencyConfig:
     plan_batch: int = 10
     # Function evaluations per plan; by default as in training.
     sampling_steps: int | None = None
-    # Precision of the policy's matrix products on accelerators; CPUs always compute in float32. On NVIDIA GPUs highest
-    # is float32, high and default are TF32: faster, and less exact.
-    precision: Precision = "highest"
+    # Precision of the policy's matrix products. On NVIDIA GPUs highest is float32, high and default are TF32; CPUs
+    # compute these three in float32. bfloat16 also rounds what the transformer multiplies: less exact, and faster
+    # for batches on CPUs that have AMX.
+    precision: PlanPrecision = "highest"
     # Interval between two plans; by default the num_action_steps of the policy [control steps].
     replan_every: int | None = None
     # What to do when a chunk ends before the next one comes: stay at its last action (hold), or go on by its last

@@ -182,3 +182,19 @@ def test_only_kernels_of_linear_layers_decay() -> None:
 def test_impossible_sizes_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         HeadConfig(**{**SMALL.__dict__, **changes})
+
+
+def test_bfloat16_rounds_the_layers_and_nothing_else() -> None:
+    config = HeadConfig(action_dim=4, n_emb=32, n_layer=2, n_head=4, n_kv_head=4)
+    head = AttnResHead(config, 6, rngs=nnx.Rngs(0))
+    head.backbone.pseudo_queries[...] = jax.random.normal(jax.random.key(3), head.backbone.pseudo_queries.shape)
+    z, condition = jax.random.normal(jax.random.key(0), (3, 16, 4)), jax.random.normal(jax.random.key(1), (3, 2, 6))
+    r, t = jnp.zeros(3), jnp.ones(3)
+    exact, embedded = head(z, r, t, condition), head.action_embedding(z)
+    with jax.default_matmul_precision("bfloat16"):
+        rounded, same = jax.jit(lambda *x: head(*x))(z, r, t, condition), head.action_embedding(z)
+        in_graph = jax.jit(lambda *x: head(*x)).lower(z, r, t, condition).as_text()
+    error = float(jnp.abs(rounded - exact).max() / jnp.abs(exact).max())
+    assert 1e-5 < error < 0.02
+    np.testing.assert_array_equal(same, embedded)
+    assert in_graph.count("bf16") > 4 * 2 * config.n_layer

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Bool, Float
 
 from imf_jax.config import HeadConfig
+from imf_jax.jax_settings import matmul_precision
 
 Array = jax.Array
 
@@ -92,11 +93,26 @@ def add_all(arrays: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape"]:
     return reduce(operator.add, arrays)
 
 
+class Linear(nnx.Linear):
+    """A linear layer. Without a bias, as in the transformer's layers, `--precision bfloat16` rounds what it multiplies.
+
+    Sums stay in float32. Embeddings and the output layer have a bias and stay exact: they carry the actions.
+    """
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """Transform (..., in) to (..., out)."""
+        if self.use_bias or matmul_precision() != "bfloat16":
+            return super().__call__(inputs, out_sharding)
+        # The barrier keeps XLA from folding the rounding away, and with it the product that CPUs have instructions for.
+        rounded, kernel = jax.lax.optimization_barrier(
+            (inputs.astype(jnp.bfloat16), self.kernel[...].astype(jnp.bfloat16))
+        )
+        return jnp.matmul(rounded, kernel, preferred_element_type=jnp.float32)
+
+
 def linear(in_features: int, out_features: int, rngs: nnx.Rngs, *, use_bias: bool = False) -> nnx.Linear:
     """A linear layer with kernel (in, out) ~ N(0, 0.02) and zero bias."""
-    return nnx.Linear(
-        in_features, out_features, use_bias=use_bias, kernel_init=nnx.initializers.normal(0.02), rngs=rngs
-    )
+    return Linear(in_features, out_features, use_bias=use_bias, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
 
 
 class RMSNorm(nnx.Module):
