@@ -1,8 +1,8 @@
 """ALOHA insertion from joint states and the poses of peg and socket, no cameras.
 
-From 300 demonstrations: 486 of 500 unseen scenes succeed (97.2 %, 95 % interval 95.4-98.3 %; with one function evaluation
-418, 83.6 %). From 50, after 10,000 steps: 354 (70.8 %, 66.7-74.6 %). Trained at 14 to 21 steps per second on two CPU cores
-that had much other work to do as well.
+From 300 demonstrations: 486 of 500 unseen scenes succeed (97.2 %, 95 % interval 95.4-98.3 %; with one function
+evaluation 418, 83.6 %). From 50, after 10,000 steps: 354 (70.8 %, 66.7-74.6 %). Trained at 14 to 21 steps per second on
+two CPU cores that had much other work to do as well.
 """
 
 from pathlib import Path

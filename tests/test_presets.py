@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from flax import nnx
 from parameters import count_parameters
-from transfer_task import SPACES
 
 from imf_jax.config import LewmEncoderConfig, TrainConfig, from_dict, to_dict
 from imf_jax.errors import ArgumentError, UserError
@@ -15,6 +14,7 @@ from imf_jax.models.encoders.lewm import LewmSizes
 from imf_jax.models.encoders.vit import VitSizes
 from imf_jax.models.policy import Policy, unloaded_encoder
 from imf_jax.presets import load_preset, preset_description, preset_paths
+from imf_jax.sim.tasks import get_task
 
 LEWM = LewmSizes(VitSizes(hidden=192, layers=12, heads=3, mlp=768, patch=14, image_size=224), 2048, output=192)
 
@@ -22,11 +22,11 @@ LEWM = LewmSizes(VitSizes(hidden=192, layers=12, heads=3, mlp=768, patch=14, ima
 def policy_of(config: TrainConfig) -> Policy:
     """The policy of a configuration, with shapes in place of arrays; a LEWM encoder has the sizes of the source."""
     identity = {"sizes": dataclasses.asdict(LEWM), "weights_sha256": ""}
-    sees = isinstance(config.policy.encoder, LewmEncoderConfig)
+    sees, task = isinstance(config.policy.encoder, LewmEncoderConfig), get_task(config.task)
 
     def build() -> Policy:
         frozen = unloaded_encoder(config.policy, identity) if sees else None
-        return Policy(config.policy, SPACES, 7, rngs=nnx.Rngs(0), frozen_encoder=frozen)
+        return Policy(config.policy, task.robot.spaces, task.env_state_dim, rngs=nnx.Rngs(0), frozen_encoder=frozen)
 
     return nnx.eval_shape(build)
 
