@@ -7,6 +7,9 @@ from imf_jax.errors import ArgumentError
 VIEWS = ("r_vis", "top", "front")
 """Cameras that the LEWM encoder was trained on, in the order in which it takes their pictures."""
 
+GRID_PLACES = 4
+"""Views that the layout `grid`, 2 x 2, has room for."""
+
 IMAGE_SIZE = 256
 """Height and width of camera pictures unless a setting says otherwise [pixels]."""
 
@@ -56,6 +59,21 @@ def require_counts(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
+
+
+def require_cameras(group: str, cameras: tuple[str, ...]) -> None:
+    """Refuse an empty list of cameras, and one that names a camera twice. `group`: of the settings, for the message."""
+    require(len(cameras) > 0, f"{group}.cameras is empty; name at least one camera")
+    require(len(set(cameras)) == len(cameras), f"{group}.cameras {', '.join(cameras)} names a camera twice")
+
+
+def require_views(group: str, cameras: tuple[str, ...], fusion: str) -> None:
+    """Refuse cameras that `require_cameras` refuses, and more of them than the layout `grid` has room for."""
+    require_cameras(group, cameras)
+    require(
+        fusion != "grid" or len(cameras) <= GRID_PLACES,
+        f"{group}.fusion grid has room for {GRID_PLACES} cameras, not {len(cameras)}; use row",
+    )
 
 
 def require_seed(seed: int) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from imf_jax.config.base import IMAGE_SIZE, VIEWS, require
+from imf_jax.config.base import IMAGE_SIZE, VIEWS, require, require_cameras, require_views
 
 EncoderDtype = Literal["float32", "bfloat16"]
 """Types that a frozen encoder can compute in."""
@@ -120,25 +120,23 @@ class StateEncoderConfig:
 
 @dataclass(frozen=True)
 class LewmEncoderConfig:
-    """Condition on one embedding of all three camera views by the frozen LEWM encoder, then robot state."""
+    """Condition on one embedding of all camera views by the frozen LEWM encoder, then robot state."""
 
-    # Folder with the converted encoder, from converters/lewm.py.
+    # Folder with the encoder, from converters/lewm.py or scripts/pretrain.py.
     weights: Path = Path("encoders/lewm")
-    # Layout of the three views in the one picture that the encoder sees: side by side, or 2 x 2.
+    # Layout of the views in the one picture that the encoder sees: side by side, or 2 x 2.
     fusion: Literal["row", "grid"] = "row"
     # Height and width of the camera pictures, as they were recorded [pixels].
     image_size: int = IMAGE_SIZE
     # Operands of the encoder's matrix products. bfloat16 is faster on accelerators; its embeddings are off by about 1 %
     # of their norm (random weights, on a CPU).
     dtype: EncoderDtype = "float32"
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Cameras whose pictures the policy reads; the encoder was trained on exactly these."""
-        return VIEWS
+    # Cameras whose pictures are read: those that the encoder was trained on, in that order.
+    cameras: tuple[str, ...] = VIEWS
 
     def __post_init__(self) -> None:
         require(self.image_size >= 1, f"encoder.image_size {self.image_size} must be at least 1")
+        require_views("encoder", self.cameras, self.fusion)
 
 
 @dataclass(frozen=True)
@@ -163,11 +161,7 @@ class ResNetEncoderConfig:
     width: int = 64
 
     def __post_init__(self) -> None:
-        require(len(self.cameras) > 0, "encoder.cameras is empty; name at least one camera")
-        require(
-            len(set(self.cameras)) == len(self.cameras),
-            f"encoder.cameras {', '.join(self.cameras)} names a camera twice",
-        )
+        require_cameras("encoder", self.cameras)
         require(
             self.width >= 16 and self.width % 16 == 0,
             f"encoder.width {self.width} must be a multiple of 16 (group normalisation has 16 channels a group)",

@@ -250,8 +250,13 @@ def build_conditioning(
     if isinstance(config.encoder, StateEncoderConfig):
         return StateConditioning(config, spaces.state_dim, env_state_dim)
     if isinstance(config.encoder, LewmEncoderConfig):
+        wanted = config.encoder
         encoder = frozen_encoder or lewm.load(
-            config.encoder.weights, fusion=config.encoder.fusion, dtype=config.encoder.dtype
+            wanted.weights,
+            fusion=wanted.fusion,
+            cameras=wanted.cameras,
+            image_size=wanted.image_size,
+            dtype=wanted.dtype,
         )
         return LewmConditioning(config, spaces.state_dim, encoder)
     if isinstance(config.encoder, ResNetEncoderConfig):

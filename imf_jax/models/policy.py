@@ -232,14 +232,14 @@ def weight_decay_mask(params: nnx.State) -> nnx.State:
         The same tree with a bool at every leaf.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(getattr(entry, "key", None) == "kernel" for entry in path), params
+        lambda path, _: any(str(getattr(entry, "key", "")).rpartition(".")[2] == "kernel" for entry in path), params
     )
 
 
 class FrozenParts(NamedTuple):
     """Parts of a policy that training does not change: structure, frozen encoder and data statistics."""
 
-    graph: nnx.GraphDef[Policy]
+    graph: nnx.GraphDef[Any]
     variables: nnx.State
 
 
@@ -267,8 +267,8 @@ def build_policy(
         return Policy(config.policy, spaces, env_state_dim, rngs=rngs, frozen_encoder=frozen_encoder)
 
 
-def split_policy(policy: Policy) -> tuple[FrozenParts, nnx.State, nnx.State]:
-    """Split a policy into frozen parts, trainable weights and running statistics."""
+def split_policy(policy: nnx.Module) -> tuple[FrozenParts, nnx.State, nnx.State]:
+    """Split a policy, or another trainable module, into frozen parts, trainable weights and running statistics."""
     parts: Any = nnx.split(policy, nnx.Param, nnx.BatchStat, ...)
     graph, params, statistics, variables = parts
     return FrozenParts(graph, variables), params, statistics
@@ -290,5 +290,6 @@ def unloaded_encoder(config: PolicyConfig, identity: dict[str, Any]) -> LewmEnco
         sizes,
         fusion=config.encoder.fusion,
         dtype=config.encoder.dtype,
+        cameras=config.encoder.cameras,
         fingerprint=identity["weights_sha256"],
     )

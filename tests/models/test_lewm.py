@@ -19,7 +19,7 @@ from imf_jax.conversion.lewm import Args, convert
 from imf_jax.errors import UserError
 from imf_jax.models.encoders import lewm, vit
 from imf_jax.models.encoders.lewm import Frozen, LewmEncoder, load
-from imf_jax.models.encoders.preprocess import VIEW_ORDER, fuse_views, preprocess
+from imf_jax.models.encoders.preprocess import VIEW_ORDER, fuse_views, fused_shape, preprocess
 from imf_jax.models.encoders.vit import position_table
 
 pytestmark = pytest.mark.optimized
@@ -95,6 +95,23 @@ def test_layouts_put_every_view_in_its_place() -> None:
     grid = np.asarray(fuse_views(colours, "grid"))
     assert grid.shape == (1, 8, 8, 3)
     assert grid[0, ::4, ::4, 0].tolist() == [[10, 20], [30, 0]]
+
+
+def test_any_cameras_are_laid_out_in_their_order() -> None:
+    views = {str(n): np.full((1, 4, 4, 3), n, np.uint8) for n in range(1, 5)}
+    assert np.asarray(fuse_views(views, "row", ("3", "1")))[0, 0, ::4, 0].tolist() == [3, 1]
+    for cameras, places in [
+        (("4", "2"), [[4, 2], [0, 0]]), (("2", "3", "1"), [[2, 3], [1, 0]]), (("1", "2", "3", "4"), [[1, 2], [3, 4]]),
+    ]:  # fmt: skip
+        assert np.asarray(fuse_views(views, "grid", cameras))[0, ::4, ::4, 0].tolist() == places
+    for fusion in ("row", "grid"):
+        np.testing.assert_array_equal(fuse_views(views, fusion, ("2",)), views["2"])
+    for count in range(1, 5):
+        cameras = tuple(views)[:count]
+        for fusion in ("row", "grid"):
+            assert fused_shape(4, fusion, count) == fuse_views(views, fusion, cameras).shape[1:3]
+    with pytest.raises(UserError, match="camera 5 is missing"):
+        fuse_views(views, "row", ("5",))
 
 
 def test_works_inside_jit(folder: Path, views: dict[str, np.ndarray]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from imf_jax.config import from_dict
 from imf_jax.errors import UserError
 from imf_jax.files import require_no_lfs_pointer
 from imf_jax.models.encoders.preprocess import (
+    VIEW_ORDER,
     Fusion,
     check_images,
     fuse_views,
@@ -82,13 +83,48 @@ class Frozen(nnx.Variable[Array]):
     """Frozen weight: no `nnx.Param`, so that no optimizer, gradient or statistics update touches it."""
 
 
+class Moments(NamedTuple):
+    """Mean and variance of the channels inside a projector, each float32 (projector_hidden,)."""
+
+    mean: Float[Array, " C"]
+    var: Float[Array, " C"]
+
+
 def project(
     weights: Mapping[str, Array], feature: Float[Array, "B hidden"], eps: float, dtype: jnp.dtype
 ) -> Float[Array, "B output"]:
-    """Apply the projector. `feature`: float32 (B, hidden) -> float32 (B, output)."""
-    h = linear(feature, weights["projector.in.kernel"], weights["projector.in.bias"], dtype)
-    inverse_std = jax.lax.rsqrt(weights["projector.norm.var"] + eps)
-    h = (h - weights["projector.norm.mean"]) * (inverse_std * weights["projector.norm.scale"])
+    """Apply the projector with its running statistics: float32 (B, hidden) -> float32 (B, output)."""
+    moments = Moments(weights["projector.norm.mean"], weights["projector.norm.var"])
+    return _normalised_output(weights, _hidden(weights, feature, dtype), moments, eps, dtype)
+
+
+def project_batch(
+    weights: Mapping[str, Array], feature: Float[Array, "B hidden"], eps: float, dtype: jnp.dtype
+) -> tuple[Float[Array, "B output"], Moments]:
+    """Apply the projector as in training, with the statistics of the batch.
+
+    Returns:
+        float32 (B, output), and the moments for running statistics: the variance there is the unbiased one.
+    """
+    h = _hidden(weights, feature, dtype)
+    mean = jnp.mean(h, axis=0)
+    var = jnp.mean(jnp.square(h - mean), axis=0)
+    rows = h.shape[0]
+    moments = Moments(mean, var * (rows / max(rows - 1, 1)))
+    return _normalised_output(weights, h, Moments(mean, var), eps, dtype), jax.lax.stop_gradient(moments)
+
+
+def _hidden(
+    weights: Mapping[str, Array], feature: Float[Array, "B hidden"], dtype: jnp.dtype
+) -> Float[Array, "B inner"]:
+    return linear(feature, weights["projector.in.kernel"], weights["projector.in.bias"], dtype)
+
+
+def _normalised_output(
+    weights: Mapping[str, Array], h: Float[Array, "B inner"], moments: Moments, eps: float, dtype: jnp.dtype
+) -> Float[Array, "B output"]:
+    inverse_std = jax.lax.rsqrt(moments.var + eps)
+    h = (h - moments.mean) * (inverse_std * weights["projector.norm.scale"])
     h = gelu(h + weights["projector.norm.bias"])
     return linear(h, weights["projector.out.kernel"], weights["projector.out.bias"], dtype)
 
@@ -126,16 +162,32 @@ def encode(
     return embeddings.reshape(num_blocks * block, -1)[:batch]
 
 
+@dataclass(frozen=True)
+class TrainingPictures:
+    """Pictures that an encoder was pre-trained on here; converted encoders do not say theirs.
+
+    Attributes:
+        cameras: in the order in which they are laid out.
+        fusion: their layout.
+        image_size: height and width of a camera's picture [pixels].
+    """
+
+    cameras: tuple[str, ...]
+    fusion: Fusion
+    image_size: int
+
+
 class LewmEncoder(nnx.Module):
     """Frozen encoder and projector.
 
     Without a fusion, it takes uint8 (B, image_size, image_size, 3). With one, it takes a mapping of camera name to
-    uint8 (B, H, W, 3) that holds r_vis, top and front in any order, see `fuse_views`.
+    uint8 (B, H, W, 3) that holds the cameras in any order, see `fuse_views`.
 
     Args:
         weights: as `sizes.weight_shapes()`.
         sizes: of the encoder.
-        fusion: layout of the three views in one picture, or None for one picture.
+        fusion: layout of the views in one picture, or None for one picture.
+        cameras: names of the views, in the order in which they are laid out.
         dtype: float32, or bfloat16 for the operands of matrix products: faster on accelerators, less exact. On a CPU,
             with random weights of the published sizes, the error is 0.9 % of an embedding's norm; with trained weights
             it is not measured.
@@ -151,6 +203,7 @@ class LewmEncoder(nnx.Module):
         sizes: LewmSizes,
         *,
         fusion: Fusion | None = None,
+        cameras: tuple[str, ...] = VIEW_ORDER,
         dtype: Any = jnp.float32,
         fingerprint: str = "",
     ) -> None:
@@ -160,6 +213,7 @@ class LewmEncoder(nnx.Module):
             raise UserError(f"dtype {np.dtype(dtype)} is not supported; use float32 or bfloat16")
         self.sizes = sizes
         self.fusion = fusion
+        self.cameras = cameras
         self.dtype = np.dtype(dtype)
         self.fingerprint = fingerprint
         self.joint_output_dim = sizes.output
@@ -187,7 +241,7 @@ class LewmEncoder(nnx.Module):
         Args:
             image_size: height and width of the camera pictures [pixels].
         """
-        shape = fused_shape(image_size, self.fusion)
+        shape = fused_shape(image_size, self.fusion, len(self.cameras))
         tokens = tokens_of_picture(self.sizes, *shape)
         return self.sizes.vit.picture_bytes(tokens), pictures_at_once(self.sizes, *shape)
 
@@ -203,7 +257,7 @@ class LewmEncoder(nnx.Module):
         if isinstance(images, Mapping):
             if self.fusion is None:
                 raise UserError("this encoder takes one picture; load it with fusion='row' or 'grid' for camera views")
-            return fuse_views(images, self.fusion)
+            return fuse_views(images, self.fusion, self.cameras)
         if self.fusion is not None:
             raise UserError(f"fusion {self.fusion!r} needs a mapping of camera name to pictures, not one array")
         check_images(images)
@@ -219,25 +273,52 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def config_dict(sizes: LewmSizes, weights_sha256: str) -> dict[str, Any]:
+def config_dict(sizes: LewmSizes, weights_sha256: str, trained_on: TrainingPictures | None = None) -> dict[str, Any]:
     """Content of `config.json` beside the weights."""
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "weights_sha256": weights_sha256}
-    return {**head, "sizes": dataclasses.asdict(sizes)}
+    known = {} if trained_on is None else {"trained_on": dataclasses.asdict(trained_on)}
+    return {**head, "sizes": dataclasses.asdict(sizes), **known}
 
 
-def load(path: str | Path, *, fusion: Fusion | None = None, dtype: Any = jnp.float32) -> LewmEncoder:
-    """Load a converted encoder.
+def encoder_files(
+    weights: Mapping[str, np.ndarray], sizes: LewmSizes, trained_on: TrainingPictures | None = None
+) -> dict[str, bytes]:
+    """Files of the folder that `load` reads, by name; the last one completes it.
 
     Args:
-        path: folder that `converters/lewm.py` wrote.
+        weights: as `sizes.weight_shapes()`.
+        sizes: of the encoder.
+        trained_on: see `TrainingPictures`.
+    """
+    # With the sizes inside, the hash of this file also tells apart networks that differ in heads alone.
+    content = safetensors.numpy.save(dict(weights), {"sizes": json.dumps(dataclasses.asdict(sizes))})
+    config = config_dict(sizes, sha256(content), trained_on)
+    return {WEIGHTS_FILE: content, CONFIG_FILE: (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()}
+
+
+def load(
+    path: str | Path,
+    *,
+    fusion: Fusion | None = None,
+    cameras: tuple[str, ...] = VIEW_ORDER,
+    image_size: int | None = None,
+    dtype: Any = jnp.float32,
+) -> LewmEncoder:
+    """Load an encoder.
+
+    Args:
+        path: folder that `converters/lewm.py` or `scripts/pretrain.py` wrote.
         fusion: see `LewmEncoder`.
+        cameras: see `LewmEncoder`.
+        image_size: height and width of the pictures of a camera that it is for [pixels]; None for any.
         dtype: see `LewmEncoder`.
 
     Returns:
         The encoder, a callable.
 
     Raises:
-        UserError: the folder is missing, holds something else, or its files do not belong together.
+        UserError: the folder is missing, holds something else, its files do not belong together, or it was pre-trained
+            on other pictures.
     """
     folder = Path(path)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -255,9 +336,29 @@ def load(path: str | Path, *, fusion: Fusion | None = None, dtype: Any = jnp.flo
     try:
         sizes = from_dict(LewmSizes, config.get("sizes"))
         weights = safetensors.numpy.load(data)
+        known = config.get("trained_on")
+        trained_on = None if known is None else from_dict(TrainingPictures, known)
     except (UserError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder} is damaged; convert the weights again ({error})") from error
     shapes = {name: value.shape for name, value in weights.items()}
     if shapes != sizes.weight_shapes():
         raise UserError(f"{folder}: the tensors do not have the sizes in {CONFIG_FILE}; convert the weights again")
-    return LewmEncoder(weights, sizes, fusion=fusion, dtype=dtype, fingerprint=digest)
+    if trained_on is not None and fusion is not None:
+        _require_same_pictures(
+            folder, trained_on, TrainingPictures(cameras, fusion, image_size or trained_on.image_size)
+        )
+    return LewmEncoder(weights, sizes, fusion=fusion, cameras=cameras, dtype=dtype, fingerprint=digest)
+
+
+def _require_same_pictures(folder: Path, trained_on: TrainingPictures, wanted: TrainingPictures) -> None:
+    """Refuse an encoder that was pre-trained on other pictures than those it shall read."""
+    if trained_on == wanted:
+        return
+    this, other = (
+        f"cameras {' '.join(pictures.cameras)}, fusion {pictures.fusion}, {pictures.image_size} pixels"
+        for pictures in (trained_on, wanted)
+    )
+    raise UserError(
+        f"the encoder in {folder} was pre-trained on {this}, not {other}; set --policy.encoder.cameras, "
+        "--policy.encoder.fusion and --policy.encoder.image-size to match it"
+    )

@@ -1,6 +1,6 @@
 """Preprocessing of pictures for a frozen vision encoder: view fusion, scaling to [0, 1], mean and std, resizing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from imf_jax.config.base import GRID_PLACES
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.resample import antialiased_bilinear, resample
 
@@ -15,7 +16,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 VIEW_ORDER = ("r_vis", "top", "front")
-"""Cameras that a fused encoder sees, in the order in which they are laid out."""
+"""Cameras of the published LEWM encoder, in the order in which they are laid out."""
 
 Fusion = Literal["row", "grid"]
 
@@ -35,42 +36,46 @@ def check_images(images: Array | np.ndarray, what: str = "images") -> None:
         raise UserError(f"{what} are {dtype}; give uint8 pictures with values 0..255")
 
 
-def fuse_views(views: Mapping[str, Array | np.ndarray], fusion: Fusion) -> UInt8[Array, "B H W 3"]:
-    """One picture from the three views, in the order r_vis, top, front.
+def fuse_views(
+    views: Mapping[str, Array | np.ndarray], fusion: Fusion, cameras: Sequence[str] = VIEW_ORDER
+) -> UInt8[Array, "B H W 3"]:
+    """One picture from the views of the cameras, in their order.
 
     The layout that LEWM was trained with is not published, so both layouts are this project's choice:
-    `row` puts the views side by side; `grid` is 2 x 2, r_vis | top over front | black.
+    `row` puts the views side by side; `grid` is 2 x 2, r_vis | top over front | black. One view alone is the picture.
 
     Args:
         views: camera name -> uint8 (B, H, W, 3), one size for all; other cameras are not read.
         fusion: the layout.
+        cameras: their names, at most `GRID_PLACES` for `grid`.
 
     Returns:
-        uint8 (B, H, 3 W, 3) for `row`, (B, 2 H, 2 W, 3) for `grid`.
+        uint8 (B, H, C W, 3) for `row` of C cameras, (B, 2 H, 2 W, 3) for `grid`, (B, H, W, 3) of one camera.
 
     Raises:
         UserError: a camera is missing, or the views differ in size or are no RGB uint8 pictures.
     """
-    missing = [name for name in VIEW_ORDER if name not in views]
+    missing = [name for name in cameras if name not in views]
     if missing:
         raise UserError(f"camera {', '.join(missing)} is missing (there are {', '.join(views) or 'none'})")
-    for name in VIEW_ORDER:
+    for name in cameras:
         check_images(views[name], f"pictures of camera {name}")
-    shapes = {name: tuple(views[name].shape) for name in VIEW_ORDER}
+    shapes = {name: tuple(views[name].shape) for name in cameras}
     if len(set(shapes.values())) > 1:
         raise UserError(f"the views differ in shape: {shapes}; record all cameras at one size")
-    pictures = [jnp.asarray(views[name]) for name in VIEW_ORDER]
-    if fusion == "row":
+    pictures = [jnp.asarray(views[name]) for name in cameras]
+    if fusion == "row" or len(pictures) == 1:
         return jnp.concatenate(pictures, axis=2)
-    right_wrist, top, front = pictures
-    upper = jnp.concatenate([right_wrist, top], axis=2)
-    lower = jnp.concatenate([front, jnp.zeros_like(front)], axis=2)
+    pictures += [jnp.zeros_like(pictures[0])] * (GRID_PLACES - len(pictures))
+    upper, lower = jnp.concatenate(pictures[:2], axis=2), jnp.concatenate(pictures[2:], axis=2)
     return jnp.concatenate([upper, lower], axis=1)
 
 
-def fused_shape(size: int, fusion: Fusion | None) -> tuple[int, int]:
+def fused_shape(size: int, fusion: Fusion | None, num_views: int) -> tuple[int, int]:
     """Height and width [pixels] of what `fuse_views` makes of square views, or of one picture without a fusion."""
-    return {None: (size, size), "row": (size, 3 * size), "grid": (2 * size, 2 * size)}[fusion]
+    if fusion is None or num_views == 1:
+        return size, size
+    return (size, num_views * size) if fusion == "row" else (2 * size, 2 * size)
 
 
 def resized_shape(height: int, width: int, shorter_side: int) -> tuple[int, int]:
