@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from imf_jax.config import TrainConfig, from_dict, require
+from imf_jax.config import RunConfig, TrainConfig, from_dict, require
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.policy import Policy, build_policy, split_policy, unloaded_encoder
 from imf_jax.sim.tasks import get_task, task_names
@@ -30,6 +30,8 @@ CONFIG = "config.json"
 META = "meta.json"
 POLICY = "policy"
 TRAINING = "training"
+
+Config = TypeVar("Config", bound=RunConfig)
 
 STORAGE_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What Orbax raises over a disk that is full or fails, and over files that are damaged or do not fit."""
@@ -125,14 +127,23 @@ def read_meta(path: Path) -> CheckpointMeta:
 
 
 def read_config(folder: Path) -> TrainConfig:
+    """The configuration of the training of a policy, see `read_run_config`."""
+    return read_run_config(folder, TrainConfig)
+
+
+def read_run_config(folder: Path, kind: type[Config]) -> Config:
     """The configuration of a run or of a checkpoint.
+
+    Args:
+        folder: of the run or checkpoint.
+        kind: of run.
 
     Raises:
         UserError: it is missing or unreadable.
     """
     path = folder / CONFIG
     try:
-        return from_dict(TrainConfig, json.loads(path.read_text(encoding="utf-8")))
+        return from_dict(kind, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}); it is not the configuration of a training run") from None
     except UserError as error:

@@ -33,8 +33,9 @@ from imf_jax.config.policy import (
     ResNetEncoderConfig,
     StateEncoderConfig,
 )
+from imf_jax.config.pretraining import HeldOutConfig, PretrainConfig, WorldModelConfig
 from imf_jax.config.stored import TYPE_KEY, flat_flags, from_dict, to_dict
-from imf_jax.config.training import CollectConfig, OptimizerConfig, TrainConfig, ValidationConfig
+from imf_jax.config.training import CollectConfig, OptimizerConfig, RunConfig, TrainConfig, ValidationConfig
 
 __all__ = [
     "IMAGE_SIZE",
@@ -51,6 +52,7 @@ __all__ = [
     "EvalConfig",
     "ExecutionConfig",
     "HeadConfig",
+    "HeldOutConfig",
     "LatencyConfig",
     "LewmEncoderConfig",
     "ObjectiveConfig",
@@ -58,14 +60,17 @@ __all__ = [
     "PlanPrecision",
     "PolicyConfig",
     "Precision",
+    "PretrainConfig",
     "RendererName",
     "ResNetEncoderConfig",
+    "RunConfig",
     "StateEncoderConfig",
     "TrackerMode",
     "TrackerName",
     "TrainConfig",
     "ValidationConfig",
     "VideoChoice",
+    "WorldModelConfig",
     "flag",
     "flat_flags",
     "from_dict",

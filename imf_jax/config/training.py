@@ -75,8 +75,8 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One training run."""
+class RunConfig:
+    """What training runs of every kind share."""
 
     # Task whose demonstrations are learned and on which validation rolls out.
     task: str = "transfer"
@@ -86,7 +86,7 @@ class TrainConfig:
     out: Path = Path("runs/transfer")
     # Continue the run in --out from its newest complete checkpoint.
     resume: bool = False
-    # Seed of initial weights, batches, noise and times.
+    # Seed of initial weights, batches and all noise.
     seed: int = 0
     # Precision of matrix products on accelerators; CPUs always compute in float32. On NVIDIA GPUs highest is float32,
     # high and default are TF32: faster, and less exact.
@@ -106,12 +106,6 @@ class TrainConfig:
     # Send to trackers at once (online), keep in the run folder for later (offline), or neither (disabled). What
     # tensorboard writes always stays in the folder.
     tracker_mode: TrackerMode = "online"
-    # The policy.
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    # The optimizer.
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # Rollout validation.
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "save_every", "keep", "log_every"):
@@ -127,6 +121,18 @@ class TrainConfig:
             self.tracker_mode in typing.get_args(TrackerMode),
             f"--tracker-mode {self.tracker_mode} is not known; choose from: {', '.join(typing.get_args(TrackerMode))}",
         )
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """One training run."""
+
+    # The policy.
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    # The optimizer.
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # Rollout validation.
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
 
 @dataclass(frozen=True)

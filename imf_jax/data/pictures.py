@@ -85,13 +85,16 @@ class PictureFolder:
                 yield pictures
 
 
-def find_pictures(directory: Path, cameras: tuple[str, ...], image_size: int) -> PictureFolder:
+def find_pictures(
+    directory: Path, cameras: tuple[str, ...], image_size: int, setting: str = "policy.encoder.image_size"
+) -> PictureFolder:
     """Check that every demonstration has pictures of the cameras, in the size that a policy reads.
 
     Args:
         directory: folder of demonstrations.
         cameras: names of the cameras.
         image_size: height and width [pixels].
+        setting: name of the setting that says so, for messages.
 
     Raises:
         UserError: names the file and the camera that is missing or does not fit.
@@ -103,7 +106,7 @@ def find_pictures(directory: Path, cameras: tuple[str, ...], image_size: int) ->
             with h5py.File(path, "r") as file:
                 steps.append(len(file["action"]))
                 for camera in cameras:
-                    _describe(_pictures_of(path, file, camera, cameras, steps[-1], image_size), digest)
+                    _describe(_pictures_of(path, file, camera, cameras, steps[-1], image_size, setting), digest)
         except (OSError, KeyError, TypeError) as error:
             damage = f"cannot be read as a demonstration ({one_line(error)}); collect it again"
             raise read_failure(path, error, damage) from error
@@ -155,7 +158,7 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _pictures_of(
-    path: Path, file: h5py.File, camera: str, cameras: tuple[str, ...], steps: int, image_size: int
+    path: Path, file: h5py.File, camera: str, cameras: tuple[str, ...], steps: int, image_size: int, setting: str
 ) -> h5py.Dataset:
     wanted = f"collect with --cameras {' '.join(cameras)} --image-size {image_size}"
     dataset = file.get(f"{IMAGES}/{camera}")
@@ -170,8 +173,8 @@ def _pictures_of(
     height, width = dataset.shape[1:3]
     if (height, width) != (image_size, image_size):
         raise UserError(
-            f"{path}: pictures of camera {camera!r} are {height}x{width}, but policy.encoder.image_size is "
-            f"{image_size}; {wanted}, or set --policy.encoder.image-size"
+            f"{path}: pictures of camera {camera!r} are {height}x{width}, but {setting} is "
+            f"{image_size}; {wanted}, or set --{setting.replace('_', '-')}"
         )
     return dataset
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,22 @@ import numpy as np
 
 from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta
-from imf_jax.config import StateEncoderConfig, TrainConfig, require, to_dict
+from imf_jax.config import PretrainConfig, StateEncoderConfig, TrainConfig, require, to_dict
 from imf_jax.data.pictures import PictureFolder, find_pictures
 from imf_jax.data.windows import Demonstrations, load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
 from imf_jax.files import TRAINING_METRICS as METRICS
 from imf_jax.files import write_json
 from imf_jax.interrupts import stop_on_interrupt
-from imf_jax.models.policy import build_policy, encoder_identity, with_action_dim
+from imf_jax.models.policy import FrozenParts, build_policy, encoder_identity, with_action_dim
 from imf_jax.sim.tasks import Task, get_task
 from imf_jax.terminal import make_console
 from imf_jax.training import saved_state
 from imf_jax.training.progress import TrainingProgress
 from imf_jax.training.state import TrainState, initial_state
 from imf_jax.training.tracker_backends import make_trackers
-from imf_jax.training.trackers import TrackedRun, Trackers
-from imf_jax.training.trainer import Trainer, TrainingSummary
+from imf_jax.training.trackers import TrackedRun, Tracker, Trackers
+from imf_jax.training.trainer import Trainer, TrainingSummary, Validate
 from imf_jax.training.validation import FOLDER as VALIDATION
 from imf_jax.training.validation import RolloutValidation, validation_line
 from imf_jax.training.vision import with_vision
@@ -77,37 +77,64 @@ def train(config: TrainConfig) -> int:
     )
     data = with_vision(data, pictures, policy, lambda line: say(line, markup=False))
 
-    def save(state: TrainState, validation: dict[str, float] | None) -> None:
-        weights = "newest" if state.average is None else "average"
-        meta = CheckpointMeta(
-            int(state.step),
-            config.task,
-            task.env_state_dim,
-            weights,
-            fingerprint,
-            validation,
-            {},
-            identity,
-            spaces.to_json(),
-        )
-        saved_state.save_checkpoint(config.out, state, frozen, config, meta)
-        saved_state.prune(config.out, config.keep)
+    meta = CheckpointMeta(
+        first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, identity, spaces.to_json()
+    )
 
-    with stop_on_interrupt() as should_stop, TrainingProgress(first_step, config.max_steps) as progress:
+    def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate | None:
         wanted = config.validation.num_episodes > 0
-        validate = RolloutValidation(config, should_stop=should_stop, on_warning=progress.say) if wanted else None
-        open_run(config)
-        run = tracked_run(config, first_step)
-        with Trackers(run, external, progress.say) as tracker:
-            trainer = Trainer(config, frozen, data, save, tracker, progress, validate, should_stop)
-            validated = resumed is not None and resumed.validation is not None
-            summary = trainer.run(state, validated=validated, saved=resumed is not None)
-            tracker.summary(run_summary(config.out, summary))
+        return RolloutValidation(config, should_stop=should_stop, on_warning=on_warning) if wanted else None
+
+    summary = run_to_end(config, state, frozen, data, meta, resumed, external, validation)
     say(final_line(config.out, summary, int(summary.state.step) - first_step), markup=False)
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
 
 
-def check_out(config: TrainConfig) -> None:
+def run_to_end(
+    config: TrainConfig | PretrainConfig,
+    state: TrainState,
+    frozen: FrozenParts,
+    data: Any,
+    meta: CheckpointMeta,
+    resumed: CheckpointMeta | None,
+    external: Mapping[str, Tracker],
+    validation: Callable[[Callable[[], bool], Callable[[str], None]], Validate | None],
+    **how: Any,
+) -> TrainingSummary:
+    """Open the run, train to its last step or until interrupted, with checkpoints, trackers and progress.
+
+    Args:
+        config: the run.
+        state: the state to start from.
+        frozen: the rest of what is trained.
+        data: what it is trained on, on the device.
+        meta: metadata of the checkpoints; step, weights and validation are filled in.
+        resumed: metadata of the checkpoint that `state` is from, if it is from one.
+        external: trackers by their names.
+        validation: (should_stop, on_warning) -> validation of the run, or None.
+        how: further attributes of `Trainer`.
+    """
+    first_step = int(state.step)
+
+    def save(state: TrainState, figures: dict[str, float] | None) -> None:
+        weights = "newest" if state.average is None else "average"
+        of_state = replace(meta, step=int(state.step), weights=weights, validation=figures)
+        saved_state.save_checkpoint(config.out, state, frozen, config, of_state)
+        saved_state.prune(config.out, config.keep)
+
+    with stop_on_interrupt() as should_stop, TrainingProgress(first_step, config.max_steps) as progress:
+        validate = validation(should_stop, progress.say)
+        open_run(config)
+        run = tracked_run(config, first_step)
+        with Trackers(run, external, progress.say) as tracker:
+            trainer = Trainer(config, frozen, data, save, tracker, progress, validate, should_stop, **how)
+            validated = resumed is not None and resumed.validation is not None
+            summary = trainer.run(state, validated=validated, saved=resumed is not None)
+            tracker.summary(run_summary(config.out, summary))
+    return summary
+
+
+def check_out(config: TrainConfig | PretrainConfig) -> None:
     """Refuse an output folder that a run must not be started or continued in.
 
     Raises:
@@ -124,7 +151,7 @@ def check_out(config: TrainConfig) -> None:
         )
         return
     require(holds_run, f"--resume: {out} holds no run to continue; leave --resume away to start one there")
-    differing = sorted(differences(to_dict(checkpoints.read_config(out)), to_dict(config)))
+    differing = sorted(differences(to_dict(checkpoints.read_run_config(out, type(config))), to_dict(config)))
     require(
         not differing,
         f"--resume: {out} was started with other settings: {', '.join(differing)}; "
@@ -142,20 +169,30 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
             yield f"{prefix}{name} {before} -> {after}"
 
 
-def check_demonstrations(config: TrainConfig, name: str, data: Demonstrations, task: Task) -> None:
-    """Refuse settings that do not fit the demonstrations.
+def check_task(config: TrainConfig | PretrainConfig, name: str, data: Demonstrations, task: Task) -> None:
+    """Refuse demonstrations of another task, or of a robot whose actions and states have other widths.
 
     Raises:
         ArgumentError: names the field.
     """
     require(name == task.name, f"{config.data} holds demonstrations of task {name!r}, not of --task {config.task!r}")
-    spaces, found, env_state_dim = task.robot.spaces, data.env_state.shape[1], task.env_state_dim
+    spaces = task.robot.spaces
     widths = data.action.shape[1], data.state.shape[1]
     require(
         widths == (spaces.action_dim, spaces.state_dim),
         f"robot {spaces.name!r} of task {task.name!r} has actions of {spaces.action_dim} and states of "
         f"{spaces.state_dim} entries, but those in {config.data} have {widths[0]} and {widths[1]}",
     )
+
+
+def check_demonstrations(config: TrainConfig, name: str, data: Demonstrations, task: Task) -> None:
+    """Refuse settings that do not fit the demonstrations.
+
+    Raises:
+        ArgumentError: names the field.
+    """
+    check_task(config, name, data, task)
+    found, env_state_dim = data.env_state.shape[1], task.env_state_dim
     # A policy that sees never reads the scene state, and imported demonstrations have none.
     require(
         env_state_dim == found or not isinstance(config.policy.encoder, StateEncoderConfig),
@@ -181,7 +218,11 @@ def data_sha256(data: Demonstrations, pictures: PictureFolder | None) -> str:
 
 
 def restore(
-    config: TrainConfig, state: TrainState, frozen: Any, fingerprint: str, encoder: dict[str, Any] | None
+    config: TrainConfig | PretrainConfig,
+    state: TrainState,
+    frozen: Any,
+    fingerprint: str,
+    encoder: dict[str, Any] | None,
 ) -> tuple[TrainState, CheckpointMeta | None]:
     """Restore the state to start from: of the newest complete checkpoint if the run is resumed and has one.
 
@@ -205,7 +246,7 @@ def restore(
     return saved_state.restore_state(path, state, frozen), meta
 
 
-def open_run(config: TrainConfig) -> None:
+def open_run(config: TrainConfig | PretrainConfig) -> None:
     """Make the run folder and write its `config.json`.
 
     Raises:
@@ -218,7 +259,7 @@ def open_run(config: TrainConfig) -> None:
         raise UserError(f"cannot write the run to {config.out}: {error.strerror}; choose another --out") from None
 
 
-def tracked_run(config: TrainConfig, first_step: int) -> TrackedRun:
+def tracked_run(config: TrainConfig | PretrainConfig, first_step: int) -> TrackedRun:
     """Describe a run that `open_run` has opened, for trackers.
 
     The run's name in services is kept beside it, so that a resumed run goes on there too.

@@ -29,7 +29,7 @@ from imf_jax.checkpoints import (
     complete_checkpoints,
     read_meta,
 )
-from imf_jax.config import TrainConfig, to_dict
+from imf_jax.config import PretrainConfig, TrainConfig, to_dict
 from imf_jax.errors import UserError
 from imf_jax.files import atomic_write, partial_path, remove_partials, write_json
 from imf_jax.models.policy import FrozenParts
@@ -37,7 +37,7 @@ from imf_jax.training.state import TrainState, acting_weights
 
 
 def save_checkpoint(
-    run: Path, state: TrainState, frozen: FrozenParts, config: TrainConfig, meta: CheckpointMeta
+    run: Path, state: TrainState, frozen: FrozenParts, config: TrainConfig | PretrainConfig, meta: CheckpointMeta
 ) -> Path:
     """Write a checkpoint, replacing one of the same step.
 

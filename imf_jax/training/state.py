@@ -4,7 +4,7 @@ Every random number of a step follows from (seed, step), and the number of steps
 compiled loop, so the result depends on neither how steps are grouped into calls nor where a run was resumed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,16 +13,16 @@ import optax
 from flax import nnx
 
 from imf_jax import seeds
-from imf_jax.config import ResNetEncoderConfig, TrainConfig
-from imf_jax.data.windows import Demonstrations, sample_windows
-from imf_jax.models.policy import FrozenParts, Policy, split_policy
+from imf_jax.config import PretrainConfig, ResNetEncoderConfig, TrainConfig
+from imf_jax.data.windows import Batch, Demonstrations, sample_windows
+from imf_jax.models.policy import FrozenParts, split_policy
 from imf_jax.seeds import STEP_STREAM, root_key
 from imf_jax.training.optimizer import build_optimizer, update_average
 
 Array = jax.Array
 
 SUMMED = ("loss", "mse", "dudt_rms", "grad_norm")
-"""Figures of a step that are summed until the next line of the log."""
+"""Figures of a step of a policy that are summed until the next line of the log."""
 
 
 class TrainState(NamedTuple):
@@ -34,7 +34,8 @@ class TrainState(NamedTuple):
         statistics: running statistics of batch normalisation, an `nnx.State`; empty where there is none.
         optimizer: state of the optimizer.
         average: moving average of `params` and `statistics` in one `nnx.State`, or None if it is off.
-        sums: float32 scalars, `SUMMED` and `count`: sums over the steps since the last line of the log.
+        sums: float32 scalars, the figures of a step (`SUMMED` of a policy) and `count`: sums over the steps since the
+            last line of the log.
     """
 
     step: Array
@@ -45,9 +46,9 @@ class TrainState(NamedTuple):
     sums: dict[str, Array]
 
 
-def no_sums() -> dict[str, Array]:
+def no_sums(figures: Sequence[str] = SUMMED) -> dict[str, Array]:
     """Empty `TrainState.sums`, of no step."""
-    return {name: jnp.zeros((), jnp.float32) for name in (*SUMMED, "count")}
+    return {name: jnp.zeros((), jnp.float32) for name in (*figures, "count")}
 
 
 def acting_weights(state: TrainState) -> nnx.State:
@@ -55,45 +56,65 @@ def acting_weights(state: TrainState) -> nnx.State:
     return nnx.merge_state(state.params, state.statistics) if state.average is None else state.average
 
 
-def initial_state(policy: Policy, config: TrainConfig) -> tuple[TrainState, FrozenParts]:
-    """Make the state before the first step. It shares no buffer with `policy`."""
-    frozen, *changing = split_policy(policy)
+def initial_state(
+    module: nnx.Module, config: TrainConfig | PretrainConfig, figures: Sequence[str] = SUMMED
+) -> tuple[TrainState, FrozenParts]:
+    """Make the state before the first step. It shares no buffer with `module`."""
+    frozen, *changing = split_policy(module)
     params, statistics = jax.tree.map(jnp.copy, changing)
     optimizer = build_optimizer(config.optimizer, config.max_steps)
     average = jax.tree.map(jnp.copy, nnx.merge_state(*changing)) if config.optimizer.ema_decay else None
-    state = TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(params), average, no_sums())
+    state = TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(params), average, no_sums(figures))
     return state, frozen
 
 
-def trained_policy(state: TrainState, frozen: FrozenParts) -> Policy:
+def trained_policy(state: TrainState, frozen: FrozenParts) -> Any:
     """Build the policy to act with: averaged weights if there are any, else the newest. Its buffers are copies."""
     return nnx.merge(frozen.graph, *jax.tree.map(jnp.copy, (acting_weights(state), frozen.variables)))
 
 
-RunSteps = Callable[[TrainState, nnx.State, Demonstrations, Array], TrainState]
-"""(state, variables, demonstrations, count int32 scalar) -> state after `count` more steps; `state` is used up."""
+RunSteps = Callable[[TrainState, nnx.State, Any, Array], TrainState]
+"""(state, variables, data, count int32 scalar) -> state after `count` more steps; `state` is used up."""
+
+Draw = Callable[[Any, Array], Any]
+"""(data, typed JAX key) -> batch of a step; traced."""
+
+
+def draw_windows(config: TrainConfig) -> Draw:
+    """Draw of a policy's batch: windows of `Demonstrations`."""
+    head = config.policy.head
+
+    def draw(data: Demonstrations, key: Array) -> Batch:
+        return sample_windows(
+            data, key, config.batch_size, obs_horizon=head.obs_horizon, pred_horizon=head.pred_horizon
+        )
+
+    return draw
 
 
 def optimizer_step(
-    config: TrainConfig, graph: nnx.GraphDef[Policy]
-) -> Callable[[TrainState, nnx.State, Demonstrations], TrainState]:
-    """One step as a function of (state, variables, demonstrations). `graph`: of `FrozenParts`."""
+    config: TrainConfig | PretrainConfig, graph: nnx.GraphDef[Any], draw: Draw
+) -> Callable[[TrainState, nnx.State, Any], TrainState]:
+    """One step as a function of (state, variables, data).
+
+    Args:
+        config: the run.
+        graph: of `FrozenParts`; its module has a method `loss(batch, key)`, see `Policy.loss`.
+        draw: see `Draw`.
+    """
     optimizer = build_optimizer(config.optimizer, config.max_steps)
-    head = config.policy.head
     key = root_key(config.seed, STEP_STREAM)
 
-    def one_step(state: TrainState, variables: nnx.State, data: Demonstrations) -> TrainState:
-        window_key, loss_key = seeds.split(seeds.fold_in(key, state.step))
-        batch = sample_windows(
-            data, window_key, config.batch_size, obs_horizon=head.obs_horizon, pred_horizon=head.pred_horizon
-        )
+    def one_step(state: TrainState, variables: nnx.State, data: Any) -> TrainState:
+        draw_key, loss_key = seeds.split(seeds.fold_in(key, state.step))
+        batch = draw(data, draw_key)
 
         def loss_of(params: nnx.State) -> tuple[Array, tuple[dict[str, Array], nnx.State]]:
             # Variables can be updated only within the function that made them: make them anew.
             statistics = jax.tree.map(lambda leaf: leaf, state.statistics)
-            policy = nnx.merge(graph, params, statistics, variables)
-            loss, info = policy.loss(batch, loss_key)
-            return loss, (info, nnx.state(policy, nnx.BatchStat))
+            module = nnx.merge(graph, params, statistics, variables)
+            loss, info = module.loss(batch, loss_key)
+            return loss, (info, nnx.state(module, nnx.BatchStat))
 
         (loss, (info, statistics)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -109,11 +130,14 @@ def optimizer_step(
     return one_step
 
 
-def training_program(config: TrainConfig, graph: nnx.GraphDef[Policy]) -> jax.stages.Wrapped:
-    """The training loop, to be compiled: a function of the arguments of `RunSteps`, the first of which it donates."""
-    one_step = optimizer_step(config, graph)
+def training_program(config: TrainConfig | PretrainConfig, graph: nnx.GraphDef[Any], draw: Draw) -> jax.stages.Wrapped:
+    """The training loop, to be compiled: a function of the arguments of `RunSteps`, the first of which it donates.
 
-    def run_steps(state: TrainState, variables: nnx.State, data: Demonstrations, count: Array) -> TrainState:
+    See `optimizer_step` for the arguments.
+    """
+    one_step = optimizer_step(config, graph, draw)
+
+    def run_steps(state: TrainState, variables: nnx.State, data: Any, count: Array) -> TrainState:
         # The trip count is dynamic on purpose: one program serves every count, so grouping cannot change rounding.
         return jax.lax.fori_loop(0, count, lambda _, carry: one_step(carry, variables, data), state)
 
@@ -121,17 +145,40 @@ def training_program(config: TrainConfig, graph: nnx.GraphDef[Policy]) -> jax.st
 
 
 def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenParts, data: Demonstrations) -> RunSteps:
-    """Compile the training loop for arguments like these. It donates the buffers of the state it is given."""
-    if isinstance(config.policy.encoder, ResNetEncoderConfig):
+    """Compile the training loop of a policy, see `compile_steps`."""
+    convolves = isinstance(config.policy.encoder, ResNetEncoderConfig)
+    return compile_steps(config, state, frozen, data, draw_windows(config), loop_in_python=convolves)
+
+
+def compile_steps(
+    config: TrainConfig | PretrainConfig,
+    state: TrainState,
+    frozen: FrozenParts,
+    data: Any,
+    draw: Draw,
+    *,
+    loop_in_python: bool = False,
+) -> RunSteps:
+    """Compile the training loop for arguments like these. It donates the buffers of the state it is given.
+
+    Args:
+        config: the run.
+        state: the training state.
+        frozen: the rest of what is trained, see `optimizer_step`.
+        data: a pytree of arrays on the device.
+        draw: see `Draw`.
+        loop_in_python: compile a single step and repeat it outside of the compiled code.
+    """
+    if loop_in_python:
         # XLA's CPU compiler prepares gradients of convolutions for its fast kernels outside of loops only; within one
         # they take six times as long. Such steps are long enough for a loop in Python.
-        one_step = jax.jit(optimizer_step(config, frozen.graph), donate_argnums=0)
+        one_step = jax.jit(optimizer_step(config, frozen.graph, draw), donate_argnums=0)
         step = one_step.lower(state, frozen.variables, data).compile()
 
-        def repeat(state: TrainState, variables: nnx.State, data: Demonstrations, count: Array) -> TrainState:
+        def repeat(state: TrainState, variables: nnx.State, data: Any, count: Array) -> TrainState:
             for _ in range(int(count)):
                 state = step(state, variables, data)
             return state
 
         return repeat
-    return training_program(config, frozen.graph).lower(state, frozen.variables, data, jnp.int32(1)).compile()
+    return training_program(config, frozen.graph, draw).lower(state, frozen.variables, data, jnp.int32(1)).compile()

@@ -2,28 +2,28 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from imf_jax.config import TrainConfig
-from imf_jax.data.windows import Demonstrations
+from imf_jax.config import PretrainConfig, TrainConfig
 from imf_jax.errors import UserError
-from imf_jax.models.policy import FrozenParts, Policy
+from imf_jax.models.policy import FrozenParts
 from imf_jax.training.clock import TrainingClock
 from imf_jax.training.optimizer import learning_rate_schedule
 from imf_jax.training.progress import TrainingProgress
-from imf_jax.training.state import SUMMED, TrainState, compile_run_steps, no_sums, trained_policy
+from imf_jax.training.state import SUMMED, RunSteps, TrainState, compile_run_steps, no_sums, trained_policy
 from imf_jax.training.trackers import Trackers
 from imf_jax.training.validation import Validation, validation_line
 
 CALL_TIME = 0.4
 """Aimed duration of one call of the compiled loop [s]: short enough for Ctrl-C and the progress bar."""
 
-Validate = Callable[[Policy, int], Validation | None]
-"""(policy, step) -> its result; None if it was stopped early."""
+Validate = Callable[[Any, int], Validation | None]
+"""(policy or other module that is trained, step) -> its result; None if it was stopped early."""
 
 Save = Callable[[TrainState, dict[str, float] | None], None]
 """Write a checkpoint of a state and of its validation, if there was one."""
@@ -55,22 +55,28 @@ class Trainer:
     Attributes:
         config: the run.
         frozen: parts of the policy that are not trained.
-        data: the demonstrations.
+        data: the demonstrations, or what else `compile` takes.
         save: see `Save`.
         tracker: receives the figures.
         progress: shows them.
         validate: see `Validate`; None turns validation off.
+        compile: compiles the steps.
+        figures: of a step, which the log gets the mean of.
+        describe: the figures of a validation in one line.
         should_stop: asked between calls of the compiled loop; True ends the run with a checkpoint.
     """
 
-    config: TrainConfig
+    config: TrainConfig | PretrainConfig
     frozen: FrozenParts
-    data: Demonstrations
+    data: Any
     save: Save
     tracker: Trackers
     progress: TrainingProgress
     validate: Validate | None = None
     should_stop: Callable[[], bool] = lambda: False
+    compile: Callable[[Any, TrainState, FrozenParts, Any], RunSteps] = compile_run_steps
+    figures: Sequence[str] = SUMMED
+    describe: Callable[[dict[str, float]], str] = validation_line
     _rate: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -89,7 +95,7 @@ class Trainer:
         """
         step = int(state.step)
         started = time.perf_counter()
-        run_steps = compile_run_steps(self.config, state, self.frozen, self.data)
+        run_steps = self.compile(self.config, state, self.frozen, self.data)
         self._schedule(0)
         compile_s = time.perf_counter() - started
         if step > 0 and not validated and self._validation_due(step) and not self.should_stop():
@@ -106,7 +112,7 @@ class Trainer:
             self._show(state, step, clock)
             if self._log_due(step):
                 self._log(state, step, clock)
-                state = state._replace(sums=no_sums())
+                state = state._replace(sums=no_sums(self.figures))
             with clock.set_aside():
                 if self._validation_due(step):
                     saved = self._validate_and_save(state, step)
@@ -150,7 +156,7 @@ class Trainer:
 
     def _log(self, state: TrainState, step: int, clock: TrainingClock) -> None:
         sums = jax.device_get(state.sums)
-        means = {name: float(sums[name] / sums["count"]) for name in SUMMED}
+        means = {name: float(sums[name] / sums["count"]) for name in self.figures}
         self.tracker.scalars(step, {**means, "learning_rate": float(self._schedule(step - 1)), **clock.line()})
 
     def _validate_and_save(self, state: TrainState, step: int) -> bool:
@@ -163,6 +169,6 @@ class Trainer:
         figures = validation.figures
         self.tracker.scalars(step, {f"validation/{name}": value for name, value in figures.items()})
         self.tracker.images(step, validation.images)
-        self.progress.say(f"step {step}: validation {validation_line(figures)}")
+        self.progress.say(f"step {step}: validation {self.describe(figures)}")
         self.save(state, figures)
         return True

@@ -22,7 +22,7 @@ from imf_jax.rollout.loop_program import LoopProgram
 from imf_jax.rollout.planner import PolicyProgram, policy_program
 from imf_jax.sim.backends.warp import WarpBackend
 from imf_jax.sim.tasks import get_task
-from imf_jax.training.state import initial_state, training_program
+from imf_jax.training.state import draw_windows, initial_state, training_program
 
 MAX_STEPS = 200
 REPLANS = 5
@@ -139,7 +139,8 @@ def blank_demonstrations(config: TrainConfig) -> Demonstrations:
 def training(config: TrainConfig) -> Program:
     """The training loop; one step is one pass of it. A frozen encoder's features are cached, as in training."""
     state, frozen = nnx.eval_shape(lambda: initial_state(make_policy(config), config))
-    name, program = f"training step {head_size(config.policy)}", training_program(config, frozen.graph)
+    name = f"training step {head_size(config.policy)}"
+    program = training_program(config, frozen.graph, draw_windows(config))
     data = jax.eval_shape(lambda: blank_demonstrations(config))
     return Program(name, program, (state, frozen.variables, data, spec((), jnp.int32)))
 
