@@ -3,29 +3,31 @@
     python converters/lewm.py --checkpoint lewm.ckpt --out encoders/lewm
 
 The folder then holds `weights.safetensors`, `config.json` and `report.json`;
-`imf_jax.models.encoders.lewm.load` reads it.
+`imf_jax.models.encoders.lewm.load` reads it. With --whole it holds `world_model.safetensors` as well, the encoder with
+its predictor, from which scripts/pretrain.py --init goes on. The other way round:
+
+    python converters/lewm.py --checkpoint runs/lewm-pretrain/encoder --export-torch weights.pt
 """
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
 import tyro
 
 from imf_jax.conversion.config_file import CONFIG_BESIDE, contradictions
 from imf_jax.conversion.json_file import read_json
-from imf_jax.conversion.lewm_names import Parts, assemble, find_parts, match
-from imf_jax.conversion.report import Report, inspect, json_bytes, print_report, problems_on_stderr, write_folder
+from imf_jax.conversion.lewm_names import WORLD_PARTS, Parts, assemble, find_parts, match, sources, world_sources
+from imf_jax.conversion.report import Report, inspect, print_report, problems_on_stderr, write_folder
 from imf_jax.conversion.safe_pickle import Placeholder
 from imf_jax.conversion.torch_file import Checkpoint, module_parts, open_checkpoint
+from imf_jax.conversion.world_model import TransformersNames, export_torch, read_world_sizes, require_usable
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.models.encoders.lewm import CONFIG_FILE, WEIGHTS_FILE, LewmSizes, config_dict, sha256
+from imf_jax.models.encoders.lewm import LewmSizes, encoder_files
 from imf_jax.models.encoders.vit import VitSizes
+from imf_jax.models.world_model_file import WORLD_MODEL_FILE, world_model_bytes
 
 HEAD_CHANNELS = 64
 """Channels of an attention head in every published ViT size; weights alone do not show the number of heads."""
@@ -47,6 +49,13 @@ class Args:
     heads: int | None = None
     # Beginning of the tensor names of the encoder and projector, if the file holds several.
     prefix: str | None = None
+    # Convert the whole model too: action encoder, predictor and the projector of its predictions.
+    whole: bool = False
+    # Write the whole model in --checkpoint, a folder with world_model.safetensors, as a state dict for PyTorch (.pt or
+    # .safetensors) instead.
+    export_torch: Path | None = None
+    # Names of the encoder's tensors there: since transformers 5.9, or before.
+    transformers_names: TransformersNames = "new"
     # Print the tree of tensors and stop.
     inspect: bool = False
 
@@ -181,21 +190,21 @@ def convert(args: Args) -> Report:
         raise ArgumentError("--out is missing: name the folder that receives the weights")
     checkpoint = open_checkpoint(args.checkpoint)
     report = Report(checkpoint)
-    parts = find_parts(checkpoint, args.prefix)
+    parts = find_parts(checkpoint, args.prefix, WORLD_PARTS if args.whole else ())
     sizes = read_sizes(checkpoint, parts, args.heads, report)
-    if sizes is not None:
-        match(parts, checkpoint.tensors, sizes, report)
     report.require_complete()
     assert sizes is not None
-    weights = assemble(parts, checkpoint.tensors, sizes)
-    broken = [name for name, value in weights.items() if not np.isfinite(value).all()]
-    if broken or (weights["projector.norm.var"] < 0).any():
-        names = ", ".join(broken) or "projector.norm.var"
-        raise UserError(f"{args.checkpoint} is no usable network: NaN, infinity or negative variance in {names}")
-    # With the sizes inside, the hash of this file also tells apart networks that differ in heads alone.
-    content = safetensors.numpy.save(weights, {"sizes": json.dumps(dataclasses.asdict(sizes))})
-    config = json_bytes(config_dict(sizes, sha256(content)))
-    write_folder(args.out, {WEIGHTS_FILE: content, CONFIG_FILE: config}, report)
+    world = read_world_sizes(checkpoint, parts, sizes, report) if args.whole else None
+    report.require_complete()
+    wanted = sources(sizes) if world is None else world_sources(world)
+    match(parts, checkpoint.tensors, wanted, report)
+    report.require_complete()
+    weights = assemble(parts, checkpoint.tensors, wanted, (world or sizes).weight_shapes())
+    require_usable(checkpoint, weights)
+    files = encoder_files({name: weights[name] for name in sizes.weight_shapes()}, sizes)
+    if world is not None:
+        files = {WORLD_MODEL_FILE: world_model_bytes(weights, world), **files}
+    write_folder(args.out, files, report)
     return report
 
 
@@ -204,6 +213,10 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     if args.inspect:
         inspect(open_checkpoint(args.checkpoint))
+        return
+    if args.export_torch is not None:
+        count = export_torch(args.checkpoint, args.export_torch, args.transformers_names)
+        print(f"{args.export_torch}: {count} tensors")
         return
     with problems_on_stderr():
         report = convert(args)

@@ -1,4 +1,4 @@
-"""A vision transformer for inference: pictures in, the class token after the final LayerNorm out.
+"""A vision transformer: pictures in, the class token after the final LayerNorm out.
 
 Pre-norm blocks with biases, exact (erf) GELU, learned positions, class token first, as `transformers.ViTModel` without
 pooler. Weights are a flat mapping of arrays; those of the layers are stacked on axis 0, so that one compiled block
@@ -195,7 +195,12 @@ def position_table(
 
 
 def class_feature(
-    weights: Weights, pixels: Float[Array, "B H W 3"], sizes: VitSizes, dtype: jnp.dtype = jnp.float32
+    weights: Weights,
+    pixels: Float[Array, "B H W 3"],
+    sizes: VitSizes,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    recompute: bool = False,
 ) -> Float[Array, "B {sizes.hidden}"]:
     """The class token after the final LayerNorm.
 
@@ -204,6 +209,8 @@ def class_feature(
         pixels: float32 (B, H, W, 3), preprocessed; other sizes than `image_size` get interpolated positions.
         sizes: of the network.
         dtype: of the operands of matrix products; sums, norms and the residual stream stay float32.
+        recompute: a gradient computes the inside of a layer again instead of keeping it; it then needs memory for the
+            tokens between layers and for one layer only.
 
     Returns:
         float32 (B, hidden).
@@ -230,6 +237,6 @@ def class_feature(
 
     prefix = "layers."
     stacked = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    rows, _ = jax.lax.scan(block, tokens.reshape(-1, hidden), stacked)
+    rows, _ = jax.lax.scan(jax.checkpoint(block) if recompute else block, tokens.reshape(-1, hidden), stacked)
     class_token = rows.reshape(batch, -1, hidden)[:, 0]
     return layer_norm(class_token, weights["norm.scale"], weights["norm.bias"], eps)
