@@ -61,6 +61,7 @@ parity: .venv-parity/.installed ## numerical proof of the weight converters agai
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-parity.txt 'torch==2.13.0'
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-parity.txt -e '.[parity]'
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-parity.txt --no-deps stable-worldmodel
 	@touch $@
 
 cuda-check: .venv-cuda/.installed ## compile everything for an H100 without a GPU, within stated bounds (2 GB); KERNELS=DIR keeps kernels

@@ -1,7 +1,7 @@
 """Names of the tensors in a LEWM checkpoint, under every naming that is in use, and their targets in the encoder."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -13,6 +13,7 @@ from imf_jax.conversion.torch_file import Checkpoint
 from imf_jax.conversion.wrappers import unwrapped_paths
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.lewm import LewmSizes
+from imf_jax.models.world_model import ACTION_EXPANSION, SMOOTHED_CHANNELS, WorldModelSizes
 
 OLD_LAYER_NAMES = {
     "attention.attention.query": "attention.q_proj",
@@ -24,8 +25,14 @@ OLD_LAYER_NAMES = {
 }
 """Names inside a layer before transformers 5.9 -> since."""
 
-NOT_NEEDED = ("projector.net.1.num_batches_tracked",)
+NOT_NEEDED = ("projector.net.1.num_batches_tracked", "pred_proj.net.1.num_batches_tracked")
 """Part of the network in training only."""
+
+WORLD_PARTS = ("action_encoder", "predictor", "pred_proj")
+"""Modules of the whole model beside encoder and projector."""
+
+Sources = dict[str, list[list["Source"]]]
+"""Weight -> its layers (often one), each the parts to join on its last axis."""
 
 LAYER = re.compile(r"^encoder\.(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)$")
 
@@ -40,23 +47,24 @@ def canonical(name: str) -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """Tensors of encoder and projector in a checkpoint.
+    """Tensors of encoder and projector in a checkpoint, or of the whole model.
 
     Attributes:
         projector_prefix: path of the projector without wrappers, with its last dot.
-        names: canonical name (`encoder.*`, `projector.*`) -> name in the file.
+        names: canonical name (`encoder.*`, `projector.*`, ...) -> name in the file.
     """
 
     projector_prefix: str
     names: dict[str, str]
 
 
-def find_parts(checkpoint: Checkpoint, prefix: str | None) -> Parts:
+def find_parts(checkpoint: Checkpoint, prefix: str | None, siblings: Sequence[str] = ()) -> Parts:
     """Find the one encoder with a projector beside it.
 
     Args:
         checkpoint: the file.
         prefix: what the names of both must begin with, to choose among several; None if there is one.
+        siblings: further modules to take from beside the projector.
 
     Raises:
         UserError: there is none, or more than one.
@@ -87,8 +95,10 @@ def find_parts(checkpoint: Checkpoint, prefix: str | None) -> Parts:
         raise UserError(f"{checkpoint.path} holds several encoders ({choices}); choose one with --prefix")
     ((encoder, projector, _),) = pairs
     names: dict[str, str] = {}
+    parent = projector.removesuffix("projector.")
+    starts = {"encoder.": encoder, "projector.": projector, **{f"{name}.": f"{parent}{name}." for name in siblings}}
     for path, source in paths.items():
-        for part, start in (("encoder.", encoder), ("projector.", projector)):
+        for part, start in starts.items():
             if path.startswith(start):
                 name = canonical(part + path.removeprefix(start))
                 if name in names:
@@ -130,28 +140,35 @@ class Source:
     shape: tuple[int, ...]
 
 
-def sources(sizes: LewmSizes) -> dict[str, list[list[Source]]]:
-    """Sources of each weight of `sizes.weight_shapes()`: layers (often one), each the parts to join on its last axis.
+def _affine(target: str, layers: list[list[str]], out: int, *inner: int) -> Sources:
+    """Sources of a norm or, with `inner` axes, of a linear layer; PyTorch's matrices are (out, in)."""
+    matrix = "kernel" if inner else "scale"
+    return {
+        f"{target}.{matrix}": [[Source(f"{name}.weight", (out, *inner)) for name in parts] for parts in layers],
+        f"{target}.bias": [[Source(f"{name}.bias", (out,)) for name in parts] for parts in layers],
+    }
 
-    PyTorch's matrices are (out, in); `join` transposes them.
-    """
+
+def _projector(target: str, inputs: int, sizes: LewmSizes) -> Sources:
+    inner = sizes.projector_hidden
+    statistics = (("mean", "running_mean"), ("var", "running_var"))
+    return {
+        **_affine(f"{target}.in", [[f"{target}.net.0"]], inner, inputs),
+        **_affine(f"{target}.norm", [[f"{target}.net.1"]], inner),
+        **{f"{target}.norm.{ours}": [[Source(f"{target}.net.1.{theirs}", (inner,))]] for ours, theirs in statistics},
+        **_affine(f"{target}.out", [[f"{target}.net.3"]], sizes.output, inner),
+    }
+
+
+def sources(sizes: LewmSizes) -> Sources:
+    """Sources of each weight of `sizes.weight_shapes()`."""
     vit = sizes.vit
     hidden, mlp, patch = vit.hidden, vit.mlp, vit.patch
+    result: Sources = {}
 
-    def both(name: str, out: int, inner: int | None = None) -> dict[str, Source]:
-        weight = (out,) if inner is None else (out, inner)
-        return {"weight": Source(f"{name}.weight", weight), "bias": Source(f"{name}.bias", (out,))}
-
-    result: dict[str, list[list[Source]]] = {}
-
-    def add(target: str, layers: list[list[str]], out: int, inner: int | None = None) -> None:
-        matrix = "scale" if inner is None else "kernel"
-        for ours, theirs in ((matrix, "weight"), ("bias", "bias")):
-            result[f"{target}.{ours}"] = [[both(name, out, inner)[theirs] for name in parts] for parts in layers]
-
-    def add_layers(target: str, names: list[str], out: int, inner: int | None = None) -> None:
+    def add_layers(target: str, names: list[str], out: int, *inner: int) -> None:
         layers = [[f"encoder.layers.{n}.{name}" for name in names] for n in range(vit.layers)]
-        add(f"layers.{target}", layers, out, inner)
+        result.update(_affine(f"layers.{target}", layers, out, *inner))
 
     projection = "encoder.embeddings.patch_embeddings.projection"
     result["patch.kernel"] = [[Source(f"{projection}.weight", (hidden, 3, patch, patch))]]
@@ -164,18 +181,42 @@ def sources(sizes: LewmSizes) -> dict[str, list[list[Source]]]:
     add_layers("norm2", ["layernorm_after"], hidden)
     add_layers("up", ["mlp.fc1"], mlp, hidden)
     add_layers("down", ["mlp.fc2"], hidden, mlp)
-    add("norm", [["encoder.layernorm"]], hidden)
-    add("projector.in", [["projector.net.0"]], sizes.projector_hidden, hidden)
-    add("projector.norm", [["projector.net.1"]], sizes.projector_hidden)
-    for ours, theirs in (("mean", "running_mean"), ("var", "running_var")):
-        result[f"projector.norm.{ours}"] = [[Source(f"projector.net.1.{theirs}", (sizes.projector_hidden,))]]
-    add("projector.out", [["projector.net.3"]], sizes.output, sizes.projector_hidden)
+    return {**result, **_affine("norm", [["encoder.layernorm"]], hidden), **_projector("projector", hidden, sizes)}
+
+
+def world_sources(sizes: WorldModelSizes) -> Sources:
+    """Sources of each weight of the whole model's `sizes.weight_shapes()`."""
+    predictor = sizes.predictor
+    width, inner = predictor.width, predictor.heads * predictor.head_dim
+    expanded = ACTION_EXPANSION * width
+    result = {
+        **sources(sizes.encoder),
+        **_affine("action.smooth", [["action_encoder.patch_embed"]], SMOOTHED_CHANNELS, sizes.action_dim, 1),
+        **_affine("action.up", [["action_encoder.embed.0"]], expanded, SMOOTHED_CHANNELS),
+        **_affine("action.down", [["action_encoder.embed.2"]], width, expanded),
+        "predictor.positions": [[Source("predictor.pos_embedding", (1, predictor.history, width))]],
+        **_affine("predictor.norm", [["predictor.transformer.norm"]], width),
+        **_projector("pred_proj", width, sizes.encoder),
+    }
+
+    def add_layers(target: str, name: str, out: int, *inner: int) -> None:
+        layers = [[f"predictor.transformer.layers.{n}.{name}"] for n in range(predictor.layers)]
+        result.update(_affine(f"predictor.layers.{target}", layers, out, *inner))
+
+    add_layers("modulation", "adaLN_modulation.1", 6 * width, width)
+    add_layers("attention.norm", "attn.norm", width)
+    add_layers("qkv", "attn.to_qkv", 3 * inner, width)
+    del result["predictor.layers.qkv.bias"]
+    add_layers("out", "attn.to_out.0", width, inner)
+    add_layers("mlp.norm", "mlp.net.0", width)
+    add_layers("up", "mlp.net.1", predictor.mlp, width)
+    add_layers("down", "mlp.net.4", width, predictor.mlp)
     return result
 
 
-def match(parts: Parts, tensors: Mapping[str, StoredTensor], sizes: LewmSizes, report: Report) -> None:
+def match(parts: Parts, tensors: Mapping[str, StoredTensor], wanted_sources: Sources, report: Report) -> None:
     """Match the tensors with the weights: used, missing, unexpected and mismatched ones go into the report."""
-    wanted = {s.name: (target, s) for target, layers in sources(sizes).items() for layer in layers for s in layer}
+    wanted = {s.name: (target, s) for target, layers in wanted_sources.items() for layer in layers for s in layer}
     for name, (target, source) in wanted.items():
         file_name = parts.names.get(name)
         if file_name is None:
@@ -194,16 +235,20 @@ def match(parts: Parts, tensors: Mapping[str, StoredTensor], sizes: LewmSizes, r
     ]
 
 
-def assemble(parts: Parts, tensors: Mapping[str, StoredTensor], sizes: LewmSizes) -> dict[str, np.ndarray]:
-    """Assemble the float32 weights of the encoder, from a checkpoint whose report is complete."""
-    shapes = sizes.weight_shapes()
+def assemble(
+    parts: Parts,
+    tensors: Mapping[str, StoredTensor],
+    wanted_sources: Sources,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, np.ndarray]:
+    """Assemble float32 weights of these shapes, from a checkpoint whose report is complete."""
     weights = {}
-    for target, layers in sources(sizes).items():
+    for target, layers in wanted_sources.items():
         joined = [
             np.concatenate([_in_out(tensors[parts.names[source.name]].read()) for source in layer], axis=-1)
             for layer in layers
         ]
-        value = np.stack(joined) if target.startswith("layers.") else joined[0]
+        value = np.stack(joined) if "layers." in target else joined[0]
         # Transposed matrices are views in column order; files and devices want rows.
         weights[target] = np.ascontiguousarray(value).reshape(shapes[target])
     return weights
@@ -213,4 +258,36 @@ def _in_out(value: np.ndarray) -> np.ndarray:
     value = np.asarray(value, np.float32)
     if value.ndim == 4:  # patch kernel (out, channel, row, column) -> (row, column, channel, out)
         return value.transpose(2, 3, 1, 0)
-    return value.T if value.ndim == 2 else value
+    # A convolution over time of kernel 1, (out, in, 1), is a matrix; other arrays of three axes are tables (1, ...).
+    is_matrix = value.ndim == 2 or (value.ndim == 3 and value.shape[0] > 1)
+    return value.T if is_matrix else value
+
+
+def to_torch(weights: Mapping[str, np.ndarray], sizes: WorldModelSizes) -> dict[str, np.ndarray]:
+    """Tensors of the reference's state dict by name, from the weights of the whole model: the inverse of `assemble`."""
+    tensors: dict[str, np.ndarray] = {}
+    for target, layers in world_sources(sizes).items():
+        stacked = weights[target] if "layers." in target else weights[target][None]
+        for value, parts in zip(stacked, layers, strict=True):
+            for source, piece in zip(parts, np.split(value, len(parts), axis=-1), strict=True):
+                tensors[source.name] = _out_in(piece, source.shape)
+    batches = np.zeros((), np.int64)
+    return {**tensors, **dict.fromkeys(NOT_NEEDED, batches)}
+
+
+def _out_in(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if len(shape) == 4:
+        out, channels, rows, columns = shape
+        value = value.reshape(rows, columns, channels, out).transpose(3, 2, 0, 1)
+    elif len(shape) == 2 or (len(shape) == 3 and shape[0] > 1):
+        value = value.T
+    return np.ascontiguousarray(value, np.float32).reshape(shape)
+
+
+def before_5_9(name: str) -> str:
+    """The name of a tensor under transformers before 5.9."""
+    if match := LAYER.match(name):
+        number, part, kind = match.groups()
+        older = {new: old for old, new in OLD_LAYER_NAMES.items()}
+        return f"encoder.encoder.layer.{number}.{older.get(part, part)}.{kind}"
+    return name
