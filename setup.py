@@ -3,6 +3,6 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["imf_jax", "imf_jax.*"]), "imf_jax.configs"],
+    packages=[*find_packages(include=["imf_jax", "imf_jax.*"]), "imf_jax.configs", "imf_jax.configs.pretrain"],
     package_dir={"imf_jax.configs": "configs"},
 )

@@ -1,19 +1,25 @@
 """Named training configurations: every Python file in `configs/` is a preset, so adding a file adds one.
 
 `configs/transfer_state.py` is the preset `transfer-state`. Its docstring says what it reaches, on what hardware and in
-what time; its variable `config` is a `TrainConfig`.
+what time; its variable `config` is a `TrainConfig`. Presets of pre-training are in `configs/pretrain/`, theirs is a
+`PretrainConfig`.
 """
 
 import ast
 import runpy
 from pathlib import Path
+from typing import TypeVar
 
-from imf_jax.config import TrainConfig, from_dict, to_dict
+from imf_jax.config import RunConfig, TrainConfig, from_dict, to_dict
 from imf_jax.errors import ArgumentError, UserError
 
 _INSTALLED = Path(__file__).resolve().parent / "configs"
 DIRECTORY = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parent.parent / "configs"
 """In the repository presets lie beside the package, where they are read and written; a wheel holds them in it."""
+
+PRETRAIN_DIRECTORY = DIRECTORY / "pretrain"
+
+Config = TypeVar("Config", bound=RunConfig)
 
 
 def preset_paths(directory: Path = DIRECTORY) -> dict[str, Path]:
@@ -49,8 +55,17 @@ def preset_description(path: Path) -> str:
     return description
 
 
-def load_preset(name: str, directory: Path = DIRECTORY) -> TrainConfig:
+def load_preset(
+    name: str,
+    directory: Path = DIRECTORY,
+    kind: type[Config] = TrainConfig,  # type: ignore[assignment]
+) -> Config:
     """Configuration of a preset.
+
+    Args:
+        name: of the preset.
+        directory: of its file.
+        kind: of configuration.
 
     Raises:
         ArgumentError: there is no such preset, or its configuration contradicts itself or has a value of another type.
@@ -63,9 +78,9 @@ def load_preset(name: str, directory: Path = DIRECTORY) -> TrainConfig:
         raise ArgumentError(f"preset {path}: {error}") from None
     except Exception as error:  # whatever a user's file can raise
         raise UserError(f"preset {path} fails: {type(error).__name__}: {error}") from error
-    if not isinstance(config, TrainConfig):
-        raise UserError(f"preset {path} must define `config = TrainConfig(...)`, not {type(config).__name__}")
+    if not isinstance(config, kind):
+        raise UserError(f"preset {path} must define `config = {kind.__name__}(...)`, not {type(config).__name__}")
     try:
-        return from_dict(TrainConfig, to_dict(config))  # Python checks no types: 5e4 is no whole number of steps
+        return from_dict(kind, to_dict(config))  # Python checks no types: 5e4 is no whole number of steps
     except UserError as error:
         raise ArgumentError(f"preset {path}: {error}") from None

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from imf_jax import cli
+from imf_jax.commands import pretrain as pretrain_command
 from imf_jax.commands.train import parse
 from imf_jax.errors import ArgumentError, UserError
 
@@ -94,6 +95,18 @@ def test_flags_change_the_encoder_that_the_preset_chose():
     assert (encoder.crop_size, encoder.cameras, encoder.norm) == (200, ("front",), "group")
     encoder = parse(["lewm-256", "--policy.encoder.weights", "here", "--policy.encoder.fusion", "grid"]).policy.encoder
     assert (encoder.weights, encoder.fusion) == (Path("here"), "grid")
+
+
+def test_pretraining_has_presets_and_flags_of_its_own(capsys):
+    config = pretrain_command.COMMAND.parse(["lewm-pretrain-small", "--model.cameras", "top", "--task", "insert"])
+    assert (config.model.cameras, config.task, config.model.image_size) == (("top",), "insert", 128)
+    with pytest.raises(ArgumentError, match=r"pretrain\.py PRESET .*presets are: lewm-pretrain, lewm-pretrain-small"):
+        pretrain_command.COMMAND.parse([])
+    with pytest.raises(SystemExit):
+        pretrain_command.COMMAND.parse(["lewm-pretrain", "--help"])
+    help_text = capsys.readouterr().out
+    assert "Frames that the predictor sees" in help_text
+    assert "Task of the demonstrations" in help_text
 
 
 @pytest.mark.parametrize(

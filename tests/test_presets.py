@@ -8,12 +8,13 @@ import pytest
 from flax import nnx
 from parameters import count_parameters
 
-from imf_jax.config import LewmEncoderConfig, TrainConfig, from_dict, to_dict
+from imf_jax.config import LewmEncoderConfig, PretrainConfig, TrainConfig, from_dict, to_dict
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders.lewm import LewmSizes
 from imf_jax.models.encoders.vit import VitSizes
 from imf_jax.models.policy import Policy, unloaded_encoder
-from imf_jax.presets import load_preset, preset_description, preset_paths
+from imf_jax.models.world_model import sizes_of
+from imf_jax.presets import PRETRAIN_DIRECTORY, load_preset, preset_description, preset_paths
 from imf_jax.sim.tasks import get_task
 
 LEWM = LewmSizes(VitSizes(hidden=192, layers=12, heads=3, mlp=768, patch=14, image_size=224), 2048, output=192)
@@ -75,6 +76,24 @@ def test_conditions_of_policies_that_see(name, condition_dim, tokens, joint):
     assert policy.joint_output_dim == joint
     if name == "lewm-384":
         assert count_parameters(policy) == count_parameters(policy.head) == 21_493_264
+
+
+@pytest.mark.parametrize("name", preset_paths(PRETRAIN_DIRECTORY))
+def test_presets_of_pretraining_load(name):
+    config = load_preset(name, PRETRAIN_DIRECTORY, PretrainConfig)
+    assert from_dict(PretrainConfig, to_dict(config)) == config
+    assert preset_description(preset_paths(PRETRAIN_DIRECTORY)[name]).splitlines()[0].endswith(".")
+    assert (config.model.history, config.model.frameskip, config.model.sigreg_weight) == (3, 5, 0.09)
+    if name == "lewm-pretrain":
+        assert sizes_of(config.model, 16).encoder == LEWM
+        assert (config.batch_size, config.optimizer.learning_rate, config.optimizer.clip_norm) == (128, 5e-5, 1.0)
+
+
+def test_presets_of_one_script_are_not_those_of_another():
+    with pytest.raises(ArgumentError, match="unknown preset 'lewm-pretrain'"):
+        load_preset("lewm-pretrain")
+    with pytest.raises(UserError, match="config = PretrainConfig"):
+        load_preset("debug", kind=PretrainConfig)
 
 
 def test_working_directory_does_not_matter(tmp_path, monkeypatch):

@@ -2,50 +2,23 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import tyro
-
 from imf_jax.cli import run_main
+from imf_jax.commands.preset_command import PresetCommand
 from imf_jax.config import TrainConfig
-from imf_jax.errors import EXIT_FAILED, EXIT_OK, ArgumentError
+from imf_jax.errors import EXIT_FAILED
 from imf_jax.jax_settings import set_precision
-from imf_jax.presets import load_preset, preset_description, preset_path, preset_paths
+from imf_jax.presets import DIRECTORY
 from imf_jax.training.tracker_guard import left_behind
 
-USAGE = "python scripts/train.py PRESET [flags]"
+COMMAND = PresetCommand("train.py", "Train a policy on demonstrations.", TrainConfig, DIRECTORY)
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
-    """Parse a command line to a configuration; prints help and exits if that is requested.
-
-    Raises:
-        ArgumentError: no preset or an unknown one is named, or a value cannot work.
-    """
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(overview())
-        raise SystemExit(EXIT_OK)
-    if not arguments or arguments[0].startswith("-"):
-        raise ArgumentError(f"name a preset first: {USAGE}; presets are: {', '.join(preset_paths())}")
-    name, flags = arguments[0], arguments[1:]
-    preset = load_preset(name)
-    return tyro.cli(
-        TrainConfig,
-        default=preset,
-        args=flags,
-        prog=f"train.py {name}",
-        description=preset_description(preset_path(name)),
-        # The preset chooses the kind of encoder; flags change its settings.
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-
-
-def overview() -> str:
-    """Text of `--help` before a preset is named."""
-    lines = [f"usage: {USAGE}", "", "Train a policy on demonstrations. Presets:", ""]
-    lines += [f"  {name:<18} {preset_description(path).splitlines()[0]}" for name, path in preset_paths().items()]
-    return "\n".join([*lines, "", "All flags, with units and defaults: python scripts/train.py PRESET --help"])
+    """Parse a command line to a configuration, see `PresetCommand.parse`."""
+    return COMMAND.parse(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +41,11 @@ def leave_hanging_trackers(code: int) -> None:
 
 def run() -> NoReturn:
     """Run the command line and exit with its code."""
+    run_tracked(main)
+
+
+def run_tracked(main: Callable[[], int]) -> NoReturn:
+    """Run a command whose runs have trackers, and exit with its code."""
     try:
         run_main(main)
     except SystemExit as stopped:

@@ -9,7 +9,7 @@ import tyro
 from imf_jax.config.base import IMAGE_SIZE, VIEWS, require, require_cameras, require_views
 
 EncoderDtype = Literal["float32", "bfloat16"]
-"""Types that a frozen encoder can compute in."""
+"""Types that an encoder can compute in."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from imf_jax.config.base import IMAGE_SIZE, VIEWS, require, require_views
+from imf_jax.config.policy import EncoderDtype
 from imf_jax.config.training import OptimizerConfig, RunConfig
 
 
@@ -52,8 +53,8 @@ class WorldModelConfig:
     sigreg_weight: float = 0.09
     # Random directions along which SIGReg compares embeddings with a Gaussian.
     sketches: int = 1024
-    # Operands of matrix products: bfloat16 is several times as fast on a GPU.
-    precision: Literal["float32", "bfloat16"] = "float32"
+    # Operands of matrix products; bfloat16 is faster on accelerators, and less exact.
+    dtype: EncoderDtype = "float32"
     # Compute the inside of the encoder's layers again for the gradient instead of keeping it: less memory, more time.
     recompute: bool = False
 

@@ -280,7 +280,7 @@ class LeWorldModel(nnx.Module):
             self.pixels(batch["images"]),
             self.actions(batch["action"]),
             self.sizes,
-            dtype=jnp.dtype(config.precision),
+            dtype=jnp.dtype(config.dtype),
             rate=config.dropout,
             key=seeds.fold_in(key, _DROPOUT_STREAM),
             recompute=config.recompute,

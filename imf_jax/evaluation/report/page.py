@@ -84,6 +84,15 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
     return _write(path, page)
 
 
+def render_page(path: Path, template: str, **values: Any) -> Path:
+    """Write a page from one of the templates beside this module, replacing an older one; returns its path.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    return _write(path, _TEMPLATES.get_template(template).render(**values))
+
+
 def _write(path: Path, page: str) -> Path:
     try:
         write_bytes(path, page.encode(errors="backslashreplace"))

@@ -1,0 +1,35 @@
+"""Pre-train a small LEWM encoder on two CPU cores: a ViT of 6 layers at 112 pixels, three cameras in a row.
+
+Demonstrations: collect.py --cameras r_vis top front --image-size 128.
+What the encoder is worth, and the time: not measured.
+"""
+
+from pathlib import Path
+
+from imf_jax.config import HeldOutConfig, OptimizerConfig, PretrainConfig, WorldModelConfig
+
+config = PretrainConfig(
+    data=Path("demos/transfer-128"),
+    out=Path("runs/lewm-pretrain-small"),
+    max_steps=3_000,
+    batch_size=32,
+    save_every=500,
+    log_every=20,
+    model=WorldModelConfig(
+        image_size=128,
+        resolution=112,
+        hidden=96,
+        layers=6,
+        heads=3,
+        mlp=384,
+        embedding=96,
+        projector_hidden=512,
+        predictor_layers=3,
+        predictor_heads=4,
+        predictor_head_dim=32,
+        predictor_mlp=384,
+        sketches=512,
+    ),
+    optimizer=OptimizerConfig(learning_rate=5e-4, beta2=0.999, warmup_steps=100, clip_norm=1.0, ema_decay=0.0),
+    validation=HeldOutConfig(every=500, frames=1_000),
+)

@@ -1,0 +1,173 @@
+"""Pre-training of a LEWM encoder, from its configuration to the folder that policies read.
+
+A run has the checkpoints, metrics and trackers of any training run, and beside them
+`encoder/`            the encoder as `--policy.encoder.weights` takes it, and the whole model beside it
+`diagnostics.json`    what the encoder is worth on demonstrations that were held out
+`report.html`         the same for people, with curves and pictures of nearest neighbours
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from imf_jax.checkpoints import CheckpointMeta
+from imf_jax.config import PretrainConfig
+from imf_jax.data.clips import (
+    ClipBatch,
+    ClipData,
+    EpisodeSplit,
+    action_statistics,
+    clip_starts,
+    sample_clips,
+    split_episodes,
+)
+from imf_jax.data.pictures import find_pictures, load_pictures
+from imf_jax.data.windows import load_demonstrations
+from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, ArgumentError
+from imf_jax.files import atomic_write, reported_write_errors, write_bytes, write_json
+from imf_jax.models.encoders.lewm import encoder_files
+from imf_jax.models.world_model import FIGURES, LeWorldModel
+from imf_jax.models.world_model_file import WORLD_MODEL_FILE, read_world_model, world_model_bytes
+from imf_jax.seeds import INIT_STREAM, root_key
+from imf_jax.sim.tasks import get_task
+from imf_jax.terminal import make_console
+from imf_jax.training.diagnostics import Diagnostics, EncoderDiagnostics, diagnostics_line
+from imf_jax.training.loop import check_out, check_task, data_sha256, restore, run_to_end
+from imf_jax.training.pretraining_report import write_pretraining_report
+from imf_jax.training.progress import stage_progress
+from imf_jax.training.state import compile_steps, initial_state, trained_policy
+from imf_jax.training.tracker_backends import make_trackers
+from imf_jax.training.trainer import TrainingSummary, Validate
+
+ENCODER = "encoder"
+DIAGNOSTICS = "diagnostics.json"
+
+
+def pretrain(config: PretrainConfig) -> int:
+    """Pre-train an encoder, write its folder and the report, and print what it is worth.
+
+    Returns:
+        exit code: 0, or 130 if it was interrupted (the state is in a checkpoint then).
+
+    Raises:
+        ArgumentError: see `imf_jax.training.loop.train`; or `init` holds a model of other sizes.
+        UserError: the demonstrations have not the pictures, are too few or too short, or something cannot be written.
+    """
+    say = make_console().print
+    task = get_task(config.task)
+    spaces, wanted = task.robot.spaces, config.model
+    check_out(config)
+    external = make_trackers(config.tracker, config.tracker_mode)
+    data, statistics = load_demonstrations(config.data, spaces)
+    check_task(config, statistics.task, data, task)
+    pictures = find_pictures(config.data, wanted.cameras, wanted.image_size, "model.image_size")
+    split = split_episodes(data, config.validation.share, config.seed)
+    starts, held_out_starts = (clip_starts(data, steps, wanted.span) for steps in (split.training, split.held_out))
+    fingerprint = data_sha256(data, pictures)
+    model = LeWorldModel(wanted, spaces.action_dim, root_key(config.seed, INIT_STREAM))
+    if config.init is not None:
+        say(start_from(model, config.init), markup=False)
+    model.action_normalizer.set_statistics("action", action_statistics(np.asarray(data.action)[split.training]))
+    state, frozen = initial_state(model, config, FIGURES)
+    state, resumed = restore(config, state, frozen, fingerprint, None)
+    first_step = int(state.step)
+    say(
+        f"{split.num_training} demonstrations with {len(starts)} clips, {split.num_held_out} held out; "
+        + (f"resuming {config.out} at step {first_step}" if config.resume else f"training into {config.out}"),
+        markup=False,
+    )
+    with stage_progress("read pictures", pictures.num_steps) as on_progress:
+        images = load_pictures(pictures, on_progress)
+    say(f"pictures of {', '.join(pictures.cameras)} in memory: {images.nbytes / 1e9:.2f} GB", markup=False)
+    clips = ClipData(images, data.action, jnp.asarray(starts))
+    diagnose = EncoderDiagnostics(config.validation, data, clips, split, held_out_starts, task)
+
+    def draw(data: ClipData, key: Any) -> ClipBatch:
+        return sample_clips(data, key, config.batch_size, history=wanted.history, frameskip=wanted.frameskip)
+
+    def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate:
+        diagnose.on_warning = on_warning
+        return diagnose
+
+    meta = CheckpointMeta(
+        first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, None, spaces.to_json()
+    )
+    compile_with = partial(compile_steps, draw=draw)
+    how = {"compile": compile_with, "figures": FIGURES, "describe": diagnostics_line}
+    summary = run_to_end(config, state, frozen, clips, meta, resumed, external, validation, **how)
+    trained = trained_policy(summary.state, frozen)
+    diagnostics = diagnose.last
+    if diagnostics is None or diagnostics.step != int(summary.state.step):
+        diagnose(trained, int(summary.state.step))
+        diagnostics = diagnose.last
+    assert diagnostics is not None
+    write_results(config, trained, diagnostics, split, clips)
+    say(final_line(config.out, summary, diagnostics, int(summary.state.step) - first_step), markup=False)
+    return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
+
+
+def start_from(model: LeWorldModel, folder: Path) -> str:
+    """Take over the weights of a whole model. Actions of other widths begin with their initial weights.
+
+    Returns:
+        a line that says what was taken.
+
+    Raises:
+        ArgumentError: its sizes are not those of `model`.
+        UserError: the folder holds no whole model.
+    """
+    weights, sizes = read_world_model(folder)
+    same_actions = dataclasses.replace(sizes, action_dim=model.sizes.action_dim)
+    if same_actions != model.sizes:
+        raise ArgumentError(
+            f"the model in {folder} has {same_actions}, the configuration {model.sizes}; set the --model flags to match"
+        )
+    taken = {name: value for name, value in weights.items() if sizes == model.sizes or name != "action.smooth.kernel"}
+    model.set_weights({**model.arrays(), **taken})
+    own = (
+        "" if sizes == model.sizes else f"; its actions have {sizes.action_dim} entries a frame: the first layer is new"
+    )
+    return f"weights from {folder}{own}"
+
+
+def write_results(
+    config: PretrainConfig, model: LeWorldModel, diagnostics: Diagnostics, split: EpisodeSplit, clips: ClipData
+) -> None:
+    """Write `encoder/`, `diagnostics.json` and `report.html`, each whole or not at all.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    whole = {name: np.asarray(value) for name, value in model.arrays().items()}
+    files = {
+        WORLD_MODEL_FILE: world_model_bytes(whole, model.sizes),
+        **encoder_files(model.encoder_weights(), model.sizes.encoder, model.training_pictures),
+    }
+    values = {
+        **dataclasses.asdict(diagnostics),
+        "warning": diagnostics.warning,
+        "training_episodes": split.num_training,
+        "held_out_episodes": split.num_held_out,
+    }
+    with reported_write_errors(config.out, "encoder and report"):
+        with atomic_write(config.out / ENCODER) as folder:
+            for name, content in files.items():
+                write_bytes(folder / name, content)
+        write_json(config.out / DIAGNOSTICS, values)
+    write_pretraining_report(config, diagnostics, split, model, clips)
+
+
+def final_line(run: Path, summary: TrainingSummary, diagnostics: Diagnostics, steps: int) -> str:
+    """Final line of a run: the last step, the speed, what the encoder is worth, and how to use it."""
+    step = int(summary.state.step)
+    ended = f"interrupted at step {step} (continue with --resume)" if summary.interrupted else f"done at step {step}"
+    speed = f"; {steps} steps at {summary.steps_per_s:.2f} steps/s" if steps else ""
+    return (
+        f"{ended}{speed}; held out: {diagnostics_line(diagnostics.figures())}; report {run / 'report.html'}; "
+        f"use it with --policy.encoder.weights {run / ENCODER}"
+    )
