@@ -28,7 +28,12 @@ def test_named_things_exist(page: Path) -> None:
 def test_named_flags_exist() -> None:
     known = set(
         re.findall(
-            r"\w+", "".join(path.read_text() for path in SOURCES if path.parts[-2] in ("config", "scripts", "commands"))
+            r"\w+",
+            "".join(
+                path.read_text()
+                for path in SOURCES
+                if path.parts[-2] in ("config", "scripts", "commands", "conversion")
+            ),
         )
     )
     for page in PAGES:

@@ -1,7 +1,7 @@
 """Pre-train a small LEWM encoder on two CPU cores: a ViT of 6 layers at 112 pixels, three cameras in a row.
 
 Demonstrations: collect.py --cameras r_vis top front --image-size 128.
-What the encoder is worth, and the time: not measured.
+Meant for less than an hour. What the encoder is worth, and the time: not measured.
 """
 
 from pathlib import Path
@@ -11,13 +11,14 @@ from imf_jax.config import HeldOutConfig, OptimizerConfig, PretrainConfig, World
 config = PretrainConfig(
     data=Path("demos/transfer-128"),
     out=Path("runs/lewm-pretrain-small"),
-    max_steps=3_000,
+    max_steps=1_500,
     batch_size=32,
     save_every=500,
     log_every=20,
     model=WorldModelConfig(
         image_size=128,
         resolution=112,
+        patch=16,
         hidden=96,
         layers=6,
         heads=3,
