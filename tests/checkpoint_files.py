@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_jax.conversion.torch_file import LEGACY_MAGIC, LEGACY_PROTOCOL
+from imf_jax.weight_files.torch_file import LEGACY_MAGIC, LEGACY_PROTOCOL
 
 PICKLE_START = b"\x80\x02"
 

@@ -21,6 +21,7 @@ ROOMS = (
     "video",
     "cli",
     "seeds",
+    "weight_files",
     "sim",
     "models",
     "checkpoints",

@@ -8,10 +8,10 @@ from typing import Any
 
 from imf_jax.config import HeadConfig, require
 from imf_jax.conversion.config_file import CONFIG_BESIDE, contradictions
-from imf_jax.conversion.json_file import read_json
 from imf_jax.conversion.report import Report
-from imf_jax.conversion.tensors import StoredTensor
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.weight_files.json_file import read_json
+from imf_jax.weight_files.tensors import StoredTensor
 
 FROM_CONFIG = ("n_head", "n_kv_head", "pred_horizon", "obs_horizon", "num_action_steps")
 """Settings of a head that its tensors do not show."""

@@ -28,13 +28,13 @@ from imf_jax.config import (
 )
 from imf_jax.conversion.head_settings import FROM_CONFIG, read_head_config
 from imf_jax.conversion.report import REPORT_FILE, Report, inspect, json_bytes, print_report, problems_on_stderr
-from imf_jax.conversion.tensors import DTYPES, FLOATING
-from imf_jax.conversion.torch_file import Checkpoint, open_checkpoint
 from imf_jax.conversion.wrappers import unwrapped_paths, without_wrappers
 from imf_jax.data.statistics import COLUMNS, FILE, MOMENTS
 from imf_jax.data.statistics import read_statistics as statistics_of
 from imf_jax.errors import UserError
 from imf_jax.files import atomic_folder, write_bytes
+from imf_jax.weight_files.tensors import DTYPES, FLOATING
+from imf_jax.weight_files.torch_file import Checkpoint, open_checkpoint
 
 STATISTIC = re.compile(rf"(?:.*\.)?normalizer\.({'|'.join(COLUMNS)})[._]({'|'.join(MOMENTS)})")
 

@@ -18,16 +18,16 @@ from typing import Any
 import tyro
 
 from imf_jax.conversion.config_file import CONFIG_BESIDE, contradictions
-from imf_jax.conversion.json_file import read_json
 from imf_jax.conversion.lewm_names import WORLD_PARTS, Parts, assemble, find_parts, match, sources, world_sources
 from imf_jax.conversion.report import Report, inspect, print_report, problems_on_stderr, write_folder
-from imf_jax.conversion.safe_pickle import Placeholder
-from imf_jax.conversion.torch_file import Checkpoint, module_parts, open_checkpoint
 from imf_jax.conversion.world_model import TransformersNames, export_torch, read_world_sizes, require_usable
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders.lewm import LewmSizes, encoder_files
 from imf_jax.models.encoders.vit import VitSizes
 from imf_jax.models.world_model_file import WORLD_MODEL_FILE, world_model_bytes
+from imf_jax.weight_files.json_file import read_json
+from imf_jax.weight_files.safe_pickle import Placeholder
+from imf_jax.weight_files.torch_file import Checkpoint, module_parts, open_checkpoint
 
 HEAD_CHANNELS = 64
 """Channels of an attention head in every published ViT size; weights alone do not show the number of heads."""

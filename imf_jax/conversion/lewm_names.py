@@ -8,12 +8,12 @@ from itertools import product
 import numpy as np
 
 from imf_jax.conversion.report import Report
-from imf_jax.conversion.tensors import FLOATING, StoredTensor
-from imf_jax.conversion.torch_file import Checkpoint
 from imf_jax.conversion.wrappers import unwrapped_paths
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.lewm import LewmSizes
 from imf_jax.models.world_model import ACTION_EXPANSION, SMOOTHED_CHANNELS, WorldModelSizes
+from imf_jax.weight_files.tensors import FLOATING, StoredTensor
+from imf_jax.weight_files.torch_file import Checkpoint
 
 OLD_LAYER_NAMES = {
     "attention.attention.query": "attention.q_proj",

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imf_jax.conversion.tensors import StoredTensor
-from imf_jax.conversion.torch_file import Checkpoint
 from imf_jax.errors import UserError
 from imf_jax.files import atomic_folder, write_bytes
+from imf_jax.weight_files.tensors import StoredTensor
+from imf_jax.weight_files.torch_file import Checkpoint
 
 REPORT_FILE = "report.json"
 

@@ -9,7 +9,6 @@ import safetensors.numpy
 
 from imf_jax.conversion.lewm_names import Parts, before_5_9, to_torch
 from imf_jax.conversion.report import Report
-from imf_jax.conversion.torch_file import Checkpoint
 from imf_jax.conversion.torch_writer import state_dict_bytes
 from imf_jax.errors import UserError
 from imf_jax.files import reported_write_errors, write_bytes
@@ -17,6 +16,7 @@ from imf_jax.models.encoders.lewm import LewmSizes
 from imf_jax.models.networks.latent_predictor import PredictorSizes
 from imf_jax.models.world_model import WorldModelSizes
 from imf_jax.models.world_model_file import read_world_model
+from imf_jax.weight_files.torch_file import Checkpoint
 
 HEAD_CHANNELS = 64
 """Channels of an attention head of the predictor; weights alone do not show the number of heads."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from imf_jax.conversion.tensors import StoredTensor
+from imf_jax.weight_files.tensors import StoredTensor
 
 WRAPPER = re.compile(r"module|_orig_mod|_forward_module|_fpw_module|\w*wrapped_module")
 """Part of a name by a wrapper: of data parallelism and averaged models, torch.compile, Lightning, sharding (FSDP) and

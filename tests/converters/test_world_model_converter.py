@@ -10,13 +10,13 @@ from imf_jax import seeds
 from imf_jax.config import WorldModelConfig
 from imf_jax.conversion.lewm import Args, convert
 from imf_jax.conversion.lewm_names import to_torch
-from imf_jax.conversion.torch_file import open_checkpoint
 from imf_jax.conversion.torch_writer import state_dict_bytes
 from imf_jax.conversion.world_model import export_torch
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.lewm import load
 from imf_jax.models.world_model import WorldModelSizes, initial_weights, sizes_of
 from imf_jax.models.world_model_file import WORLD_MODEL_FILE, read_world_model, world_model_bytes
+from imf_jax.weight_files.torch_file import open_checkpoint
 
 CONFIG = WorldModelConfig(
     resolution=8, patch=4, hidden=8, layers=2, heads=2, mlp=12, embedding=6, projector_hidden=10, predictor_layers=2,

@@ -16,8 +16,8 @@ from torch_lewm import Lewm
 from transformers import ViTConfig
 
 from imf_jax.conversion.lewm import Args, convert
-from imf_jax.conversion.torch_file import open_checkpoint
 from imf_jax.models.encoders.lewm import WEIGHTS_FILE
+from imf_jax.weight_files.torch_file import open_checkpoint
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "lewm" / "new.safetensors"
 VALUES = torch.arange(8.0)

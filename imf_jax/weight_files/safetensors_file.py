@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from imf_jax.conversion.json_file import parse_json
-from imf_jax.conversion.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import UserError
+from imf_jax.weight_files.json_file import parse_json
+from imf_jax.weight_files.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 
 SAFETENSORS_DTYPES = {
     "F64": "float64",

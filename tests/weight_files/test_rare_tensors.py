@@ -22,8 +22,8 @@ from checkpoint_files import (
 
 from imf_jax.conversion.lewm import Args, convert
 from imf_jax.conversion.report import DoesNotFitError
-from imf_jax.conversion.torch_file import open_checkpoint
 from imf_jax.errors import UserError
+from imf_jax.weight_files.torch_file import open_checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
 FALSE, NONE = b"\x89", b"N"

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imf_jax.conversion.safe_pickle import Placeholder, unpickle
-from imf_jax.conversion.safetensors_file import read_safetensors
-from imf_jax.conversion.shards import read_index, weights_in
-from imf_jax.conversion.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import require_no_lfs_pointer
+from imf_jax.weight_files.safe_pickle import Placeholder, unpickle
+from imf_jax.weight_files.safetensors_file import read_safetensors
+from imf_jax.weight_files.shards import read_index, weights_in
+from imf_jax.weight_files.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001

@@ -11,8 +11,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
-from imf_jax.conversion.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 from imf_jax.errors import UserError
+from imf_jax.weight_files.tensors import DTYPES, Storage, StoredTensor, listed_tensor
 
 
 class Placeholder:

@@ -8,9 +8,9 @@ import pytest
 import safetensors.numpy
 
 from imf_jax.conversion.lewm import Args, convert
-from imf_jax.conversion.torch_file import open_checkpoint
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders import lewm
+from imf_jax.weight_files.torch_file import open_checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
 INDEX = "model.safetensors.index.json"

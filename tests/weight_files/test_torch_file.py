@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from checkpoint_files import zip_container
 
-from imf_jax.conversion.safe_pickle import Placeholder
-from imf_jax.conversion.tensors import Storage, StoredTensor
-from imf_jax.conversion.torch_file import LEGACY_MAGIC, open_checkpoint
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.weight_files.safe_pickle import Placeholder
+from imf_jax.weight_files.tensors import Storage, StoredTensor
+from imf_jax.weight_files.torch_file import LEGACY_MAGIC, open_checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
 FILES = ["new.ckpt", "old_object.ckpt", "new_object.ckpt", "new_weights.pt", "older_container.pt", "old.safetensors"]

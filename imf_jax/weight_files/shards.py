@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from imf_jax.conversion.json_file import read_json
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.weight_files.json_file import read_json
 
 WEIGHT_FILES = (
     "model.safetensors",

@@ -1,0 +1,1 @@
+"""Readers of files of weights, those of PyTorch and safetensors; nothing in them is executed."""
