@@ -8,8 +8,16 @@ import pytest
 from flax import nnx
 from parameters import count_parameters
 
-from imf_jax.config import LewmEncoderConfig, PretrainConfig, TrainConfig, from_dict, to_dict
+from imf_jax.config import (
+    EfficientNetEncoderConfig,
+    LewmEncoderConfig,
+    PretrainConfig,
+    TrainConfig,
+    from_dict,
+    to_dict,
+)
 from imf_jax.errors import ArgumentError, UserError
+from imf_jax.models.encoders import efficientnet
 from imf_jax.models.encoders.lewm import LewmSizes
 from imf_jax.models.encoders.vit import VitSizes
 from imf_jax.models.policy import Policy, unloaded_encoder
@@ -21,12 +29,16 @@ LEWM = LewmSizes(VitSizes(hidden=192, layers=12, heads=3, mlp=768, patch=14, ima
 
 
 def policy_of(config: TrainConfig) -> Policy:
-    """The policy of a configuration, with shapes in place of arrays; a LEWM encoder has the sizes of the source."""
-    identity = {"sizes": dataclasses.asdict(LEWM), "weights_sha256": ""}
-    sees, task = isinstance(config.policy.encoder, LewmEncoderConfig), get_task(config.task)
+    """The policy of a configuration, with shapes in place of arrays; a frozen encoder has the sizes of its source."""
+    encoder, task = config.policy.encoder, get_task(config.task)
+    identity = None
+    if isinstance(encoder, LewmEncoderConfig):
+        identity = {"sizes": dataclasses.asdict(LEWM), "weights_sha256": ""}
+    elif isinstance(encoder, EfficientNetEncoderConfig):
+        identity = efficientnet.config_dict(efficientnet.lite0_sizes(encoder.stride), "")
 
     def build() -> Policy:
-        frozen = unloaded_encoder(config.policy, identity) if sees else None
+        frozen = unloaded_encoder(config.policy, identity) if identity else None
         return Policy(config.policy, task.robot.spaces, task.env_state_dim, rngs=nnx.Rngs(0), frozen_encoder=frozen)
 
     return nnx.eval_shape(build)
@@ -68,6 +80,7 @@ def test_presets_that_the_source_prescribes():
         ("lewm-256", 208, 1, 192),
         ("resnet", 208, 1, None),
         ("resnet-multitoken", 80, 3, None),
+        ("efficientnet", 208, 1, None),
     ],
 )
 def test_conditions_of_policies_that_see(name, condition_dim, tokens, joint):

@@ -25,6 +25,7 @@ from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
 from imf_jax.config.policy import (
     SMALLEST_CROP,
+    EfficientNetEncoderConfig,
     EncoderConfig,
     HeadConfig,
     LewmEncoderConfig,
@@ -48,6 +49,7 @@ __all__ = [
     "ClusterConfig",
     "CollectConfig",
     "DeviceCount",
+    "EfficientNetEncoderConfig",
     "EncoderConfig",
     "EvalConfig",
     "ExecutionConfig",

@@ -176,7 +176,31 @@ class ResNetEncoderConfig:
 SMALLEST_CROP = 33
 """A ResNet-18 makes a single cell of anything smaller, and a spatial softmax over one cell says nothing [pixels]."""
 
-EncoderConfig = StateEncoderConfig | LewmEncoderConfig | ResNetEncoderConfig
+
+@dataclass(frozen=True)
+class EfficientNetEncoderConfig:
+    """Condition on keypoints in feature maps of a frozen EfficientNet-Lite0 (extra efficientnet), then robot state."""
+
+    # Cameras whose pictures are read.
+    cameras: tuple[str, ...] = VIEWS
+    # Height and width of the camera pictures, as they were recorded [pixels].
+    image_size: int = 128
+    # Pixels per cell of the map of features: 8, 16 or 32. Smaller is finer, less abstract and takes more memory.
+    stride: Literal[8, 16, 32] = 16
+    # Keypoints of the spatial softmax; each is an x and a y.
+    keypoints: int = 32
+
+    def __post_init__(self) -> None:
+        require_cameras("encoder", self.cameras)
+        require(self.keypoints >= 1, f"encoder.keypoints {self.keypoints} must be at least 1")
+        require(
+            self.image_size > self.stride,
+            f"encoder.image_size {self.image_size} must be above encoder.stride {self.stride}; a map of one cell says "
+            "nothing about positions",
+        )
+
+
+EncoderConfig = StateEncoderConfig | LewmEncoderConfig | ResNetEncoderConfig | EfficientNetEncoderConfig
 """The encoders a policy can have; the first one is that of configurations which name none."""
 
 

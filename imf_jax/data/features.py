@@ -1,12 +1,13 @@
-"""Cached features: embeddings of the pictures of demonstrations by a frozen encoder, kept beside them.
+"""Cached features: what a frozen encoder makes of the pictures of demonstrations, kept beside them.
 
-`<demonstrations>/features_<key>.npz` holds `features` float32 (N, D), N steps of all demonstrations in order, and
-`about`, a JSON text that says what they were made from. The key names encoder, fusion, preprocessing, cameras and
-picture size, so that several encoders can be tried on the same demonstrations.
+`<demonstrations>/features_<key>.npz` holds `features` (N, ...), N steps of all demonstrations in order, and `about`, a
+JSON text that says what they were made from. A step is an embedding float32 (D,), or maps (C, h, w, channels) of C
+cameras in float16, which takes half of the memory and is what a policy sees in the closed loop too. The key names
+encoder, fusion, preprocessing, cameras and picture size, so that several encoders can be tried on the same
+demonstrations.
 """
 
 import hashlib
-import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,15 +20,17 @@ import numpy as np
 
 from imf_jax.data.pictures import PictureFolder
 from imf_jax.errors import UserError, one_line
-from imf_jax.files import read_failure, write_bytes
+from imf_jax.files import atomic_write, read_failure
 
 PREPROCESSING_VERSION = 1
 """Raised when preprocessing or the encoder's computation changes, so that old caches are not used."""
 
 KEY_DIGITS = 16
 
+CHECKED_ROWS = 4096
+
 Embed = Callable[[np.ndarray], jax.Array]
-"""uint8 (B, C, H, W, 3) -> float32 (B, D); compiled, called with one B only."""
+"""uint8 (B, C, H, W, 3) -> features (B, ...); compiled, called with one B only."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class FeatureSource:
 
     Attributes:
         encoder_sha256: hash of the encoder's weights.
-        fusion: layout of the views.
+        fusion: layout of the views in one picture, "None" where each is encoded on its own.
         cameras: in the order in which the encoder takes them.
         image_size: height and width of the pictures [pixels].
         preprocessing: version of the computation.
@@ -65,13 +68,16 @@ def cache_path(directory: Path, source: FeatureSource) -> Path:
     return directory / f"features_{source.key}.npz"
 
 
-def read_features(pictures: PictureFolder, source: FeatureSource, dim: int) -> np.ndarray | None:
-    """Read the cached features, float32 (N, dim), or None if there are none.
+def read_features(
+    pictures: PictureFolder, source: FeatureSource, shape: tuple[int, ...], dtype: np.dtype | type = np.float32
+) -> np.ndarray | None:
+    """Read the cached features, (N, *shape), or None if there are none.
 
     Args:
         pictures: the demonstrations' pictures.
         source: what else features depend on.
-        dim: channels of a feature.
+        shape: of the features of a step.
+        dtype: of the features.
 
     Raises:
         UserError: the cache is damaged, or was made from other pictures or by another encoder.
@@ -80,7 +86,7 @@ def read_features(pictures: PictureFolder, source: FeatureSource, dim: int) -> n
     if not path.exists():
         return None
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             about, features = json.loads(str(stored["about"])), stored["features"]
     except OSError as error:
         raise read_failure(path, error, f"cannot be read ({one_line(error)})") from None
@@ -94,8 +100,9 @@ def read_features(pictures: PictureFolder, source: FeatureSource, dim: int) -> n
             raise _refused(path, f"it was made with {name} {about.get(name)!r}, not {value!r}")
     if about.get("pictures") != expected["pictures"]:
         raise _refused(path, "the pictures of the demonstrations have changed since it was made")
-    if features.shape != (pictures.num_steps, dim) or features.dtype != np.float32 or not np.isfinite(features).all():
-        raise _refused(path, f"it holds no finite float32 ({pictures.num_steps}, {dim}) features")
+    expected_shape = (pictures.num_steps, *shape)
+    if features.shape != expected_shape or features.dtype != dtype or not all_finite(features):
+        raise _refused(path, f"it holds no finite {np.dtype(dtype)} {expected_shape} features")
     return features
 
 
@@ -111,21 +118,27 @@ def compute_features(
         on_progress: called with the number of control steps embedded so far.
 
     Returns:
-        float32 (N, D).
+        (N, ...), as `embed` makes them.
 
     Raises:
         UserError: a file cannot be read, or a feature is not finite.
     """
-    features: list[np.ndarray] = []
-    done = 0
+    features, done = np.empty(0), 0
     for batch, count in _batches(pictures, batch_size):
-        features.append(np.asarray(embed(batch))[:count])
+        found = np.asarray(embed(batch))[:count]
+        if not done:  # one array from the start: maps take gigabytes, which are not to be held twice
+            features = np.empty((pictures.num_steps, *found.shape[1:]), found.dtype)
+        features[done : done + count] = found
         done += count
         on_progress(done)
-    joined = np.concatenate(features)
-    if not np.isfinite(joined).all():
+    if not all_finite(features):
         raise UserError(f"the encoder makes features of {pictures.directory} that are not finite; convert it again")
-    return joined
+    return features
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Whether no value is infinite or not a number; a part at a time, in little memory."""
+    return all(np.isfinite(values[first : first + CHECKED_ROWS]).all() for first in range(0, len(values), CHECKED_ROWS))
 
 
 def write_features(pictures: PictureFolder, source: FeatureSource, features: np.ndarray) -> Path:
@@ -135,10 +148,9 @@ def write_features(pictures: PictureFolder, source: FeatureSource, features: np.
         UserError: it cannot be written.
     """
     path = cache_path(pictures.directory, source)
-    content = io.BytesIO()
-    np.savez(content, features=features, about=np.array(json.dumps(_about(pictures, source))))
     try:
-        write_bytes(path, content.getbuffer())
+        with atomic_write(path) as aside, aside.open("wb") as file:
+            np.savez(file, features=features, about=np.array(json.dumps(_about(pictures, source))))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; make the folder writable or free space") from error
     return path

@@ -123,7 +123,9 @@ def load_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = la
     Raises:
         UserError: they take more memory than there is, or a file cannot be read.
     """
-    require_memory(folder)
+    sizes = f"{folder.num_steps} steps x {len(folder.cameras)} cameras x {folder.image_size}x{folder.image_size}"
+    mend = "use fewer demonstrations or cameras, or collect at a smaller --image-size"
+    require_memory(folder.num_bytes, f"pictures in {folder.directory}", sizes, mend)
     joined = _aligned((folder.num_steps, *folder.step_shape))
     first = 0
     for pictures in folder.read_all():
@@ -133,19 +135,23 @@ def load_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = la
     return jax.device_put(joined)
 
 
-def require_memory(folder: PictureFolder) -> None:
-    """Refuse pictures that do not fit in memory, before any is read.
+def require_memory(num_bytes: int, what: str, sizes: str, mend: str) -> None:
+    """Refuse training data that does not fit in memory, before any is read.
+
+    Args:
+        num_bytes: what it takes [bytes].
+        what: names the data, in the plural.
+        sizes: what the memory is for.
+        mend: what to do.
 
     Raises:
-        UserError: says what they take and what there is.
+        UserError: says what the data takes and what there is.
     """
     places = {"the device": free_device_memory(), "main memory": free_main_memory()}
     for place, free in places.items():
-        if free is not None and folder.num_bytes > MEMORY_SHARE * free:
+        if free is not None and num_bytes > MEMORY_SHARE * free:
             raise UserError(
-                f"pictures in {folder.directory} take {folder.num_bytes / 1e9:.1f} GB ({folder.num_steps} steps x "
-                f"{len(folder.cameras)} cameras x {folder.image_size}x{folder.image_size}), but {place} has "
-                f"{free / 1e9:.1f} GB free; use fewer demonstrations or cameras, or collect at a smaller --image-size"
+                f"{what} take {num_bytes / 1e9:.1f} GB ({sizes}), but {place} has {free / 1e9:.1f} GB free; {mend}"
             )
 
 

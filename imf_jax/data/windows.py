@@ -31,7 +31,7 @@ class Demonstrations(NamedTuple):
         env_state: float32 (N, E).
         first: int32 (N,) index of the first step of the episode that step n belongs to.
         last: int32 (N,) index of its last step.
-        features: float32 (N, D) embeddings of the pictures by a frozen encoder; None unless a policy reads them.
+        features: (N, ...) features of the pictures by a frozen encoder; None unless a policy reads them.
         images: uint8 (N, C, H, W, 3) pictures; None unless a policy reads them.
     """
 
@@ -49,7 +49,7 @@ class Batch(TypedDict):
 
     Attributes:
         observation: `state` float32 (B, To, S), `env_state` float32 (B, To, E), oldest first; where the demonstrations
-            have them also `features` float32 (B, To, D) or `images` uint8 (B, To, C, H, W, 3).
+            have them also `features` (B, To, ...) or `images` uint8 (B, To, C, H, W, 3).
         action: float32 (B, H, A).
         is_pad: bool (B, H), True where the chunk reaches over an end of its episode.
     """

@@ -14,18 +14,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Key, Shaped
+from jaxtyping import Float, Float16, Key, Shaped
 
-from imf_jax.config import LewmEncoderConfig, PolicyConfig, ResNetEncoderConfig, StateEncoderConfig, require
+from imf_jax.config import (
+    EfficientNetEncoderConfig,
+    LewmEncoderConfig,
+    PolicyConfig,
+    ResNetEncoderConfig,
+    StateEncoderConfig,
+    require,
+)
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.models.encoders import lewm
-from imf_jax.models.encoders.resnet import ResNetEncoder
+from imf_jax.models.encoders import efficientnet, lewm
+from imf_jax.models.encoders.resnet import ResNetEncoder, spatial_softmax
 from imf_jax.models.normalizer import Normalizer
 from imf_jax.sim import quaternions
 from imf_jax.spaces import RobotSpaces
 
 Array = jax.Array
 Observation = Mapping[str, Array | np.ndarray]
+FrozenEncoder = lewm.LewmEncoder | efficientnet.EfficientNetEncoder
 
 POSE = 7
 """Entries of a pose in a scene state: position and quaternion wxyz."""
@@ -61,6 +69,30 @@ class Conditioning(Protocol):
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
         """Set the statistics of the demonstrations, see `Policy.set_statistics`."""
+        ...
+
+
+class FrozenConditioning(Conditioning, Protocol):
+    """Interface of a conditioning whose encoder is frozen, so that its features of pictures can be cached.
+
+    Reads `images`, or in their place `features` (B, To, *feature_shape), what `embed` makes of such pictures.
+
+    Attributes:
+        encoder: the frozen encoder.
+        feature_shape: of the features of one observation step.
+        feature_dtype: their type.
+    """
+
+    encoder: FrozenEncoder
+    feature_shape: tuple[int, ...]
+    feature_dtype: np.dtype
+
+    def embed(self, images: Shaped[Array | np.ndarray, "*batch C H W 3"]) -> Shaped[Array, "*batch_and_feature"]:
+        """Features (..., *feature_shape) of pictures uint8 (..., C, H, W, 3).
+
+        Raises:
+            UserError: the pictures are not of the kind that the policy reads.
+        """
         ...
 
 
@@ -154,6 +186,7 @@ class LewmConditioning(nnx.Module):
         assert isinstance(config.encoder, LewmEncoderConfig)
         self.encoder = encoder
         self.joint_output_dim = encoder.joint_output_dim
+        self.feature_shape, self.feature_dtype = (self.joint_output_dim,), np.dtype(np.float32)
         self.dim = self.joint_output_dim + state_dim
         self.state = Normalizer(state_dim, config.normalization)
         self._config = config.encoder
@@ -210,7 +243,68 @@ class ResNetConditioning(nnx.Module):
         self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
 
 
-def check_pictures(images: Array | np.ndarray, config: LewmEncoderConfig | ResNetEncoderConfig) -> None:
+class EfficientNetConditioning(nnx.Module):
+    """Keypoints in the frozen maps of every camera, then robot state (B, To, S); one token per step.
+
+    A 1 x 1 convolution per camera makes a map per keypoint, whose spatial softmax is its position; these convolutions
+    are trained. They have no bias, which a spatial softmax would not see. Reads `images`, or in their place `features`
+    float16 (B, To, C, h, w, channels), the frozen maps of such pictures.
+
+    Args:
+        config: of the policy.
+        state_dim: entries S of the robot state.
+        encoder: the frozen encoder.
+        rngs: source of the initial weights (`params` stream).
+    """
+
+    tokens_per_step = 1
+    reads: tuple[str, ...] = ("state", "images")
+
+    def __init__(
+        self,
+        config: PolicyConfig,
+        state_dim: int,
+        encoder: efficientnet.EfficientNetEncoder,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        assert isinstance(config.encoder, EfficientNetEncoderConfig)
+        self._config = config.encoder
+        self.encoder = encoder
+        cameras, channels = len(config.encoder.cameras), encoder.sizes.channels
+        side = encoder.sizes.map_side(config.encoder.image_size)
+        self.feature_shape, self.feature_dtype = (cameras, side, side, channels), np.dtype(np.float16)
+        self.state = Normalizer(state_dim, config.normalization)
+        self.dim = cameras * 2 * config.encoder.keypoints + state_dim
+        # As in the head: frozen maps have values in the tens, and softmaxes should begin soft.
+        initial = nnx.initializers.normal(0.02)(rngs.params(), (cameras, channels, config.encoder.keypoints))
+        self.keypoint_maps = nnx.Dict(kernel=nnx.Param(initial))
+
+    def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
+        """Condition; see `Conditioning`."""
+        features = observation["features"] if "features" in observation else self.embed(observation["images"])
+        maps = jnp.einsum("btchwf,cfk->btchwk", jnp.asarray(features, jnp.float32), self.keypoint_maps.kernel[...])
+        batch, steps, cameras, height, width, keypoints = maps.shape
+        positions = spatial_softmax(maps.reshape(-1, height, width, keypoints))
+        positions = positions.reshape(batch, steps, cameras * 2 * keypoints)
+        return jnp.concatenate([positions, self.state.normalize(observation["state"])], axis=-1)
+
+    def embed(
+        self, images: Shaped[Array | np.ndarray, "*batch C H W 3"]
+    ) -> Float16[Array, "*batch C h w {self.encoder.sizes.channels}"]:
+        """Frozen maps; see `FrozenConditioning`."""
+        check_pictures(images, self._config)
+        maps = self.encoder(images.reshape(-1, *images.shape[-3:]))
+        return maps.reshape(*images.shape[:-4], *self.feature_shape)
+
+    def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Set the statistics of the robot state; see `Policy.set_statistics`."""
+        self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
+
+
+def check_pictures(
+    images: Array | np.ndarray, config: LewmEncoderConfig | ResNetEncoderConfig | EfficientNetEncoderConfig
+) -> None:
     """Refuse pictures of another type, size or number of cameras than the policy was made for.
 
     Raises:
@@ -230,7 +324,7 @@ def build_conditioning(
     config: PolicyConfig,
     spaces: RobotSpaces,
     env_state_dim: int,
-    frozen_encoder: lewm.LewmEncoder | None,
+    frozen_encoder: FrozenEncoder | None,
     *,
     rngs: nnx.Rngs,
 ) -> Conditioning:
@@ -240,11 +334,11 @@ def build_conditioning(
         config: of the policy.
         spaces: action and state of the robot.
         env_state_dim: channels of the task's scene state.
-        frozen_encoder: the encoder of a `LewmEncoderConfig`; by default it is loaded from the folder named there.
+        frozen_encoder: the one of the configuration; by default it is loaded from its folder or package.
         rngs: source of the initial weights (`params` stream).
 
     Raises:
-        ArgumentError: there is no such kind of encoder.
+        ArgumentError: there is no such kind of encoder, or the package with its weights is missing.
         UserError: the folder holds no frozen encoder.
     """
     if isinstance(config.encoder, StateEncoderConfig):
@@ -258,7 +352,12 @@ def build_conditioning(
             image_size=wanted.image_size,
             dtype=wanted.dtype,
         )
+        assert isinstance(encoder, lewm.LewmEncoder)
         return LewmConditioning(config, spaces.state_dim, encoder)
+    if isinstance(config.encoder, EfficientNetEncoderConfig):
+        maps = frozen_encoder or efficientnet.load(config.encoder.stride)
+        assert isinstance(maps, efficientnet.EfficientNetEncoder)
+        return EfficientNetConditioning(config, spaces.state_dim, maps, rngs=rngs)
     if isinstance(config.encoder, ResNetEncoderConfig):
         return ResNetConditioning(config, spaces.state_dim, rngs=rngs)
     raise ArgumentError(f"policy.encoder {type(config.encoder).__name__} is not known; see imf_jax.config")

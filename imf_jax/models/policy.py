@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Bool, Float, Key
 
 from imf_jax import seeds
-from imf_jax.config import LewmEncoderConfig, PolicyConfig, TrainConfig, from_dict, require
-from imf_jax.models.conditioning import LewmConditioning, Observation, build_conditioning, require_statistics
+from imf_jax.config import EfficientNetEncoderConfig, LewmEncoderConfig, PolicyConfig, TrainConfig, from_dict, require
+from imf_jax.models.conditioning import FrozenEncoder, Observation, build_conditioning, require_statistics
+from imf_jax.models.encoders import efficientnet
 from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes, config_dict
 from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.normalizer import Normalizer
@@ -94,7 +95,7 @@ class Policy(nnx.Module):
         spaces: action and state of the robot.
         env_state_dim: channels of the task's scene state.
         rngs: source of the initial weights (`params` stream).
-        frozen_encoder: the encoder of a `LewmEncoderConfig`; by default it is loaded from the folder named there.
+        frozen_encoder: the one of the configuration; by default it is loaded from its folder or package.
 
     Attributes:
         config: as given, with the width of the robot's actions.
@@ -113,7 +114,7 @@ class Policy(nnx.Module):
         env_state_dim: int,
         *,
         rngs: nnx.Rngs,
-        frozen_encoder: LewmEncoder | None = None,
+        frozen_encoder: FrozenEncoder | None = None,
     ) -> None:
         config = with_action_dim(config, spaces)
         self.config, self.spaces = config, spaces
@@ -125,14 +126,15 @@ class Policy(nnx.Module):
         )
 
     @property
-    def frozen_encoder(self) -> LewmEncoder | None:
+    def frozen_encoder(self) -> FrozenEncoder | None:
         """The frozen encoder, or None if the policy has none."""
-        return self.conditioning.encoder if isinstance(self.conditioning, LewmConditioning) else None
+        encoder = getattr(self.conditioning, "encoder", None)
+        return encoder if isinstance(encoder, FrozenEncoder) else None
 
     @property
     def joint_output_dim(self) -> int | None:
         """Channels of the one embedding that all cameras share; None where no encoder fuses them."""
-        return None if self.frozen_encoder is None else self.frozen_encoder.joint_output_dim
+        return self.frozen_encoder.joint_output_dim if isinstance(self.frozen_encoder, LewmEncoder) else None
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
         """Set the statistics of the demonstrations, as `stats.json` holds them.
@@ -259,7 +261,7 @@ def with_action_dim(config: PolicyConfig, spaces: RobotSpaces) -> PolicyConfig:
 
 
 def build_policy(
-    config: TrainConfig, spaces: RobotSpaces, env_state_dim: int, frozen_encoder: LewmEncoder | None = None
+    config: TrainConfig, spaces: RobotSpaces, env_state_dim: int, frozen_encoder: FrozenEncoder | None = None
 ) -> Policy:
     """Build a policy with the initial weights of `config.seed`; see `Policy` for the other arguments."""
     rngs = nnx.Rngs(params=root_key(config.seed, INIT_STREAM))
@@ -277,11 +279,15 @@ def split_policy(policy: nnx.Module) -> tuple[FrozenParts, nnx.State, nnx.State]
 def encoder_identity(policy: Policy) -> dict[str, Any] | None:
     """Sizes and `weights_sha256` of a policy's frozen encoder, as plain JSON types; None if it has none."""
     encoder = policy.frozen_encoder
+    if isinstance(encoder, efficientnet.EfficientNetEncoder):
+        return efficientnet.config_dict(encoder.sizes, encoder.fingerprint)
     return None if encoder is None else config_dict(encoder.sizes, encoder.fingerprint)
 
 
-def unloaded_encoder(config: PolicyConfig, identity: dict[str, Any]) -> LewmEncoder:
+def unloaded_encoder(config: PolicyConfig, identity: dict[str, Any]) -> FrozenEncoder:
     """Build a frozen encoder of that identity, with zeros in place of its weights."""
+    if isinstance(config.encoder, EfficientNetEncoderConfig):
+        return efficientnet.unloaded(identity)
     assert isinstance(config.encoder, LewmEncoderConfig)
     sizes = from_dict(LewmSizes, identity["sizes"])
     zeros = {name: np.zeros(shape, np.float32) for name, shape in sizes.weight_shapes().items()}

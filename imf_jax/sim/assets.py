@@ -1,4 +1,4 @@
-"""Models and meshes that ship in other packages: found where those are installed, and recognised by their content."""
+"""Files that ship in other packages (models, meshes, weights): found where those are, recognised by their content."""
 
 import hashlib
 import importlib.util
@@ -21,7 +21,7 @@ def asset_folder(package: str, folder: str, install: str) -> Path:
     """
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise ArgumentError(f"the package {package}, which holds the models of this robot, is not installed: {install}")
+        raise ArgumentError(f"the package {package}, which holds files that this needs, is not installed: {install}")
     path = Path(next(iter(found.submodule_search_locations))) / folder
     if not path.is_dir():
         raise ArgumentError(f"{path} is missing in the package {package}; install it again: {install}")
@@ -46,7 +46,7 @@ def require_content(folder: Path, names: tuple[str, ...], sha256: str, install: 
     found = content_hash(tuple(folder / name for name in names))
     if found != sha256:
         raise ArgumentError(
-            f"the models in {folder} are not those that this version knows (sha256 {found[:12]}, expected "
+            f"the files in {folder} are not those that this version knows (sha256 {found[:12]}, expected "
             f"{sha256[:12]}); install the right ones: {install}"
         )
 

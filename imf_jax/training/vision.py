@@ -1,16 +1,18 @@
 """Training data of policies that see: pictures, or cached features of a frozen encoder."""
 
+import math
 import time
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import numpy as np
 from flax import nnx
 
 from imf_jax.data.features import Embed, FeatureSource, cache_path, compute_features, read_features, write_features
-from imf_jax.data.pictures import PictureFolder, load_pictures
+from imf_jax.data.pictures import PictureFolder, load_pictures, require_memory
 from imf_jax.data.windows import Demonstrations
-from imf_jax.models.conditioning import LewmConditioning
+from imf_jax.models.conditioning import FrozenConditioning
 from imf_jax.models.policy import Policy
 from imf_jax.training.progress import stage_progress
 
@@ -34,21 +36,33 @@ def with_vision(
     """
     if pictures is None:
         return data
-    if isinstance(policy.conditioning, LewmConditioning):
-        return data._replace(features=jax.device_put(frozen_features(pictures, policy.conditioning, say)))
+    if policy.frozen_encoder is not None:
+        conditioning = cast(FrozenConditioning, policy.conditioning)
+        return data._replace(features=jax.device_put(frozen_features(pictures, conditioning, say)))
     with stage_progress("read pictures", pictures.num_steps) as on_progress:
         images = load_pictures(pictures, on_progress)
     say(f"pictures of {', '.join(pictures.cameras)} in memory: {images.nbytes / 1e9:.2f} GB")
     return data._replace(images=images)
 
 
-def frozen_features(pictures: PictureFolder, conditioning: LewmConditioning, say: Callable[[str], None]) -> np.ndarray:
-    """Load features of all steps, float32 (N, D), from the cache beside the demonstrations; make it if missing."""
+def frozen_features(
+    pictures: PictureFolder, conditioning: FrozenConditioning, say: Callable[[str], None]
+) -> np.ndarray:
+    """Load features of all steps, (N, *feature_shape), from the cache beside the demonstrations; make it if missing.
+
+    Raises:
+        UserError: they take more memory than there is, or the cache cannot be used or written.
+    """
     encoder = conditioning.encoder
     source = FeatureSource(
         encoder.fingerprint, str(encoder.fusion), pictures.cameras, pictures.image_size, dtype=str(encoder.dtype)
     )
-    features = read_features(pictures, source, encoder.joint_output_dim)
+    shape, dtype = conditioning.feature_shape, conditioning.feature_dtype
+    step_bytes = dtype.itemsize * math.prod(shape)
+    steps = f"{pictures.num_steps} steps x {step_bytes / 1e3:.1f} kB"
+    mend = "use fewer demonstrations or cameras, or collect at a smaller --image-size"
+    require_memory(pictures.num_steps * step_bytes, f"frozen features of {pictures.directory}", steps, mend)
+    features = read_features(pictures, source, shape, dtype)
     if features is not None:
         say(f"frozen features of {len(features)} steps from the cache {cache_path(pictures.directory, source)}")
         return features
@@ -57,11 +71,12 @@ def frozen_features(pictures: PictureFolder, conditioning: LewmConditioning, say
         features = compute_features(pictures, embedder(conditioning), embedding_batch(), on_progress)
     path = write_features(pictures, source, features)
     rate = len(features) / (time.perf_counter() - started)
-    say(f"frozen features of {len(features)} steps ({rate:.0f} per second) written to {path}")
+    size = f"{features.nbytes / 1e9:.2f} GB"
+    say(f"frozen features of {len(features)} steps ({size}, {rate:.0f} steps per second) written to {path}")
     return features
 
 
-def embedder(conditioning: LewmConditioning) -> Embed:
+def embedder(conditioning: FrozenConditioning) -> Embed:
     """Make the compiled embedding of a policy; its weights are an argument of the compiled code, not part of it."""
     graph, variables = nnx.split(conditioning)
     embed = jax.jit(lambda variables, images: nnx.merge(graph, variables).embed(images))

@@ -8,6 +8,7 @@ import pytest
 
 from imf_jax.config import (
     CaptureConfig,
+    EfficientNetEncoderConfig,
     EvalConfig,
     LewmEncoderConfig,
     OptimizerConfig,
@@ -30,6 +31,7 @@ from imf_jax.errors import ArgumentError, UserError
             tracker=("wandb",),
         ),
         TrainConfig(policy=PolicyConfig(encoder=LewmEncoderConfig(Path("encoders/other")))),
+        TrainConfig(policy=PolicyConfig(encoder=EfficientNetEncoderConfig(("top",), stride=8))),
         EvalConfig(expert=True, devices="all", capture=CaptureConfig(record_video=3), out=Path("evals/x")),
     ],
 )
@@ -87,7 +89,7 @@ def test_older_files_have_fewer_fields_and_no_types() -> None:
         (
             {"policy": {"encoder": {"type": "CnnConfig"}}},
             "field policy.encoder is {'type': 'CnnConfig'}; it must be a mapping with type 'StateEncoderConfig' or "
-            "'LewmEncoderConfig' or 'ResNetEncoderConfig'",
+            "'LewmEncoderConfig' or 'ResNetEncoderConfig' or 'EfficientNetEncoderConfig'",
         ),
         (
             {"policy": {"encoder": {"type": "ResNetEncoderConfig", "cameras": [1]}}},

@@ -146,11 +146,11 @@ def test_features_that_are_not_finite_are_refused(found: PictureFolder) -> None:
 
 
 def test_cache_comes_back_bit_for_bit(found: PictureFolder) -> None:
-    assert read_features(found, SOURCE, 3) is None
+    assert read_features(found, SOURCE, (3,)) is None
     features = compute_features(found, embed, 4)
     path = write_features(found, SOURCE, features)
     assert path == cache_path(found.directory, SOURCE)
-    np.testing.assert_array_equal(read_features(found, SOURCE, 3), features)
+    np.testing.assert_array_equal(read_features(found, SOURCE, (3,)), features)
     assert not list(found.directory.glob(".*"))
     assert len(find_pictures(found.directory, CAMERAS, SIZE).paths) == 3, "a cache is no demonstration"
 
@@ -168,10 +168,10 @@ def test_cache_comes_back_bit_for_bit(found: PictureFolder) -> None:
 def test_everything_that_features_depend_on_is_in_the_key(found: PictureFolder, change: dict) -> None:
     write_features(found, SOURCE, np.zeros((17, 3), np.float32))
     other = replace(SOURCE, **change)
-    assert read_features(found, other, 3) is None
+    assert read_features(found, other, (3,)) is None
     cache_path(found.directory, SOURCE).rename(cache_path(found.directory, other))
     with pytest.raises(UserError, match=f"it was made with {next(iter(change))}") as caught:
-        read_features(found, other, 3)
+        read_features(found, other, (3,))
     assert str(cache_path(found.directory, other)) in str(caught.value)
     assert "delete the file" in str(caught.value)
 
@@ -184,10 +184,10 @@ def test_a_cache_of_other_pictures_is_stale(
     changed["front"][4] = 0
     write_episode(folder, make_episode(1, 8, images=changed))
     with pytest.raises(UserError, match="have changed since it was made"):
-        read_features(find_pictures(folder, CAMERAS, SIZE), SOURCE, 3)
+        read_features(find_pictures(folder, CAMERAS, SIZE), SOURCE, (3,))
     write_episode(folder, make_episode(3, 8, images=images(3, 8)))
     with pytest.raises(UserError, match="cannot be used: it was made with num_steps 17, not 25"):
-        read_features(find_pictures(folder, CAMERAS, SIZE), SOURCE, 3)
+        read_features(find_pictures(folder, CAMERAS, SIZE), SOURCE, (3,))
 
 
 def test_a_damaged_cache_is_refused(found: PictureFolder) -> None:
@@ -197,19 +197,19 @@ def test_a_damaged_cache_is_refused(found: PictureFolder) -> None:
     for damage in (content[:200], b"", content.replace(b"\x00" * 64, b"\x01" * 64)):
         path.write_bytes(damage)
         with pytest.raises(UserError, match="it is damaged"):
-            read_features(found, SOURCE, 3)
+            read_features(found, SOURCE, (3,))
     np.savez(path, features=np.zeros((17, 3), np.float32), about=np.array(about))
     with pytest.raises(UserError, match="it was made with encoder_sha256 None"):
-        read_features(found, SOURCE, 3)
+        read_features(found, SOURCE, (3,))
     np.savez(path, features=np.zeros((17, 3), np.float32), about=np.array("3"))
     with pytest.raises(UserError, match="does not say"):
-        read_features(found, SOURCE, 3)
+        read_features(found, SOURCE, (3,))
     write_features(found, SOURCE, np.full((17, 3), np.nan, np.float32))
     with pytest.raises(UserError, match="no finite"):
-        read_features(found, SOURCE, 3)
+        read_features(found, SOURCE, (3,))
     write_features(found, SOURCE, np.zeros((17, 3), np.float32))
     with pytest.raises(UserError, match=r"no finite float32 \(17, 5\)"):
-        read_features(found, SOURCE, 5)
+        read_features(found, SOURCE, (5,))
 
 
 def test_a_failed_write_leaves_nothing(found: PictureFolder, monkeypatch: pytest.MonkeyPatch) -> None:

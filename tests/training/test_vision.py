@@ -9,17 +9,19 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from efficientnet_weights import tiny_encoder
 from flax import nnx
 from transfer_task import SPACES
 
 from imf_jax import checkpoints
-from imf_jax.config import LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
+from imf_jax.config import EfficientNetEncoderConfig, LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
 from imf_jax.conversion.lewm import Args, convert
 from imf_jax.data.episodes import episode_path, read_episode, write_episode, write_episodes
 from imf_jax.data.pictures import find_pictures
 from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations, windows_at
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError
+from imf_jax.models.encoders import efficientnet
 from imf_jax.models.encoders.lewm import Frozen
 from imf_jax.models.policy import Policy, build_policy, split_policy
 from imf_jax.recording.collection import DemonstrationRecorder
@@ -130,6 +132,54 @@ def test_training_from_cached_features(
     monkeypatch.setattr(vision, "compute_features", lambda *args: pytest.fail("embedded again"))
     assert loop.train(replace(lewm_config, out=moved, resume=True, max_steps=3)) == EXIT_OK
     assert f"from the cache {cache}" in capsys.readouterr().out
+
+
+def test_training_from_cached_maps(
+    config: TrainConfig, seen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sees = replace(config.policy, encoder=EfficientNetEncoderConfig(("front", "top"), SIZE, keypoints=4))
+    config = replace(config, data=seen, out=config.out.with_name("maps"), max_steps=2, policy=sees)
+    monkeypatch.setattr(efficientnet, "load", lambda stride: tiny_encoder())
+    with monkeypatch.context() as patch:
+        patch.setattr("imf_jax.data.pictures.free_main_memory", lambda: 40_000)
+        with pytest.raises(UserError, match=r"frozen features of .* take 0.0 GB \(20 steps x 2.0 kB\)"):
+            loop.train(config)
+    assert not config.out.exists()
+    assert not list(seen.glob("features_*"))
+
+    assert loop.train(config) == EXIT_OK
+    (cache,) = seen.glob("features_*.npz")
+    assert f"written to {cache}" in capsys.readouterr().out
+    with np.load(cache) as stored:
+        maps = stored["features"]
+    assert (maps.shape, maps.dtype) == ((2 * STEPS, 2, 10, 10, 5), np.float16)
+
+    # The checkpoint is whole without the package, and plans from pictures as from their maps, in a compiled loop too.
+    monkeypatch.setattr(efficientnet, "load", lambda stride: pytest.fail("the package was asked for"))
+    loaded = sensitive(checkpoints.load_policy(config.out).policy)
+    kernel = loaded.conditioning.keypoint_maps.kernel
+    kernel[...] = 50 * kernel[...]
+    for name, value in tiny_encoder().weights.items():
+        np.testing.assert_array_equal(loaded.frozen_encoder.weights[name][...], value[...], err_msg=name)
+    images = np.stack([pictures(0)[camera][[3, 4]] for camera in ("front", "top")], axis=1)[None]
+    state, noise = load_demonstrations(seen)[0].state[None, np.array([3, 4])], np.ones((1, 16, 16), np.float32)
+    plan = np.asarray(loaded.plan({"state": state, "features": maps[None, [3, 4]]}, noise))
+    graph, weights = nnx.split(loaded)
+
+    @jax.jit
+    def looped(images: jax.Array) -> jax.Array:
+        def one(carry: None, images: jax.Array) -> tuple[None, jax.Array]:
+            return carry, nnx.merge(graph, weights).plan({"state": state, "images": images}, noise)
+
+        return jax.lax.scan(one, None, images)[1]
+
+    plans = looped(np.stack([images, 255 - images]))
+    same, other = (float(np.abs(np.asarray(found) - plan).max()) for found in plans)
+    assert same < 0.05 * other, "the plan depends on the pictures, and on nothing else"
+
+    monkeypatch.setattr(efficientnet, "load", lambda stride: tiny_encoder(seed=1))
+    with pytest.raises(ArgumentError, match="the frozen encoder is not the one"):
+        loop.train(replace(config, max_steps=3, resume=True))
 
 
 def test_windows_carry_the_features_of_their_steps(lewm_config: TrainConfig) -> None:
