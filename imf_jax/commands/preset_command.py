@@ -57,7 +57,8 @@ class PresetCommand(Generic[Config]):
     def overview(self) -> str:
         """Text of `--help` before a preset is named."""
         lines = [f"usage: python scripts/{self.script} PRESET [flags]", "", f"{self.summary} Presets:", ""]
-        for name, path in preset_paths(self.directory).items():
-            lines.append(f"  {name:<18} {preset_description(path).splitlines()[0]}")
+        paths = preset_paths(self.directory)
+        width = max(map(len, paths), default=0)
+        lines += [f"  {name:<{width}} {preset_description(path).splitlines()[0]}" for name, path in paths.items()]
         flags = f"All flags, with units and defaults: python scripts/{self.script} PRESET --help"
         return "\n".join([*lines, "", flags])
