@@ -109,8 +109,8 @@ def training_seconds(policy: Policy, steps: int) -> float:
         steps: training steps, of batches as presets have them.
     """
     config = TrainConfig(policy=policy.config)
-    assert policy.frozen_encoder is not None
-    data = with_features(policy.frozen_encoder.joint_output_dim)
+    assert policy.joint_output_dim is not None
+    data = with_features(policy.joint_output_dim)
     state, frozen = initial_state(nnx.clone(policy), config)
     run = compile_run_steps(config, state, frozen, data)
     state = jax.block_until_ready(run(state, frozen.variables, data, jnp.int32(1)))
