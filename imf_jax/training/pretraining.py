@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -40,7 +40,7 @@ from imf_jax.training.diagnostics import Diagnostics, EncoderDiagnostics, diagno
 from imf_jax.training.loop import check_out, check_task, data_sha256, restore, run_to_end
 from imf_jax.training.pretraining_report import write_pretraining_report
 from imf_jax.training.progress import stage_progress
-from imf_jax.training.state import compile_steps, initial_state, trained_policy
+from imf_jax.training.state import Draw, compile_steps, initial_state, trained_policy
 from imf_jax.training.tracker_backends import make_trackers
 from imf_jax.training.trainer import TrainingSummary, Validate
 
@@ -87,9 +87,6 @@ def pretrain(config: PretrainConfig) -> int:
     clips = ClipData(images, data.action, jnp.asarray(starts))
     diagnose = EncoderDiagnostics(config.validation, data, clips, split, held_out_starts, task)
 
-    def draw(data: ClipData, key: Any) -> ClipBatch:
-        return sample_clips(data, key, config.batch_size, history=wanted.history, frameskip=wanted.frameskip)
-
     def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate:
         diagnose.on_warning = on_warning
         return diagnose
@@ -97,7 +94,7 @@ def pretrain(config: PretrainConfig) -> int:
     meta = CheckpointMeta(
         first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, None, spaces.to_json()
     )
-    compile_with = partial(compile_steps, draw=draw)
+    compile_with = partial(compile_steps, draw=draw_clips(config))
     how = {"compile": compile_with, "figures": FIGURES, "describe": diagnostics_line}
     summary = run_to_end(config, state, frozen, clips, meta, resumed, external, validation, **how)
     trained = trained_policy(summary.state, frozen)
@@ -109,6 +106,16 @@ def pretrain(config: PretrainConfig) -> int:
     write_results(config, trained, diagnostics, split, clips)
     say(final_line(config.out, summary, diagnostics, int(summary.state.step) - first_step), markup=False)
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
+
+
+def draw_clips(config: PretrainConfig) -> Draw:
+    """Draw of a batch: clips of `ClipData`."""
+
+    def draw(data: ClipData, key: jax.Array) -> ClipBatch:
+        model = config.model
+        return sample_clips(data, key, config.batch_size, history=model.history, frameskip=model.frameskip)
+
+    return draw
 
 
 def start_from(model: LeWorldModel, folder: Path) -> str:

@@ -12,11 +12,15 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from imf_jax.benchmark.cuda import programs
 from imf_jax.benchmark.cuda.programs import Program, preset_config, without_pictures
+from imf_jax.config import PretrainConfig
+from imf_jax.presets import PRETRAIN_DIRECTORY, load_preset
 from imf_jax.sim.backends.warp import WarpBackend
 
 SCENES = 64
 
 STATE, ROW, GRID = preset_config("transfer-state"), preset_config("lewm-384", "row"), preset_config("lewm-384", "grid")
+
+EYE = load_preset("lewm-pretrain", PRETRAIN_DIRECTORY, PretrainConfig)
 
 PHYSICS, PICTURES = {"step", "kinematics"}, {"refit_bvh", "render"}
 """The functions of MJX behind Warp's calls."""
@@ -88,6 +92,7 @@ def test_the_loop_calls_warp_and_nothing_else(policy: str) -> None:
         pytest.param(lambda: programs.encode("grid", SCENES), LARGEST_TEXT, id="encoder-grid"),
         pytest.param(lambda: programs.training(STATE), LARGEST_TEXT, id="training-128/4"),
         pytest.param(lambda: programs.training(ROW), MANY_ARRAYS, id="training-384/12"),
+        pytest.param(lambda: programs.pretraining(EYE), LARGEST_TEXT, id="pre-training-192/12"),
     ],
 )
 def test_models_call_nothing_outside_of_xla(make: Callable[[], Program], largest: int) -> None:

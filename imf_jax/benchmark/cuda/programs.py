@@ -12,17 +12,21 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imf_jax.benchmark.lewm import SIZES
-from imf_jax.config import LewmEncoderConfig, PolicyConfig, StateEncoderConfig, TrainConfig
+from imf_jax.config import LewmEncoderConfig, PolicyConfig, PretrainConfig, StateEncoderConfig, TrainConfig
+from imf_jax.data.clips import ClipData
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.encoders.lewm import config_dict
 from imf_jax.models.encoders.preprocess import Fusion
-from imf_jax.models.policy import Policy, build_policy, unloaded_encoder
+from imf_jax.models.policy import FrozenParts, Policy, build_policy, unloaded_encoder
+from imf_jax.models.world_model import FIGURES, LeWorldModel
 from imf_jax.presets import load_preset
 from imf_jax.rollout.loop_program import LoopProgram
 from imf_jax.rollout.planner import PolicyProgram, policy_program
+from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.sim.backends.warp import WarpBackend
 from imf_jax.sim.tasks import get_task
-from imf_jax.training.state import draw_windows, initial_state, training_program
+from imf_jax.training.pretraining import draw_clips
+from imf_jax.training.state import TrainState, draw_windows, initial_state, training_program
 
 MAX_STEPS = 200
 REPLANS = 5
@@ -64,7 +68,7 @@ def on_device(device: Any, program: Program) -> Program:
 
 def preset_config(preset: str, fusion: Fusion | None = None) -> TrainConfig:
     """Configuration of a preset, with another layout of the pictures of a LEWM encoder if one is given."""
-    config = load_preset(preset)
+    config: TrainConfig = load_preset(preset)
     if fusion is None:
         return config
     assert isinstance(config.policy.encoder, LewmEncoderConfig)
@@ -143,6 +147,26 @@ def training(config: TrainConfig) -> Program:
     program = training_program(config, frozen.graph, draw_windows(config))
     data = jax.eval_shape(lambda: blank_demonstrations(config))
     return Program(name, program, (state, frozen.variables, data, spec((), jnp.int32)))
+
+
+def pretraining(config: PretrainConfig) -> Program:
+    """The training loop of pre-training; one step is one pass of it."""
+    model, action_dim = config.model, get_task(config.task).robot.spaces.action_dim
+
+    def begin() -> tuple[TrainState, FrozenParts]:
+        module = LeWorldModel(model, action_dim, root_key(config.seed, INIT_STREAM))
+        return initial_state(module, config, FIGURES)
+
+    state, frozen = nnx.eval_shape(begin)
+    program = training_program(config, frozen.graph, draw_clips(config))
+    steps, side = DEMONSTRATION_STEPS, model.image_size
+
+    def blank() -> ClipData:
+        images = jnp.zeros((steps, len(model.cameras), side, side, 3), jnp.uint8)
+        return ClipData(images, action=jnp.zeros((steps, action_dim)), starts=jnp.zeros(steps, jnp.int32))
+
+    arguments = state, frozen.variables, jax.eval_shape(blank), spec((), jnp.int32)
+    return Program(f"pre-training step {model.hidden}/{model.layers}", program, arguments)
 
 
 def loop(config: TrainConfig, backend: WarpBackend, scenes: int, device: Any) -> tuple[Program, Program]:
