@@ -49,11 +49,12 @@ def main() -> None:
         binaries = there / "env" / "bin"
         pip = (binaries / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
         run(*pip, "-c", REPOSITORY / "constraints.txt", wheel, where=there)
-        show = "import imf_jax.presets as p; print(p.__file__); print(*p.preset_paths())"
+        listed = "*p.preset_paths(), *p.preset_paths(p.PRETRAIN_DIRECTORY)"
+        show = f"import imf_jax.presets as p; print(p.__file__); print({listed})"
         package, presets = run(binaries / "python", "-c", show, where=there).splitlines()
         site = Path(package).parents[1]
         assert site.is_relative_to(there / "env"), f"the package came from {site}"
-        assert set(presets.split()) == {path.stem.replace("_", "-") for path in (REPOSITORY / "configs").glob("*.py")}
+        assert set(presets.split()) == {path.stem.replace("_", "-") for path in (REPOSITORY / "configs").rglob("*.py")}
         for name in ("configs", "converters", "scripts", "tests", "examples", "docs"):
             assert not (site / name).exists(), f"the wheel installs {name} beside the package"
         assert (site / "imf_jax" / "py.typed").is_file(), "the wheel lacks py.typed"
