@@ -15,12 +15,14 @@ from imf_jax.files import require_no_lfs_pointer
 from imf_jax.models.world_model import WorldModelSizes
 
 WORLD_MODEL_FILE = "world_model.safetensors"
+METADATA = "imf_jax"
 FORMAT = "imf_jax.world_model 1"
 
 
 def world_model_bytes(weights: Mapping[str, np.ndarray], sizes: WorldModelSizes) -> bytes:
     """Content of the file; `weights` as `sizes.weight_shapes()`, float32."""
-    metadata = {"format": FORMAT, "sizes": json.dumps(dataclasses.asdict(sizes))}
+    # One entry: safetensors writes several in any order, and the same model is to be the same file.
+    metadata = {METADATA: json.dumps({"format": FORMAT, "sizes": dataclasses.asdict(sizes)})}
     content: bytes = safetensors.numpy.save({name: np.asarray(value) for name, value in weights.items()}, metadata)
     return content
 
@@ -40,11 +42,11 @@ def read_world_model(folder: Path) -> tuple[dict[str, np.ndarray], WorldModelSiz
     require_no_lfs_pointer(path)
     try:
         with safetensors.safe_open(str(path), "numpy") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if metadata.get("format") != FORMAT:
             raise UserError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-        sizes = from_dict(WorldModelSizes, json.loads(metadata["sizes"]))
+        sizes = from_dict(WorldModelSizes, metadata["sizes"])
     except (UserError, OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); make it again") from None
     if {name: value.shape for name, value in weights.items()} != sizes.weight_shapes():

@@ -129,7 +129,7 @@ def test_an_interrupted_run_goes_on(whole: PretrainConfig, tmp_path: Path, monke
 def policy_config(config: TrainConfig, whole: PretrainConfig, tmp_path: Path) -> TrainConfig:
     """A policy that reads the encoder; the demonstrations are copied, because features are cached beside them."""
     own = shutil.copytree(whole.data, tmp_path / "seen")
-    encoder = LewmEncoderConfig(whole.out / "encoder", "row", SIZE, ("top", "front"))
+    encoder = LewmEncoderConfig(whole.out / "encoder", "row", SIZE, cameras=("top", "front"))
     return replace(config, data=own, max_steps=2, policy=replace(config.policy, encoder=encoder))
 
 
