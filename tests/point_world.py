@@ -36,7 +36,7 @@ class PointBackend:
     name, compiled, image_size = "mjx", True, SIZE
     cameras = PointTask.cameras
     control_dt = 0.02
-    renderer = "warp"
+    renderer, visual = "warp", "mesh"
     task = PointTask()
 
     def reset(self, keys: Any) -> tuple[SimState, StepOutput]:

@@ -50,7 +50,7 @@ class PointBackend:
     cameras = NearTask.cameras
     control_dt = 0.02
     task = NearTask()
-    renderer = "warp"
+    renderer, visual = "warp", "mesh"
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []

@@ -1,5 +1,6 @@
 """Shared parts of all settings: fixed choices, and checks of values."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from imf_jax.errors import ArgumentError
@@ -18,6 +19,12 @@ SEEDS = 2**30
 
 RendererName = Literal["warp", "opengl"]
 """Renderers of camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
+
+RendererChoice = Literal["auto", "warp", "opengl"]
+"""A renderer, or auto: warp on CUDA, else the faster of those that work here."""
+
+VisualName = Literal["mesh", "decimated"]
+"""Meshes in pictures: as they are, or with one vertex per cube of 1 cm, which OpenGL draws several times as fast."""
 
 BackendName = Literal["auto", "warp", "mjx", "native"]
 """Simulation backends: MuJoCo Warp, MJX-JAX or C MuJoCo; auto: Warp on CUDA, else C MuJoCo."""
@@ -41,6 +48,17 @@ TrackerName = Literal["swanlab", "wandb", "tensorboard"]
 
 TrackerMode = Literal["online", "offline", "disabled"]
 """Send at once, keep in the run folder to be sent later, or neither."""
+
+
+@dataclass(frozen=True)
+class PictureStyle:
+    """How pictures are drawn. Defaults are what demonstrations of older versions were drawn with."""
+
+    renderer: RendererName = "warp"
+    visual: VisualName = "mesh"
+
+    def __str__(self) -> str:
+        return f"{self.renderer} with {self.visual} meshes" if self.visual != "mesh" else self.renderer
 
 
 def require(condition: bool, message: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import mujoco
 import numpy as np
 
-from imf_jax.config import RendererName
+from imf_jax.config import RendererName, VisualName
 from imf_jax.sim.arrays import Array
+from imf_jax.sim.robots.base import Visual
 from imf_jax.sim.tasks.base import Task
 
 
@@ -72,6 +73,7 @@ class Backend(Protocol):
         model: the compiled scene.
         cameras: names of the cameras of the scene.
         renderer: what makes the pictures that policies see.
+        visual: look of the robot in them.
         control_dt: seconds per control step [s].
     """
 
@@ -81,6 +83,7 @@ class Backend(Protocol):
     model: mujoco.MjModel
     cameras: tuple[str, ...]
     renderer: RendererName
+    visual: Visual | VisualName
     control_dt: float
 
     def reset(self, keys: Array) -> tuple[SimState, StepOutput]:

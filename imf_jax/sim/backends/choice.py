@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from imf_jax.config import BackendName, DeviceCount, RendererName, require
-from imf_jax.errors import ArgumentError, UserError
+from imf_jax.config import BackendName, DeviceCount, RendererName, VisualName, require
+from imf_jax.errors import UserError
 from imf_jax.jax_settings import platform_problem
 from imf_jax.sim.tasks import Task
 
@@ -106,26 +106,29 @@ def make_backend(
     *,
     image_size: int,
     renderer: RendererName,
+    visual: VisualName = "mesh",
     interpolation: int = 1,
     devices: Sequence[jax.Device] = (),
 ) -> Any:
     """Make the backend `name` (from `resolve_backend`) for a task; see the classes. `devices`: of a compiled backend.
 
     Raises:
-        ArgumentError: a renderer that the backend cannot use.
+        ArgumentError: a renderer or meshes that the backend cannot draw with.
     """
+    how: dict[str, Any] = {"image_size": image_size, "interpolation": interpolation}
     if name == "native":
         from imf_jax.sim.backends.native import NativeBackend
 
-        return NativeBackend(task, image_size=image_size, renderer=renderer, interpolation=interpolation)
+        return NativeBackend(task, renderer=renderer, visual=visual, **how)
     if name == "mjx":
         from imf_jax.sim.backends.mjx import MjxBackend
 
-        return MjxBackend(task, image_size=image_size, renderer=renderer, interpolation=interpolation, devices=devices)
-    if renderer != "warp":
-        raise ArgumentError(
-            f"--renderer {renderer} cannot be part of --backend warp; leave it out, or take another backend"
+        return MjxBackend(task, renderer=renderer, visual=visual, devices=devices, **how)
+    for flag, value, possible in (("renderer", renderer, "warp"), ("visual", visual, "mesh")):
+        require(
+            value == possible,
+            f"--{flag} {value} cannot be part of --backend warp; leave it out, or take another backend",
         )
     from imf_jax.sim.backends.warp import WarpBackend
 
-    return WarpBackend(task, image_size=image_size, interpolation=interpolation, devices=devices)
+    return WarpBackend(task, devices=devices, **how)

@@ -17,7 +17,7 @@ from mujoco import mjx
 from typing_extensions import override
 
 from imf_jax import seeds
-from imf_jax.config import RendererName
+from imf_jax.config import RendererName, VisualName
 from imf_jax.sim.arrays import Array
 from imf_jax.sim.backends.base import Backend, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene, require_interpolation
@@ -75,7 +75,7 @@ class DeviceBackend(Backend, ABC):
 
     Args:
         task: the task, or its name.
-        visual: look of the robot in pictures.
+        visual: look of the robot in pictures, see `TaskScene`.
         image_size: height and width of pictures [pixels].
         renderer: what makes the pictures.
         interpolation: servo commands per control step, see `TaskScene.commands`.
@@ -89,7 +89,7 @@ class DeviceBackend(Backend, ABC):
         self,
         task: str | Task,
         *,
-        visual: Visual = "mesh",
+        visual: Visual | VisualName = "mesh",
         image_size: int = 256,
         renderer: RendererName = "warp",
         interpolation: int = 1,
@@ -100,7 +100,7 @@ class DeviceBackend(Backend, ABC):
         self.cameras, self.control_dt = self.task.cameras, self.task.control_dt
         self._effectors = self._parts.robot.effectors
         require_interpolation(self.task, interpolation)
-        self.renderer, self.image_size, self.interpolation = renderer, image_size, interpolation
+        self.renderer, self.visual, self.image_size, self.interpolation = renderer, visual, image_size, interpolation
         # MJX's own default is the first device of all processes, which may be out of reach of this one.
         self._devices = tuple(devices) or (jax.local_devices()[0],)
         self._mjx_model = self._load()

@@ -7,7 +7,7 @@ import mujoco.batch
 import numpy as np
 
 from imf_jax import seeds
-from imf_jax.config import RendererName
+from imf_jax.config import RendererName, VisualName
 from imf_jax.sim.arrays import Array
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene, require_interpolation
@@ -43,7 +43,7 @@ class NativeBackend:
         task: str | Task,
         *,
         threads: int = 0,
-        visual: Visual = "mesh",
+        visual: Visual | VisualName = "mesh",
         image_size: int = 256,
         renderer: RendererName = "warp",
         interpolation: int = 1,
@@ -53,7 +53,7 @@ class NativeBackend:
         Args:
             task: the task, or its name.
             threads: worker threads, 0 for all cores.
-            visual: look of the robot in pictures.
+            visual: look of the robot in pictures, see `TaskScene`.
             image_size: height and width of pictures [pixels].
             renderer: what makes the pictures.
             interpolation: servo commands per control step, see `TaskScene.commands`.
@@ -63,7 +63,7 @@ class NativeBackend:
         self._parts = TaskScene(task, visual, image_size, renderer)
         self.task, self.model = self._parts.task, self._parts.model
         self.cameras, self.control_dt = self.task.cameras, self.task.control_dt
-        self.renderer, self.image_size, self.interpolation = renderer, image_size, interpolation
+        self.renderer, self.visual, self.image_size, self.interpolation = renderer, visual, image_size, interpolation
         require_interpolation(self.task, interpolation)
         self._threads, self._effectors = threads, self._parts.robot.effectors
         # Beside C MuJoCo the small programs belong on the CPU too, also where JAX's default device is a GPU.

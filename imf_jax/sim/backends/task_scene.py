@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import jax
@@ -12,11 +13,12 @@ import mujoco
 import numpy as np
 
 from imf_jax import seeds
-from imf_jax.config import RendererName
+from imf_jax.config import RendererName, VisualName
 from imf_jax.errors import ArgumentError, one_line
 from imf_jax.sim.arrays import Array, array_module
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.rendering.camera import camera_names
+from imf_jax.sim.rendering.decimation import decimated_model
 from imf_jax.sim.robots import BoundRobot, Visual
 from imf_jax.sim.tasks import Task, TaskObservation, get_task
 
@@ -30,7 +32,7 @@ class TaskScene:
 
     Args:
         task: the task, or its name.
-        visual: look of the robot in pictures.
+        visual: look of the robot; decimated is its mesh in all but pictures.
         image_size: height and width of pictures [pixels].
         renderer: what makes the pictures: the Warp ray tracer, or OpenGL where a machine has it.
 
@@ -40,10 +42,14 @@ class TaskScene:
     """
 
     def __init__(
-        self, task: str | Task, visual: Visual = "mesh", image_size: int = 256, renderer: RendererName = "warp"
+        self,
+        task: str | Task,
+        visual: Visual | VisualName = "mesh",
+        image_size: int = 256,
+        renderer: RendererName = "warp",
     ) -> None:
         self.task = get_task(task) if isinstance(task, str) else task
-        spec, geoms = self.task.make_spec(visual)
+        spec, geoms = self.task.make_spec("mesh" if visual == "decimated" else visual)
         touch = {
             name: [
                 [_add_contact_sensors(spec, f"touch|{name}", (finger,), geoms[name]) for finger in fingers]
@@ -61,7 +67,7 @@ class TaskScene:
         self._qpos_order = np.argsort(np.concatenate([self.robot.qpos, objects]))
         self._ctrl_order = np.argsort(self.robot.ctrl)
         self._image_size = image_size
-        self.renderer_name = renderer
+        self.renderer_name, self.visual = renderer, visual
         self._renderers: dict[tuple[str, ...], WarpRenderer | OpenGLRenderer] = {}
         address = {self.model.sensor(i).name: int(self.model.sensor_adr[i]) for i in range(self.model.nsensor)}
         self._touch = _touch_addresses(list(touch.values()), address)
@@ -116,8 +122,15 @@ class TaskScene:
             from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 
             kind = OpenGLRenderer if self.renderer_name == "opengl" else WarpRenderer
-            self._renderers[cameras] = kind(self.model, cameras, self._image_size, self._image_size)
+            self._renderers[cameras] = kind(self.drawn_model, cameras, self._image_size, self._image_size)
         return self._renderers[cameras]
+
+    @cached_property
+    def drawn_model(self) -> mujoco.MjModel:
+        """The scene that pictures show; its bodies, joints and cameras are those of `model`."""
+        if self.visual != "decimated":
+            return self.model
+        return decimated_model(self.model, self.task.make_spec("mesh")[0])
 
     def targets(self, joint_target: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """A chunk of actions (B, K, A) as servo targets, starting from the last ones (B, J).
