@@ -283,12 +283,45 @@ class PeersBenchmark:
         return tables(figures)
 
 
+@dataclass(frozen=True)
+class PicturesBenchmark:
+    """Pictures per second of each renderer that works here, with whole and decimated meshes, at several sizes."""
+
+    # Task whose scene is drawn.
+    task: str = "transfer"
+    # Cameras; by default all of the task.
+    cameras: tuple[str, ...] = ()
+    # Heights and widths of pictures [pixels].
+    sizes: tuple[int, ...] = (64, 96, 128, 224, 256)
+    # Scenes per call.
+    scenes: int = 8
+    # Rounds in which the sides take turns.
+    rounds: int = 5
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> "list[Table]":
+        """Measure, and return the figures as a table."""
+        require_counts(self, "scenes", "rounds")
+        require(bool(self.sizes) and min(self.sizes) >= 1, "--sizes must name at least one size of 1 pixel or more")
+        from imf_jax.benchmark.picture_rates import measure_pictures
+        from imf_jax.benchmark.tables import Table
+
+        rates = measure_pictures(self.task, self.cameras, self.sizes, scenes=self.scenes, rounds=self.rounds)
+        title = (
+            f"Pictures of {self.task}; ratio = rate of a side / rate of Warp with whole meshes in the same round; "
+            "difference from whole meshes, of 255"
+        )
+        return [Table(title, [asdict(rate) for rate in rates])]
+
+
 Benchmark = (
     Annotated[PolicyBenchmark, tyro.conf.subcommand("policy")]
     | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
     | Annotated[FeaturesBenchmark, tyro.conf.subcommand("features")]
     | Annotated[RolloutsBenchmark, tyro.conf.subcommand("rollouts")]
     | Annotated[PeersBenchmark, tyro.conf.subcommand("peers")]
+    | Annotated[PicturesBenchmark, tyro.conf.subcommand("pictures")]
 )
 
 
