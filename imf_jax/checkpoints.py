@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from imf_jax.config import RunConfig, TrainConfig, from_dict, require
+from imf_jax.config import PictureStyle, RunConfig, TrainConfig, from_dict, require
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.policy import Policy, build_policy, split_policy, unloaded_encoder
 from imf_jax.sim.tasks import get_task, task_names
@@ -54,6 +54,7 @@ class CheckpointMeta:
             was none.
         files: relative path -> size [bytes] of every other file of the folder.
         robot: action and state of its robot, see `RobotSpaces.to_json`; None in checkpoints of older versions.
+        pictures: how the pictures of the demonstrations were drawn; None if the policy sees none, or nobody said so.
         encoder: sizes and `weights_sha256` of the frozen encoder, whose weights are in `policy/`; None without one.
     """
 
@@ -66,6 +67,7 @@ class CheckpointMeta:
     files: dict[str, int]
     encoder: dict[str, Any] | None = None
     robot: dict[str, Any] | None = None
+    pictures: PictureStyle | None = None
 
     @property
     def spaces(self) -> RobotSpaces:

@@ -40,15 +40,22 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
     from imf_jax.evaluation.cluster import join_cluster
     from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, Summary, evaluate
     from imf_jax.evaluation.repeat import add_repeats, repeat_folder
-    from imf_jax.evaluation.resume import require_resumable
+    from imf_jax.evaluation.resume import recorded_renderer, require_resumable
     from imf_jax.evaluation.setup import assemble
 
     cluster = join_cluster(config.cluster)
     require(out is not None or cluster.count == 1, "several processes need one --out folder that all of them can write")
+    require(
+        config.renderer != "auto" or cluster.count == 1,
+        "--renderer auto may choose differently in each process; name the renderer",
+    )
     if out is not None and config.resume and cluster.count == 1:
         require_resumable(out)
+        if config.renderer in (None, "auto"):
+            config = replace(config, renderer=recorded_renderer(out) or config.renderer)
     setup = assemble(config)
-    config = replace(config, capture=config.capture.with_default(setup.backend.task.picture_camera))
+    capture = config.capture.with_default(setup.backend.task.picture_camera)
+    config = replace(config, renderer=setup.style.renderer, visual=setup.style.visual, capture=capture)
     say_setup(setup, config.checkpoint, cluster)
     settings = EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture)
     hooks = Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=cluster.index == 0)

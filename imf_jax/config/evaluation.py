@@ -10,7 +10,8 @@ from imf_jax.config.base import (
     BackendName,
     DeviceCount,
     PlanPrecision,
-    RendererName,
+    RendererChoice,
+    VisualName,
     flag,
     require,
     require_counts,
@@ -143,8 +144,12 @@ class EvalConfig:
     continue_on_error: bool = False
     # What is kept of each episode.
     capture: Annotated[CaptureConfig, tyro.conf.arg(name="")] = field(default_factory=CaptureConfig)
-    # What makes the pictures that a policy sees: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
-    renderer: RendererName = "warp"
+    # What makes the pictures that a policy sees: the Warp ray tracer, or OpenGL (needs EGL or OSMesa); auto: on a CPU
+    # the faster of those that work here, tried out once. By default what drew the demonstrations that it learned from,
+    # if that is known and works here, else warp.
+    renderer: RendererChoice | None = None
+    # Meshes in these pictures: as they are, or decimated; by default as in the demonstrations.
+    visual: VisualName | None = None
     # Folder of another evaluation (for example of the scripted expert) to show beside this one.
     reference: Path | None = None
 

@@ -17,7 +17,8 @@ from imf_jax.config import (
     DeviceCount,
     ExecutionConfig,
     Precision,
-    RendererName,
+    RendererChoice,
+    VisualName,
     flag,
     require,
     require_counts,
@@ -187,8 +188,12 @@ class RolloutConfig:
     # Precision of the policy's matrix products on accelerators; CPUs always compute in float32. On NVIDIA GPUs highest
     # is float32, high and default are TF32: faster, and less exact.
     precision: Precision = "highest"
-    # What makes pictures, seen and recorded: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
-    renderer: RendererName = "warp"
+    # What makes pictures, seen and recorded: the Warp ray tracer, or OpenGL (needs EGL or OSMesa); auto: on a CPU the
+    # faster of those that work here, tried out once. By default what drew the demonstrations that the policy learned
+    # from, if that is known and works here, else warp.
+    renderer: RendererChoice | None = None
+    # Meshes in these pictures: as they are, or decimated; by default as in the demonstrations.
+    visual: VisualName | None = None
     # Execution of planned actions.
     execution: Annotated[ExecutionConfig, tyro.conf.arg(name="")] = field(default_factory=ExecutionConfig)
     # The dataset; not for --strategy base.

@@ -8,9 +8,10 @@ from imf_jax.config.base import (
     IMAGE_SIZE,
     BackendName,
     Precision,
-    RendererName,
+    RendererChoice,
     TrackerMode,
     TrackerName,
+    VisualName,
     flag,
     require,
     require_counts,
@@ -164,8 +165,11 @@ class CollectConfig:
     cameras: tuple[str, ...] = ()
     # Height and width of recorded pictures [pixels].
     image_size: int = IMAGE_SIZE
-    # What makes the pictures: the Warp ray tracer, or OpenGL (needs EGL or OSMesa).
-    renderer: RendererName = "warp"
+    # What makes the pictures: the Warp ray tracer, or OpenGL (needs EGL or OSMesa); auto: on a CPU the faster of those
+    # that work here, tried out once. A collection that is continued keeps its own.
+    renderer: RendererChoice = "warp"
+    # Meshes in pictures: as they are, or decimated to 2,000 faces at most, which OpenGL draws several times as fast.
+    visual: VisualName = "mesh"
 
     def __post_init__(self) -> None:
         require_counts(self, "episodes", "num_envs", "image_size")
@@ -173,6 +177,10 @@ class CollectConfig:
         require(
             self.renderer == "warp" or bool(self.cameras),
             f"--renderer {self.renderer} would do nothing: name --cameras to record",
+        )
+        require(
+            self.visual == "mesh" or bool(self.cameras),
+            f"--visual {self.visual} would do nothing: name --cameras to record",
         )
         for name in ("position_noise", "yaw_noise", "joint_noise"):
             value = getattr(self, name)

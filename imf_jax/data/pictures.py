@@ -1,6 +1,7 @@
 """Camera pictures of demonstrations: checked first, then read file by file or put on the device as one array."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,10 +11,14 @@ import h5py
 import jax
 import numpy as np
 
+from imf_jax.config import PictureStyle, from_dict
 from imf_jax.data.episodes import IMAGES, list_episodes
 from imf_jax.errors import UserError, one_line
 from imf_jax.files import read_failure
 from imf_jax.memory import free_device_memory, free_main_memory
+
+COLLECTION = "collection.json"
+"""Settings of a collection of demonstrations, in its folder."""
 
 MEMORY_SHARE = 0.8
 """Share of the free memory that pictures may take; the rest is for training."""
@@ -111,6 +116,16 @@ def find_pictures(
             damage = f"cannot be read as a demonstration ({one_line(error)}); collect it again"
             raise read_failure(path, error, damage) from error
     return PictureFolder(directory, cameras, image_size, tuple(paths), tuple(steps), digest.hexdigest())
+
+
+def recorded_style(directory: Path) -> PictureStyle | None:
+    """How the pictures in a folder of demonstrations were drawn; None if nobody says so, as in imported ones."""
+    try:
+        settings = json.loads((directory / COLLECTION).read_text(encoding="utf-8"))
+        visual = {"visual": settings["visual"]} if "visual" in settings else {}  # older versions had whole meshes only
+        return from_dict(PictureStyle, {"renderer": settings["renderer"], **visual})
+    except (OSError, ValueError, TypeError, KeyError, UserError):
+        return None
 
 
 def load_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = lambda steps: None) -> jax.Array:

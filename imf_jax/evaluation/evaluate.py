@@ -250,6 +250,7 @@ def describe(
         control_hz=1 / backend.control_dt,
         cameras=list(dict.fromkeys([*planner.cameras, *settings.capture.cameras])),
         renderer=backend.renderer if planner.cameras else None,
+        visual=backend.visual if planner.cameras else None,
         num_envs=num_envs,
         devices=max(1, len(setup.devices)),
         processes=cluster.count,

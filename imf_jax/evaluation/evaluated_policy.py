@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from imf_jax.checkpoints import CheckpointMeta
-from imf_jax.config import IMAGE_SIZE, EvalConfig, require, to_dict
+from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, require, to_dict
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.sim.tasks import get_task, task_names
 
@@ -23,6 +23,7 @@ class EvaluatedPolicy(NamedTuple):
         folder: default name of a folder with its results.
         image_size: height and width of the pictures that it reads [pixels].
         checkpoint: the checkpoint folder that it was loaded from, if it was.
+        pictures: how the pictures that it learned from were drawn; None if it sees none, or nobody said so.
     """
 
     planner: Any
@@ -32,6 +33,7 @@ class EvaluatedPolicy(NamedTuple):
     folder: str = ""
     image_size: int = IMAGE_SIZE
     checkpoint: Path | None = None
+    pictures: PictureStyle | None = None
 
 
 def load_evaluated_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
@@ -65,7 +67,8 @@ def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Evalua
         label, folder = f"{label}, delay {execution.delay_steps}", f"{folder}_delay{execution.delay_steps}"
     task = config.task or trained_task(loaded.meta)
     require_robot(loaded.meta, task)
-    return EvaluatedPolicy(planner, task, label, provenance, folder, planner.image_size, loaded.path)
+    size = planner.image_size
+    return EvaluatedPolicy(planner, task, label, provenance, folder, size, loaded.path, loaded.meta.pictures)
 
 
 def trained_task(meta: CheckpointMeta) -> str:

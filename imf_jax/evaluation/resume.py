@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from imf_jax.config import CaptureConfig, flag, flat_flags, to_dict
+from imf_jax.config import CaptureConfig, RendererName, flag, flat_flags, to_dict
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, REPORT
 from imf_jax.files import PARTIAL, read_json, remove_partials, reported_write_errors, write_bytes
@@ -58,6 +58,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     first, second = identity_fields(json.loads(json.dumps(before))), identity_fields(json.loads(json.dumps(now)))
     if "--precision" not in first:  # older versions did not know it
         second.pop("--precision", None)
+    for name in ("visual", "--visual"):  # nor other meshes
+        if name in second:
+            first.setdefault(name, second[name] and "mesh")
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
 
 
@@ -69,6 +72,11 @@ def started(path: Path) -> bool:
 def stored_num_envs(path: Path) -> int | None:
     """Scenes that the evaluation in a folder simulated at once; None if there is none, or it does not say."""
     return read_json(path / MANIFEST).get("num_envs") if started(path) else None
+
+
+def recorded_renderer(path: Path) -> RendererName | None:
+    """Renderer of the evaluation in a folder; None if there is none, or its policy sees no pictures."""
+    return read_json(path / MANIFEST).get("renderer") if started(path) else None
 
 
 def prepare_resume(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRecord], list[str]]:

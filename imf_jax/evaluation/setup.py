@@ -1,16 +1,17 @@
 """Assembly of policy, backend and devices, which evaluations, sweeps of the delay and recordings share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from imf_jax.config import EvalConfig, require
+from imf_jax.config import EvalConfig, PictureStyle, require
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy, load_evaluated_policy
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.backends.choice import local_devices, make_backend, resolve_backend, resolve_devices
+from imf_jax.sim.backends.picture_choice import possible_style, resolve_renderer, say_other_style
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Setup:
         policy: the policy to roll out.
         backend: the simulator of its task.
         devices: those that share the scenes of a compiled backend; none for a backend of the host.
+        style: how pictures are drawn.
     """
 
     policy: EvaluatedPolicy
     backend: Backend
     devices: tuple[Any, ...] = ()
+    style: PictureStyle = field(default_factory=PictureStyle)
 
     @property
     def place(self) -> str:
@@ -48,15 +51,54 @@ def assemble(config: EvalConfig | RolloutConfig) -> Setup:
     name = resolve_backend(config.backend)
     devices = resolve_devices(name, config.devices, config.num_envs)
     policy = load_evaluated_policy(config)
+    style = choose_style(config, policy, name)
     backend = make_backend(
         name,
         policy.task,
         image_size=policy.image_size,
-        renderer=config.renderer,
+        renderer=style.renderer,
+        visual=style.visual,
         interpolation=config.execution.action_interpolation,
         devices=devices,
     )
-    return Setup(policy, backend, tuple(devices) if backend.compiled else ())
+    return Setup(policy, backend, tuple(devices) if backend.compiled else (), style)
+
+
+def choose_style(config: EvalConfig | RolloutConfig, policy: EvaluatedPolicy, backend: str) -> PictureStyle:
+    """Choose how pictures are drawn: as the flags say, else as in the demonstrations of the policy.
+
+    Args:
+        config: the flags.
+        policy: what sees the pictures.
+        backend: a name made by `resolve_backend`.
+
+    Raises:
+        ArgumentError: a flag that would do nothing.
+    """
+    seen = policy.planner.cameras
+    cameras = seen or (config.recording.cameras if isinstance(config, RolloutConfig) else ())
+    for flag, value, default in (("renderer", config.renderer, "warp"), ("visual", config.visual, "mesh")):
+        require(
+            value in (None, default) or bool(cameras),
+            f"--{flag} {value} would do nothing: this policy sees no pictures",
+        )
+    if not cameras:
+        return PictureStyle()
+    learned = policy.pictures if seen else None
+    usual, why = possible_style(learned, backend)
+    visual = config.visual or usual.visual
+    renderer = resolve_renderer(
+        config.renderer or usual.renderer,
+        policy.task,
+        cameras,
+        backend=backend,
+        image_size=policy.image_size,
+        scenes=config.num_envs or config.episodes or 1,
+        visual=visual,
+    )
+    style = PictureStyle(renderer, visual)
+    say_other_style(learned, style, why if style == usual else "")
+    return style
 
 
 def make_rollout(

@@ -20,8 +20,8 @@ from imf_jax.recording.sentry import SentryStrategy
 from imf_jax.recording.session import Session
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import Backend
+from imf_jax.sim.backends.task_scene import TaskScene
 from imf_jax.sim.rendering.camera import camera_view
-from imf_jax.sim.rendering.warp_renderer import WarpRenderer
 
 
 def open_recording(
@@ -61,7 +61,7 @@ def open_recording(
 
 def make_render(backend: Backend, cameras: tuple[str, ...], size: int) -> Render:
     """Make the renderer of the recorded pictures, which is not the loop's: that one renders at the same time."""
-    return WarpRenderer(backend.model, cameras, size, size).render
+    return TaskScene(backend.task, backend.visual, size, backend.renderer).renderer(cameras).render
 
 
 def make_strategy(

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from imf_jax.config import CollectConfig, to_dict
 from imf_jax.data.episodes import Episode, collected_episodes, write_episode
+from imf_jax.data.pictures import COLLECTION, recorded_style
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import UserError, one_line
 from imf_jax.evaluation.setup import make_rollout, require_camera
@@ -24,9 +25,8 @@ from imf_jax.rollout.episode_log import RolloutProgress
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.seeds import split_seed
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
+from imf_jax.sim.backends.picture_choice import resolve_renderer
 from imf_jax.sim.tasks import Task, get_task
-
-SUMMARY_FILE = "collection.json"
 
 PICTURE_SHARE = 0.4
 """Share of the free memory for the pictures of running scenes; each is held twice when its episode is written."""
@@ -199,8 +199,12 @@ def collect(config: CollectConfig, report: Callable[[int, str], None]) -> Collec
             hardly ever succeeds.
     """
     name = resolve_backend(config.backend)
-    backend = make_backend(name, config.task, image_size=config.image_size, renderer=config.renderer)
-    folder, config = collection_folder(config), with_noise(config, backend.task)
+    folder, config = collection_folder(config), with_renderer(config, name)
+    assert config.renderer != "auto"
+    backend = make_backend(
+        name, config.task, image_size=config.image_size, renderer=config.renderer, visual=config.visual
+    )
+    config = with_noise(config, backend.task)
     for camera in config.cameras:
         require_camera(camera, backend)
     try:
@@ -266,6 +270,21 @@ def with_noise(config: CollectConfig, task: Task) -> CollectConfig:
     return replace(config, **{name: getattr(task, name) for name in names if getattr(config, name) is None})
 
 
+def with_renderer(config: CollectConfig, backend: str) -> CollectConfig:
+    """The settings with the name of a renderer: that of the collection that is continued instead of auto."""
+    before = recorded_style(collection_folder(config)) if config.renderer == "auto" else None
+    renderer = resolve_renderer(
+        before.renderer if before else config.renderer,
+        config.task,
+        config.cameras,
+        backend=backend,
+        image_size=config.image_size,
+        scenes=config.num_envs,
+        visual=config.visual,
+    )
+    return replace(config, renderer=renderer)
+
+
 def collection_folder(config: CollectConfig) -> Path:
     """Folder of the demonstrations."""
     return Path("demos") / get_task(config.task).name if config.out is None else config.out
@@ -277,7 +296,7 @@ def _report(report: Callable[[int, str], None], recorded: int, scenes: int, prog
 
 def _check_same_collection(folder: Path, config: CollectConfig, backend: str, started: bool) -> None:
     """Refuse to mix demonstrations made with other settings; remember the settings of a new collection."""
-    path = folder / SUMMARY_FILE
+    path = folder / COLLECTION
     settings: dict[str, Any] = to_dict(config)
     for name in ("out", "episodes", "num_envs"):
         del settings[name]
@@ -288,7 +307,8 @@ def _check_same_collection(folder: Path, config: CollectConfig, backend: str, st
         except (OSError, ValueError) as error:
             damage = f"is damaged ({one_line(error)}); remove the folder or choose another --out"
             raise read_failure(path, error, damage) from error
-        before = {"backend": "native", "joint_noise": settings["joint_noise"]} | before  # older versions had no other
+        # Older versions had no other.
+        before = {"backend": "native", "joint_noise": settings["joint_noise"], "visual": "mesh"} | before
         differing = sorted(name for name in settings if before.get(name) != settings[name])
         if differing:
             raise UserError(

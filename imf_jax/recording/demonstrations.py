@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from imf_jax.data.episodes import Episode, episode_number, list_episodes, write_episode
+from imf_jax.data.pictures import COLLECTION
 from imf_jax.errors import UserError
 from imf_jax.files import atomic_folder, remove_partials
 from imf_jax.recording.assembly import make_render
@@ -43,6 +44,8 @@ class Demonstrations:
     def begin(self, first: Path) -> None:
         """Make the folder from the initial demonstrations: linked, or copied where links are not possible."""
         with atomic_folder(self.folder) as aside:
+            if (first / COLLECTION).is_file():  # it says how pictures are drawn
+                shutil.copy2(first / COLLECTION, aside)
             for path in list_episodes(first):
                 try:
                     os.link(path, aside / path.name)

@@ -1,7 +1,7 @@
 """Session of a strategy, from its flags to its last frame."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imf_jax.config import require
@@ -63,15 +63,11 @@ class Session:
     """
 
     def __init__(self, config: RolloutConfig) -> None:
-        self.config = config
         if config.recording.dataset is not None:
             check_dataset_folder(config.recording.dataset, resume=config.recording.resume)
         self.setup = assemble(config)
         self.policy, self.backend = self.setup.policy, self.setup.backend
-        require(
-            config.renderer == "warp" or bool(self.policy.planner.cameras),
-            f"--renderer {config.renderer} would do nothing: what acts sees no pictures, and recorded ones are Warp's",
-        )
+        self.config = replace(config, renderer=self.setup.style.renderer, visual=self.setup.style.visual)
         for camera in config.recording.cameras:
             require_camera(camera, self.backend)
         self.event_camera = config.highlight.event_camera or self.backend.task.picture_camera

@@ -13,7 +13,7 @@ import numpy as np
 from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import PretrainConfig, StateEncoderConfig, TrainConfig, require, to_dict
-from imf_jax.data.pictures import PictureFolder, find_pictures
+from imf_jax.data.pictures import PictureFolder, find_pictures, recorded_style
 from imf_jax.data.windows import Demonstrations, load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
 from imf_jax.files import TRAINING_METRICS as METRICS
@@ -78,12 +78,15 @@ def train(config: TrainConfig) -> int:
     data = with_vision(data, pictures, policy, lambda line: say(line, markup=False))
 
     meta = CheckpointMeta(
-        first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, identity, spaces.to_json()
-    )
+        first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, identity, spaces.to_json(),
+        recorded_style(config.data) if pictures else None,
+    )  # fmt: skip
 
     def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate | None:
         wanted = config.validation.num_episodes > 0
-        return RolloutValidation(config, should_stop=should_stop, on_warning=on_warning) if wanted else None
+        if not wanted:
+            return None
+        return RolloutValidation(config, pictures=meta.pictures, should_stop=should_stop, on_warning=on_warning)
 
     summary = run_to_end(config, state, frozen, data, meta, resumed, external, validation)
     say(final_line(config.out, summary, int(summary.state.step) - first_step), markup=False)

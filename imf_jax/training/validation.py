@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from imf_jax.config import CaptureConfig, TrainConfig, to_dict
+from imf_jax.config import CaptureConfig, PictureStyle, TrainConfig, to_dict
 from imf_jax.evaluation.evaluate import EvaluationSettings, Hooks, evaluate
 from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy
 from imf_jax.evaluation.setup import Setup
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.backends.native import NativeBackend
+from imf_jax.sim.backends.picture_choice import possible_style, say_other_style
 
 FOLDER = "validation"
 
@@ -37,6 +38,7 @@ class RolloutValidation:
 
     Args:
         config: the run.
+        pictures: how the pictures of its demonstrations were drawn, if somebody says so.
         should_stop: asked before every plan; True ends a validation early.
         on_warning: receives one line for each picture that could not be made.
     """
@@ -45,13 +47,17 @@ class RolloutValidation:
         self,
         config: TrainConfig,
         *,
+        pictures: PictureStyle | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         on_warning: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._config = config
         self._should_stop = should_stop
         self._on_warning = on_warning
-        self._backend = NativeBackend(config.task, image_size=config.policy.encoder.image_size)
+        style, why = possible_style(pictures, NativeBackend.name)
+        say_other_style(pictures, style, why)
+        size = config.policy.encoder.image_size
+        self._backend = NativeBackend(config.task, image_size=size, renderer=style.renderer, visual=style.visual)
 
     def __call__(self, policy: Policy, step: int) -> Validation | None:
         """Roll out all validation episodes; None if it was asked to stop before the last one ended."""
