@@ -234,6 +234,8 @@ class AttnResBackbone(nnx.Module):
 
         empty = jnp.zeros((1 + num_sublayers, *x.shape)), jnp.zeros((1 + num_sublayers, num_sublayers, x.shape[0]))
         firsts = jnp.arange(0, num_sublayers, 2)
+        # For gradients a layer is computed again: its insides would take a launch each to be stored, and to be read.
+        layer = jax.checkpoint(layer, prevent_cse=False)
         (sources, _), _ = jax.lax.scan(layer, add_source(empty, 0, x), (firsts, weights))
         return jnp.sum(sources, axis=0)
 
