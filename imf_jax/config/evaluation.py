@@ -18,6 +18,7 @@ from imf_jax.config.base import (
     require_seed,
 )
 from imf_jax.config.capture import CaptureConfig
+from imf_jax.config.policy import EncoderDtype
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ class EvalConfig:
     # compute these three in float32. bfloat16 also rounds what the transformer multiplies: less exact, and faster
     # for batches on CPUs that have AMX.
     precision: PlanPrecision = "highest"
+    # Operands of the frozen LEWM encoder's matrix products; by default as in training. bfloat16 is faster on
+    # accelerators; its embeddings are off by about 1 % of their norm.
+    encoder_dtype: EncoderDtype | None = None
     # Folder that receives the evaluation, empty unless --resume; by default evals/<timestamp>_<run>_step<n>_seed<seed>.
     out: Path | None = None
     # Continue the evaluation in --out: only what is missing runs. The records are those of an uninterrupted run.
@@ -168,6 +172,7 @@ class EvalConfig:
             "say what to evaluate: either --checkpoint FOLDER or --expert",
         )
         if self.expert:
+            require(self.encoder_dtype is None, "--encoder-dtype is for a policy; the scripted expert has no encoder")
             self.execution.require_no_plan_ahead()
         require(not self.continue_on_error, "--continue-on-error would do nothing without --jobs")
         require(
@@ -202,6 +207,9 @@ class LatencyConfig:
     # compute these three in float32. bfloat16 also rounds what the transformer multiplies: less exact, and faster
     # for batches on CPUs that have AMX.
     precision: PlanPrecision = "highest"
+    # Operands of the frozen LEWM encoder's matrix products; by default as in training. bfloat16 is faster on
+    # accelerators; its embeddings are off by about 1 % of their norm.
+    encoder_dtype: EncoderDtype | None = None
     # Interval between two plans; by default the num_action_steps of the policy [control steps].
     replan_every: int | None = None
     # What to do when a chunk ends before the next one comes: stay at its last action (hold), or go on by its last
@@ -247,6 +255,7 @@ class LatencyConfig:
             plan_batch=self.plan_batch,
             sampling_steps=self.sampling_steps,
             precision=self.precision,
+            encoder_dtype=self.encoder_dtype,
             capture=self.capture,
         )
 

@@ -15,6 +15,7 @@ from imf_jax.config import (
     IMAGE_SIZE,
     BackendName,
     DeviceCount,
+    EncoderDtype,
     ExecutionConfig,
     Precision,
     RendererChoice,
@@ -188,6 +189,9 @@ class RolloutConfig:
     # Precision of the policy's matrix products on accelerators; CPUs always compute in float32. On NVIDIA GPUs highest
     # is float32, high and default are TF32: faster, and less exact.
     precision: Precision = "highest"
+    # Operands of the frozen LEWM encoder's matrix products; by default as in training. bfloat16 is faster on
+    # accelerators; its embeddings are off by about 1 % of their norm.
+    encoder_dtype: EncoderDtype | None = None
     # What makes pictures, seen and recorded: the Warp ray tracer, or OpenGL (needs EGL or OSMesa); auto: on a CPU the
     # faster of those that work here, tried out once. By default what drew the demonstrations that the policy learned
     # from, if that is known and works here, else warp.
@@ -213,6 +217,10 @@ class RolloutConfig:
         require(
             self.expert != (self.checkpoint is not None),
             "say what to roll out: either --checkpoint FOLDER or --expert",
+        )
+        require(
+            not self.expert or self.encoder_dtype is None,
+            "--encoder-dtype is for a policy; the scripted expert has no encoder",
         )
         require(
             self.strategy != "dagger" or not self.expert,

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, require, to_dict
 from imf_jax.config.recording import RolloutConfig
@@ -50,12 +52,21 @@ def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Evalua
     """Load the policy of a checkpoint folder, or of the newest complete checkpoint of a run folder."""
     from imf_jax.checkpoints import load_policy
     from imf_jax.evaluation.manifest import folder_hash
+    from imf_jax.models.encoders.lewm import LewmEncoder
     from imf_jax.rollout.delay import policy_planner
 
     loaded, execution = load_policy(checkpoint), config.execution
     policy, run = loaded.policy, loaded.path.resolve().parent.parent.name
     if config.sampling_steps is not None:
         policy.config = dataclasses.replace(policy.config, sampling_steps=config.sampling_steps)
+    if config.encoder_dtype is not None:
+        encoder = policy.frozen_encoder
+        require(
+            isinstance(encoder, LewmEncoder),
+            f"--encoder-dtype {config.encoder_dtype} is for a frozen LEWM encoder, which the policy of {run} does not "
+            "have; leave it out",
+        )
+        encoder.dtype = np.dtype(config.encoder_dtype)
     provenance = {
         "checkpoint": {"path": str(loaded.path.resolve()), "sha256": folder_hash(loaded.path), "step": loaded.step},
         "sampling_steps": policy.config.sampling_steps,

@@ -5,14 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from flax import nnx
+from rollout_fixtures import TINY
 from transfer_task import SPACES
 
 from imf_jax.checkpoints import META, CheckpointMeta, read_meta, resolve_checkpoint
+from imf_jax.config import EvalConfig, LewmEncoderConfig
+from imf_jax.conversion.lewm import Args, convert
 from imf_jax.errors import ArgumentError
-from imf_jax.evaluation.evaluated_policy import require_robot
+from imf_jax.evaluation.evaluated_policy import load_evaluated_policy, require_robot
 from imf_jax.files import read_json, write_json
 from imf_jax.spaces import RobotSpaces
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
+SIZE = 40
+"""Height and width of pictures [pixels]."""
 
 
 def turned_around() -> RobotSpaces:
@@ -49,3 +58,33 @@ def test_the_scripts_refuse_it_before_anything_compiles(
     assert "the policy was trained for robot 'pair_right_first'" in done.err
     assert done.err.count("\n") == 1
     assert not (tmp_path / "evals").exists()
+
+
+def test_the_encoder_of_a_trained_policy_computes_as_the_flag_says(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    convert(Args(FIXTURES / "new.ckpt", tmp_path / "lewm", heads=2))
+    run = write_run(tmp_path / "run", sizes=replace(TINY, encoder=LewmEncoderConfig(tmp_path / "lewm", "row", SIZE)))
+    images = np.random.default_rng(5).integers(0, 256, (1, 2, 3, SIZE, SIZE, 3), np.uint8)
+
+    def embedding(config: EvalConfig) -> np.ndarray:
+        planner = load_evaluated_policy(config).planner
+        return np.asarray(nnx.merge(planner.program.graph, planner.weights).conditioning.embed(images))
+
+    as_trained, exact, rounded = (
+        embedding(EvalConfig(checkpoint=run, encoder_dtype=dtype)) for dtype in (None, "float32", "bfloat16")
+    )
+    np.testing.assert_array_equal(as_trained, exact)
+    error = np.abs(rounded - exact).max() / np.abs(exact).max()
+    assert 1e-5 < error < 0.05
+
+
+def test_a_policy_without_such_an_encoder_refuses_the_flag(
+    script: Callable[..., Any], write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    done = script("eval.py", "--checkpoint", write_run(tmp_path / "run"), "--encoder-dtype", "bfloat16")
+    assert done.code == 2
+    assert "--encoder-dtype bfloat16 is for a frozen LEWM encoder, which the policy of run does not have" in done.err
+    assert done.err.count("\n") == 1
+    with pytest.raises(ArgumentError, match="the scripted expert has no encoder"):
+        EvalConfig(expert=True, encoder_dtype="bfloat16")

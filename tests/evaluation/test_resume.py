@@ -1,6 +1,7 @@
 """Which manifests belong to one evaluation."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,14 @@ def test_a_manifest_from_before_precision_was_a_flag_goes_on() -> None:
     before = manifest(CONFIG)
     assert before["config"].pop("precision") == "highest"
     assert differences(before, manifest(replace(CONFIG, precision="high"))) == []
+
+
+def test_the_type_of_the_encoder_stays_what_it_was() -> None:
+    config = EvalConfig(checkpoint=Path("run"))
+    before = manifest(config)
+    assert before["config"].pop("encoder_dtype") is None  # as written before it was a flag
+    assert differences(before, manifest(config)) == []
+    assert differences(before, manifest(replace(config, encoder_dtype="bfloat16"))) == ["--encoder-dtype"]
 
 
 @pytest.mark.parametrize(
