@@ -62,6 +62,7 @@ def test_launches_are_counted_through_loops_and_branches() -> None:
     # and the larger branch.
     assert [compiler.launches(found, name) for name in reversed(outer)] == [2, 5 * (2 + 1) + 1]
     assert compiler.launches(found) == 8 * (16 + 1) + 1
+    assert compiler.launches(found, distinct=True) == 1 + (1 + 2) + 1 + 1
     assert compiler.loops_around(found, {"nowhere"}) == []
 
 
@@ -72,6 +73,7 @@ def test_launches_are_counted_through_loops_and_branches() -> None:
         (Bounds(step=14, substep=2, scratch=0.1e6), "step 15 > 14"),
         (Bounds(step=15, substep=2), "scratch_mb 41 > 40"),
         (Bounds(launches=9, scratch=1e6), "launches unknown > 9"),
+        (Bounds(distinct=9, scratch=1e6), "distinct unknown > 9"),
     ],
 )
 def test_bounds(bounds: Bounds, broken: str) -> None:

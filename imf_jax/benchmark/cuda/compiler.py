@@ -93,6 +93,8 @@ def prepare() -> None:
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # the libraries of CUDA are not there, and not needed
     jax.config.update("jax_platforms", "cpu")
+    # A cached program can be read back by a device only.
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def folder_of(package: str) -> str | None:
@@ -149,15 +151,21 @@ def parse(hlo: str) -> Computations:
     return computations
 
 
-def launches(computations: Computations, name: str = "ENTRY") -> int:
-    """Kernels, copies and calls of libraries that a computation launches; of a conditional its largest branch."""
+def launches(computations: Computations, name: str = "ENTRY", *, distinct: bool = False) -> int:
+    """Kernels, copies and calls of libraries that a computation launches; of a conditional its largest branch.
+
+    Args:
+        computations: of the program.
+        name: of the computation.
+        distinct: count what loops repeat once, as the compiler does, whose time follows from this number.
+    """
     total = 0
     for instruction in computations[name]:
-        inner = [launches(computations, called) for called in instruction.called]
+        inner = [launches(computations, called, distinct=distinct) for called in instruction.called]
         if instruction.opcode == "conditional":
             total += max(inner)
         elif inner:
-            total += instruction.trips * sum(inner)
+            total += (1 if distinct else instruction.trips) * sum(inner)
         else:
             total += instruction.opcode not in FREE
     return total
