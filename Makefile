@@ -64,7 +64,8 @@ parity: .venv-parity/.installed ## numerical proof of the weight converters agai
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-parity.txt --no-deps stable-worldmodel
 	@touch $@
 
-cuda-check: .venv-cuda/.installed ## compile everything for an H100 without a GPU, within stated bounds (2 GB); KERNELS=DIR keeps kernels
+cuda-check: ## compile everything for an H100 without a GPU, within stated bounds (2 GB; skipped where it cannot be installed); KERNELS=DIR keeps kernels
+	@$(MAKE) --no-print-directory .venv-cuda/.installed || { echo "skipped: the CUDA wheels could not be installed, see above"; exit 0; }; \
 	.venv-cuda/bin/python -m imf_jax.benchmark.cuda.check $(if $(KERNELS),--kernels "$(KERNELS)")
 
 .venv-cuda/.installed: pyproject.toml constraints.txt constraints-cuda.txt
