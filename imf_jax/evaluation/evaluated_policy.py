@@ -11,6 +11,7 @@ import numpy as np
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, require, to_dict
 from imf_jax.config.recording import RolloutConfig
+from imf_jax.errors import ArgumentError
 from imf_jax.sim.tasks import get_task, task_names
 
 
@@ -61,11 +62,11 @@ def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Evalua
         policy.config = dataclasses.replace(policy.config, sampling_steps=config.sampling_steps)
     if config.encoder_dtype is not None:
         encoder = policy.frozen_encoder
-        require(
-            isinstance(encoder, LewmEncoder),
-            f"--encoder-dtype {config.encoder_dtype} is for a frozen LEWM encoder, which the policy of {run} does not "
-            "have; leave it out",
-        )
+        if not isinstance(encoder, LewmEncoder):
+            raise ArgumentError(
+                f"--encoder-dtype {config.encoder_dtype} is for a frozen LEWM encoder, which the policy of {run} does "
+                "not have; leave it out"
+            )
         encoder.dtype = np.dtype(config.encoder_dtype)
     provenance = {
         "checkpoint": {"path": str(loaded.path.resolve()), "sha256": folder_hash(loaded.path), "step": loaded.step},
