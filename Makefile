@@ -10,9 +10,10 @@ TEST_WORKERS ?= 2
 TASK   ?= transfer
 DEMO_EPISODES ?= 300
 DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+DEMO_PIXELS ?= runs/demo-pixels
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs parity cuda-check wheel-check lerobot-check aloha-check gpu-check clean
+.PHONY: help install demo demo-pixels test lint format docs parity cuda-check wheel-check lerobot-check aloha-check gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +34,13 @@ demo: install ## collect, train, evaluate and show the result (two cores, no GPU
 	$(BIN)/python scripts/eval.py --expert --task $(TASK) --episodes 100 --out $(DEMO)/expert
 	$(BIN)/python scripts/eval.py --checkpoint $(DEMO)/train --episodes 50 --out $(DEMO)/policy \
 	  --reference $(DEMO)/expert --save-images --save-trajectory
+
+demo-pixels: install ## the same from pictures of three cameras (two cores, no GPU: under an hour); call it again after an interruption
+	$(BIN)/python scripts/collect.py --cameras r_vis top front --image-size 128 --out demos/transfer-128
+	$(BIN)/python scripts/train.py efficientnet --out $(DEMO_PIXELS)/train \
+	  $(if $(wildcard $(DEMO_PIXELS)/train/config.json),--resume)
+	$(BIN)/python scripts/eval.py --checkpoint $(DEMO_PIXELS)/train --episodes 100 --out $(DEMO_PIXELS)/policy \
+	  --save-images --save-trajectory --record-video 5 $(if $(wildcard $(DEMO_PIXELS)/policy/manifest.json),--resume)
 
 test: lint ## lint, types and all tests (6 to 8 minutes on two cores, installation included)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder

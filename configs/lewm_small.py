@@ -1,0 +1,24 @@
+"""Transfer from three cameras through a LEWM encoder pre-trained here, on two CPU cores.
+
+    python scripts/collect.py --cameras r_vis top front --image-size 128 --out demos/transfer-128
+    python scripts/pretrain.py lewm-pretrain-small
+
+RATE
+"""
+
+from pathlib import Path
+
+from imf_jax.config import HeadConfig, LewmEncoderConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
+
+config = TrainConfig(
+    data=Path("demos/transfer-128"),
+    out=Path("runs/lewm-small"),
+    max_steps=6_000,
+    save_every=2_000,
+    policy=PolicyConfig(
+        head=HeadConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4),
+        encoder=LewmEncoderConfig(weights=Path("runs/lewm-pretrain-small/encoder"), image_size=128),
+    ),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
+    validation=ValidationConfig(every=2_000, num_episodes=20),
+)

@@ -1,0 +1,24 @@
+"""Transfer from three cameras of 128 pixels, a ResNet of a quarter of ResNet-18's width per camera, on two CPU cores.
+
+    python scripts/collect.py --cameras r_vis top front --image-size 128 --out demos/transfer-128
+
+RATE
+"""
+
+from pathlib import Path
+
+from imf_jax.config import HeadConfig, OptimizerConfig, PolicyConfig, ResNetEncoderConfig, TrainConfig, ValidationConfig
+
+config = TrainConfig(
+    data=Path("demos/transfer-128"),
+    out=Path("runs/resnet-small"),
+    max_steps=3_000,
+    batch_size=32,
+    save_every=1_000,
+    policy=PolicyConfig(
+        head=HeadConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4),
+        encoder=ResNetEncoderConfig(image_size=128, crop_size=116, width=16),
+    ),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
+    validation=ValidationConfig(every=1_000, num_episodes=20),
+)
