@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from jaxtyping import Float, Float16, UInt8
 
 from imf_jax.config import from_dict
 from imf_jax.errors import UserError
+from imf_jax.models.encoders.convolution import Padding, taps
 from imf_jax.models.encoders.lewm import Frozen
 from imf_jax.models.encoders.preprocess import check_images
 from imf_jax.sim.assets import asset_folder, require_content
@@ -139,26 +139,15 @@ def lite0_sizes(stride: int) -> EfficientNetSizes:
     return EfficientNetSizes(STEM_CHANNELS, LITE0_BLOCKS[:count])
 
 
-def taps(x: Float[Array, "B H W C"], size: int, stride: int) -> Iterator[Float[Array, "B H_out W_out C"]]:
-    """The inputs of a convolution: for every cell of its kernel, row by row, the map that this cell multiplies.
+def same_padding(x: Float[Array, "B H W C"], size: int, stride: int) -> Padding:
+    """TensorFlow's "same" padding of a map: ceil(side / stride) outputs, an odd rest behind."""
+    height, width = (max((-(-side // stride) - 1) * stride + size - side, 0) for side in x.shape[1:3])
+    return (height // 2, height - height // 2), (width // 2, width - width // 2)
 
-    Sums of such slices take a quarter of the time of XLA's depthwise convolutions on a CPU, in and out of loops.
 
-    Args:
-        x: float32 (B, H, W, C).
-        size: height and width of the kernel [cells].
-        stride: of the convolution [cells].
-
-    Yields:
-        size * size maps, float32 (B, ceil(H / stride), ceil(W / stride), C).
-    """
-    height, width = (-(-side // stride) for side in x.shape[1:3])
-    missing = [
-        max((out - 1) * stride + size - side, 0) for out, side in zip((height, width), x.shape[1:3], strict=True)
-    ]
-    x = jnp.pad(x, ((0, 0), *((n // 2, n - n // 2) for n in missing), (0, 0)))
-    for row, column in product(range(size), repeat=2):
-        yield x[:, row : row + (height - 1) * stride + 1 : stride, column : column + (width - 1) * stride + 1 : stride]
+def same_taps(x: Float[Array, "B H W C"], size: int, stride: int) -> Iterator[Float[Array, "B H_out W_out C"]]:
+    """The inputs of a convolution with "same" padding; see `taps`."""
+    return taps(x, size, stride, same_padding(x, size, stride))
 
 
 def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -170,14 +159,14 @@ def feature_map(
     weights: Mapping[str, Array], pixels: Float[Array, "B H W 3"], sizes: EfficientNetSizes
 ) -> Float[Array, "B h w {sizes.channels}"]:
     """Map of features of normalised pictures, float32 (B, H, W, 3) -> (B, h, w, channels)."""
-    patches = jnp.concatenate([*taps(pixels, STEM_KERNEL, STEM_STRIDE)], axis=-1)
+    patches = jnp.concatenate([*same_taps(pixels, STEM_KERNEL, STEM_STRIDE)], axis=-1)
     x = relu6(patches @ weights["stem.kernel"].reshape(-1, sizes.stem) + weights["stem.bias"])
     for n, block in enumerate(sizes.blocks):
         name, y = f"blocks.{n}", x
         if block.hidden != block.channels_in:
             y = relu6(y @ weights[f"{name}.expand.kernel"] + weights[f"{name}.expand.bias"])
         kernel = weights[f"{name}.depthwise.kernel"].reshape(-1, block.hidden)
-        summed = sum(tap * cell for tap, cell in zip(taps(y, block.kernel, block.stride), kernel, strict=True))
+        summed = sum(tap * cell for tap, cell in zip(same_taps(y, block.kernel, block.stride), kernel, strict=True))
         y = relu6(summed + weights[f"{name}.depthwise.bias"])
         y = y @ weights[f"{name}.project.kernel"] + weights[f"{name}.project.bias"]
         x = x + y if block.stride == 1 and block.channels_in == block.channels else y

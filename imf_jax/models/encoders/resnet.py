@@ -13,6 +13,7 @@ from jaxtyping import Float, Int32, Key, UInt8
 
 from imf_jax import seeds
 from imf_jax.config import ResNetEncoderConfig
+from imf_jax.models.encoders.convolution import Convolution, ConvolutionForm, max_pool
 
 Array = jax.Array
 
@@ -42,12 +43,10 @@ class Norm(nnx.Module):
         return self.norm(x)
 
 
-def convolution(channels_in: int, channels_out: int, size: int, stride: int, *, rngs: nnx.Rngs) -> nnx.Conv:
-    """A bias-free convolution, padded by size // 2 on every side as in PyTorch; kernel by He's rule (fan out)."""
-    return nnx.Conv(
-        channels_in, channels_out, (size, size), stride, padding=size // 2, use_bias=False, rngs=rngs,
-        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
-    )  # fmt: skip
+def convolution(channels_in: int, channels_out: int, size: int, stride: int, *, rngs: nnx.Rngs) -> Convolution:
+    """A bias-free convolution; kernel by He's rule (fan out)."""
+    he = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+    return Convolution(channels_in, channels_out, size, stride, use_bias=False, kernel_init=he, rngs=rngs)
 
 
 class BasicBlock(nnx.Module):
@@ -79,7 +78,12 @@ class ResNet18(nnx.Module):
         width: channels of the first stage; the map has 8 times as many.
         norm: "group" or "batch".
         rngs: source of the initial weights (`params` stream).
+
+    Attributes:
+        form: of the pool after the stem, see `Convolution`.
     """
+
+    form: ConvolutionForm = "auto"
 
     def __init__(self, width: int, norm: str, *, rngs: nnx.Rngs) -> None:
         self.stem = convolution(3, width, 7, 2, rngs=rngs)
@@ -98,7 +102,7 @@ class ResNet18(nnx.Module):
     ) -> Float[Array, "B -(-H//32) -(-W//32) {self.channels}"]:
         """Map of features: float32 (B, H, W, 3) -> float32 (B, ceil(H / 32), ceil(W / 32), channels)."""
         x = jax.nn.relu(self.stem_norm(self.stem(pixels), training))
-        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, self.form)
         for block in self.blocks:
             x = block(x, training)
         return x
@@ -126,7 +130,7 @@ class KeypointNet(nnx.Module):
 
     def __init__(self, config: ResNetEncoderConfig, *, rngs: nnx.Rngs) -> None:
         self.backbone = ResNet18(config.width, config.norm, rngs=rngs)
-        self.keypoint_maps = nnx.Conv(self.backbone.channels, config.keypoints, (1, 1), rngs=rngs)
+        self.keypoint_maps = Convolution(self.backbone.channels, config.keypoints, rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "B H W 3"], training: bool = False) -> Float[Array, "B features"]:
         """Keypoints: float32 (B, H, W, 3) -> float32 (B, 2 * keypoints)."""
