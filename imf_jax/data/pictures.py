@@ -1,4 +1,4 @@
-"""Camera pictures of demonstrations: checked first, then read file by file or put on the device as one array."""
+"""Camera pictures of demonstrations: checked first, then read file by file, or as one array, also on the device."""
 
 import hashlib
 import json
@@ -128,29 +128,39 @@ def recorded_style(directory: Path) -> PictureStyle | None:
         return None
 
 
-def load_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = lambda steps: None) -> jax.Array:
-    """Put all pictures on the default device: uint8 (N, C, H, W, 3), N steps of all demonstrations in order.
+def read_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = lambda steps: None) -> np.ndarray:
+    """Read all pictures into main memory: uint8 (N, C, H, W, 3), N steps of all demonstrations in order.
 
     Args:
-        folder: what to load.
+        folder: what to read.
         on_progress: called with the number of control steps read so far.
 
     Raises:
         UserError: they take more memory than there is, or a file cannot be read.
     """
-    sizes = f"{folder.num_steps} steps x {len(folder.cameras)} cameras x {folder.image_size}x{folder.image_size}"
-    mend = "use fewer demonstrations or cameras, or collect at a smaller --image-size"
-    require_memory(folder.num_bytes, f"pictures in {folder.directory}", sizes, mend)
+    _require_room(folder, on_device=False)
     joined = _aligned((folder.num_steps, *folder.step_shape))
     first = 0
     for pictures in folder.read_all():
         joined[first : first + len(pictures)] = pictures
         first += len(pictures)
         on_progress(first)
-    return jax.device_put(joined)
+    return joined
 
 
-def require_memory(num_bytes: int, what: str, sizes: str, mend: str) -> None:
+def load_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = lambda steps: None) -> jax.Array:
+    """Put all pictures on the default device; see `read_pictures`."""
+    _require_room(folder, on_device=True)
+    return jax.device_put(read_pictures(folder, on_progress))
+
+
+def _require_room(folder: PictureFolder, *, on_device: bool) -> None:
+    sizes = f"{folder.num_steps} steps x {len(folder.cameras)} cameras x {folder.image_size}x{folder.image_size}"
+    mend = "use fewer demonstrations or cameras, or collect at a smaller --image-size"
+    require_memory(folder.num_bytes, f"pictures in {folder.directory}", sizes, mend, on_device=on_device)
+
+
+def require_memory(num_bytes: int, what: str, sizes: str, mend: str, *, on_device: bool = True) -> None:
     """Refuse training data that does not fit in memory, before any is read.
 
     Args:
@@ -158,11 +168,14 @@ def require_memory(num_bytes: int, what: str, sizes: str, mend: str) -> None:
         what: names the data, in the plural.
         sizes: what the memory is for.
         mend: what to do.
+        on_device: it is put on the default device too.
 
     Raises:
         UserError: says what the data takes and what there is.
     """
-    places = {"the device": free_device_memory(), "main memory": free_main_memory()}
+    places = {"main memory": free_main_memory()}
+    if on_device:
+        places = {"the device": free_device_memory(), **places}
     for place, free in places.items():
         if free is not None and num_bytes > MEMORY_SHARE * free:
             raise UserError(

@@ -32,7 +32,7 @@ class Demonstrations(NamedTuple):
         first: int32 (N,) index of the first step of the episode that step n belongs to.
         last: int32 (N,) index of its last step.
         features: (N, ...) features of the pictures by a frozen encoder; None unless a policy reads them.
-        images: uint8 (N, C, H, W, 3) pictures; None unless a policy reads them.
+        images: uint8 (N, C, H, W, 3) pictures, in main memory; None unless a policy reads them. Training streams them.
     """
 
     action: Array
@@ -41,7 +41,7 @@ class Demonstrations(NamedTuple):
     first: Array
     last: Array
     features: Array | None = None
-    images: Array | None = None
+    images: Array | np.ndarray | None = None
 
 
 class Batch(TypedDict):
@@ -107,7 +107,7 @@ def windows_at(data: Demonstrations, steps: Array, *, obs_horizon: int, pred_hor
     """
     start = steps[:, None] - (obs_horizon - 1)
     first, last = data.first[steps][:, None], data.last[steps][:, None]
-    observed = jnp.maximum(start + jnp.arange(obs_horizon), first)
+    observed = observed_steps(data, steps, obs_horizon)
     wanted = start + jnp.arange(pred_horizon)
     taken = jnp.clip(wanted, first, last)
     columns = {
@@ -120,9 +120,19 @@ def windows_at(data: Demonstrations, steps: Array, *, obs_horizon: int, pred_hor
     )
 
 
+def observed_steps(data: Demonstrations, steps: Array, obs_horizon: int) -> Array:
+    """Steps that are observed at the given steps, int32 (B,) -> (B, obs_horizon), oldest first."""
+    return jnp.maximum(steps[:, None] + jnp.arange(1 - obs_horizon, 1), data.first[steps][:, None])
+
+
+def draw_steps(data: Demonstrations, key: Array, batch_size: int) -> Array:
+    """Draw times t of windows, int32 (batch_size,), uniformly over all (episode, time), with replacement."""
+    return seeds.randint(key, (batch_size,), 0, len(data.first))
+
+
 @partial(jax.jit, static_argnames=("batch_size", "obs_horizon", "pred_horizon"))
 def sample_windows(data: Demonstrations, key: Array, batch_size: int, *, obs_horizon: int, pred_horizon: int) -> Batch:
-    """Draw windows uniformly over all (episode, time), with replacement, on the device.
+    """Draw windows on the device, see `draw_steps`.
 
     Args:
         data: the demonstrations.
@@ -131,5 +141,5 @@ def sample_windows(data: Demonstrations, key: Array, batch_size: int, *, obs_hor
         obs_horizon: To.
         pred_horizon: H.
     """
-    steps = seeds.randint(key, (batch_size,), 0, len(data.first))
+    steps = draw_steps(data, key, batch_size)
     return windows_at(data, steps, obs_horizon=obs_horizon, pred_horizon=pred_horizon)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import PretrainConfig, StateEncoderConfig, TrainConfig, require, to_dict
 from imf_jax.data.pictures import PictureFolder, find_pictures, recorded_style
+from imf_jax.data.prefetch import Prefetch
 from imf_jax.data.windows import Demonstrations, load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
 from imf_jax.files import TRAINING_METRICS as METRICS
@@ -24,7 +26,7 @@ from imf_jax.sim.tasks import Task, get_task
 from imf_jax.terminal import make_console
 from imf_jax.training import saved_state
 from imf_jax.training.progress import TrainingProgress
-from imf_jax.training.state import TrainState, initial_state
+from imf_jax.training.state import TrainState, compile_streamed_step, initial_state, stream_pictures
 from imf_jax.training.tracker_backends import make_trackers
 from imf_jax.training.trackers import TrackedRun, Tracker, Trackers
 from imf_jax.training.trainer import Trainer, TrainingSummary, Validate
@@ -88,7 +90,13 @@ def train(config: TrainConfig) -> int:
             return None
         return RolloutValidation(config, pictures=meta.pictures, should_stop=should_stop, on_warning=on_warning)
 
-    summary = run_to_end(config, state, frozen, data, meta, resumed, external, validation)
+    with ExitStack() as stack:
+        how: dict[str, Any] = {}
+        if data.images is not None:
+            stream = stack.enter_context(Prefetch(stream_pictures(config, data, first_step)))
+            data = data._replace(images=None)
+            how = {"pictures": stream, "compile": compile_streamed_step}
+        summary = run_to_end(config, state, frozen, data, meta, resumed, external, validation, **how)
     say(final_line(config.out, summary, int(summary.state.step) - first_step), markup=False)
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
 

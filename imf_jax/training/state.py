@@ -4,17 +4,19 @@ Every random number of a step follows from (seed, step), and the number of steps
 compiled loop, so the result depends on neither how steps are grouped into calls nor where a run was resumed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from imf_jax import seeds
 from imf_jax.config import PretrainConfig, ResNetEncoderConfig, TrainConfig
-from imf_jax.data.windows import Batch, Demonstrations, sample_windows
+from imf_jax.data.prefetch import picture_batches
+from imf_jax.data.windows import Batch, Demonstrations, draw_steps, observed_steps, sample_windows
 from imf_jax.models.policy import FrozenParts, split_policy
 from imf_jax.seeds import STEP_STREAM, root_key
 from imf_jax.training.optimizer import build_optimizer, update_average
@@ -106,7 +108,7 @@ def optimizer_step(
     key = root_key(config.seed, STEP_STREAM)
 
     def one_step(state: TrainState, variables: nnx.State, data: Any) -> TrainState:
-        draw_key, loss_key = seeds.split(seeds.fold_in(key, state.step))
+        draw_key, loss_key = _step_keys(key, state.step)
         batch = draw(data, draw_key)
 
         def loss_of(params: nnx.State) -> tuple[Array, tuple[dict[str, Array], nnx.State]]:
@@ -146,18 +148,11 @@ def training_program(config: TrainConfig | PretrainConfig, graph: nnx.GraphDef[A
 
 def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenParts, data: Demonstrations) -> RunSteps:
     """Compile the training loop of a policy, see `compile_steps`."""
-    convolves = isinstance(config.policy.encoder, ResNetEncoderConfig)
-    return compile_steps(config, state, frozen, data, draw_windows(config), loop_in_python=convolves)
+    return compile_steps(config, state, frozen, data, draw_windows(config))
 
 
 def compile_steps(
-    config: TrainConfig | PretrainConfig,
-    state: TrainState,
-    frozen: FrozenParts,
-    data: Any,
-    draw: Draw,
-    *,
-    loop_in_python: bool = False,
+    config: TrainConfig | PretrainConfig, state: TrainState, frozen: FrozenParts, data: Any, draw: Draw
 ) -> RunSteps:
     """Compile the training loop for arguments like these. It donates the buffers of the state it is given.
 
@@ -167,18 +162,60 @@ def compile_steps(
         frozen: the rest of what is trained, see `optimizer_step`.
         data: a pytree of arrays on the device.
         draw: see `Draw`.
-        loop_in_python: compile a single step and repeat it outside of the compiled code.
     """
-    if loop_in_python:
-        # XLA's CPU compiler prepares gradients of convolutions for its fast kernels outside of loops only; within one
-        # they take six times as long. Such steps are long enough for a loop in Python.
-        one_step = jax.jit(optimizer_step(config, frozen.graph, draw), donate_argnums=0)
-        step = one_step.lower(state, frozen.variables, data).compile()
-
-        def repeat(state: TrainState, variables: nnx.State, data: Any, count: Array) -> TrainState:
-            for _ in range(int(count)):
-                state = step(state, variables, data)
-            return state
-
-        return repeat
     return training_program(config, frozen.graph, draw).lower(state, frozen.variables, data, jnp.int32(1)).compile()
+
+
+RunStep = Callable[[TrainState, nnx.State, Demonstrations, Array], TrainState]
+"""(state, variables, data, pictures of the step) -> state after one more step; `state` is used up."""
+
+
+def streamed_step_program(config: TrainConfig, graph: nnx.GraphDef[Any]) -> jax.stages.Wrapped:
+    """A training step that is given its pictures, to be compiled: a function of the arguments of `RunStep`."""
+    draw = draw_windows(config)
+
+    def one_step(state: TrainState, variables: nnx.State, data: Demonstrations, images: Array) -> TrainState:
+        def draw_with_images(data: Demonstrations, key: Array) -> Batch:
+            batch = draw(data, key)
+            batch["observation"]["images"] = images
+            return batch
+
+        return optimizer_step(config, graph, draw_with_images)(state, variables, data)
+
+    return jax.jit(one_step, donate_argnums=0)
+
+
+def compile_streamed_step(config: TrainConfig, state: TrainState, frozen: FrozenParts, data: Demonstrations) -> RunStep:
+    """Compile a training step that is given its pictures, see `compile_steps`."""
+    encoder = config.policy.encoder
+    assert isinstance(encoder, ResNetEncoderConfig), "frozen encoders train on features"
+    size = (encoder.image_size, encoder.image_size, 3)
+    shape = (config.batch_size, config.policy.head.obs_horizon, len(encoder.cameras), *size)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    return streamed_step_program(config, frozen.graph).lower(state, frozen.variables, data, images).compile()
+
+
+def stream_pictures(config: TrainConfig, data: Demonstrations, first: int) -> Iterator[Array]:
+    """The pictures of every training step from `first` on: those of the windows that the step itself draws.
+
+    Args:
+        config: the run.
+        data: the demonstrations with pictures.
+        first: number of the first training step.
+
+    Yields:
+        uint8 (B, To, C, H, W, 3), on the default device.
+    """
+    assert data.images is not None
+    horizon, key = config.policy.head.obs_horizon, root_key(config.seed, STEP_STREAM)
+    others = data._replace(images=None)
+
+    def rows_of(step: Array) -> Array:
+        return observed_steps(others, draw_steps(others, _step_keys(key, step)[0], config.batch_size), horizon)
+
+    return picture_batches(np.asarray(data.images), jax.jit(jax.vmap(rows_of)), first, config.max_steps)
+
+
+def _step_keys(key: Array, step: Array) -> tuple[Array, Array]:
+    """Keys of a step: of its batch, and of its loss."""
+    return seeds.split(seeds.fold_in(key, step))

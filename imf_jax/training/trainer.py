@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,14 @@ from imf_jax.models.policy import FrozenParts
 from imf_jax.training.clock import TrainingClock
 from imf_jax.training.optimizer import learning_rate_schedule
 from imf_jax.training.progress import TrainingProgress
-from imf_jax.training.state import SUMMED, RunSteps, TrainState, compile_run_steps, no_sums, trained_policy
+from imf_jax.training.state import SUMMED, RunStep, RunSteps, TrainState, compile_run_steps, no_sums, trained_policy
 from imf_jax.training.trackers import Trackers
 from imf_jax.training.validation import Validation, validation_line
 
 CALL_TIME = 0.4
 """Aimed duration of one call of the compiled loop [s]: short enough for Ctrl-C and the progress bar."""
+
+Array = jax.Array
 
 Validate = Callable[[Any, int], Validation | None]
 """(policy or other module that is trained, step) -> its result; None if it was stopped early."""
@@ -64,6 +66,7 @@ class Trainer:
         figures: of a step, which the log gets the mean of.
         describe: the figures of a validation in one line.
         should_stop: asked between calls of the compiled loop; True ends the run with a checkpoint.
+        pictures: of every step from that of the state on, where the compiled code is a `RunStep`.
     """
 
     config: TrainConfig | PretrainConfig
@@ -74,9 +77,10 @@ class Trainer:
     progress: TrainingProgress
     validate: Validate | None = None
     should_stop: Callable[[], bool] = lambda: False
-    compile: Callable[[Any, TrainState, FrozenParts, Any], RunSteps] = compile_run_steps
+    compile: Callable[[Any, TrainState, FrozenParts, Any], RunSteps | RunStep] = compile_run_steps
     figures: Sequence[str] = SUMMED
     describe: Callable[[dict[str, float]], str] = validation_line
+    pictures: Iterator[Array] | None = None
     _rate: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -103,9 +107,10 @@ class Trainer:
             saved = self._validate_and_save(state, step)
         clock = TrainingClock()
         while step < self.config.max_steps and not self.should_stop():
-            count = self._steps_of_call(step)
+            count = self._steps_of_call(step) if self.pictures is None else 1
+            given = jnp.int32(count) if self.pictures is None else next(self.pictures)
             with clock.stepping(count):
-                state = run_steps(state, self.frozen.variables, self.data, jnp.int32(count))
+                state = run_steps(state, self.frozen.variables, self.data, given)
                 jax.block_until_ready(state)
             step += count
             saved = False

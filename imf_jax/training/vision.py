@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from imf_jax.data.features import Embed, FeatureSource, cache_path, compute_features, read_features, write_features
-from imf_jax.data.pictures import PictureFolder, load_pictures, require_memory
+from imf_jax.data.pictures import PictureFolder, read_pictures, require_memory
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.conditioning import FrozenConditioning
 from imf_jax.models.policy import Policy
@@ -40,8 +40,8 @@ def with_vision(
         conditioning = cast(FrozenConditioning, policy.conditioning)
         return data._replace(features=jax.device_put(frozen_features(pictures, conditioning, say)))
     with stage_progress("read pictures", pictures.num_steps) as on_progress:
-        images = load_pictures(pictures, on_progress)
-    say(f"pictures of {', '.join(pictures.cameras)} in memory: {images.nbytes / 1e9:.2f} GB")
+        images = read_pictures(pictures, on_progress)
+    say(f"pictures of {', '.join(pictures.cameras)} in main memory: {images.nbytes / 1e9:.2f} GB")
     return data._replace(images=images)
 
 

@@ -1,6 +1,7 @@
 """Training from pictures: frozen features and their cache, pictures in memory, what is refused, and the closed loop."""
 
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,11 @@ from efficientnet_weights import tiny_encoder
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax import checkpoints
+from imf_jax import checkpoints, seeds
 from imf_jax.config import EfficientNetEncoderConfig, LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
 from imf_jax.conversion.lewm import Args, convert
 from imf_jax.data.episodes import episode_path, read_episode, write_episode, write_episodes
-from imf_jax.data.pictures import find_pictures
+from imf_jax.data.pictures import find_pictures, read_pictures
 from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations, windows_at
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError
@@ -31,10 +32,10 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.frames import FrameReader
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.rollout.scenes import run_chunk
-from imf_jax.seeds import scene_keys, split_seed
+from imf_jax.seeds import STEP_STREAM, root_key, scene_keys, split_seed
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.training import loop, saved_state, vision
-from imf_jax.training.state import initial_state
+from imf_jax.training.state import draw_windows, initial_state, stream_pictures
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
 CAMERAS = ("r_vis", "top", "front")
@@ -196,6 +197,20 @@ def test_windows_carry_the_features_of_their_steps(lewm_config: TrainConfig) -> 
     np.testing.assert_array_equal(window["state"], np.asarray(data.state)[steps])
 
 
+def test_streamed_pictures_are_those_of_the_windows_of_every_step(resnet_config: TrainConfig) -> None:
+    """Also from a later step on, as after a resume."""
+    resnet_config = replace(resnet_config, max_steps=4)
+    data = load_demonstrations(resnet_config.data)[0]
+    data = data._replace(images=read_pictures(find_pictures(resnet_config.data, ("top", "front"), SIZE)))
+    draw, key = draw_windows(resnet_config), root_key(resnet_config.seed, STEP_STREAM)
+    for first in (0, 3):
+        batches = list(stream_pictures(resnet_config, data, first))
+        assert len(batches) == 4 - first
+        for step, batch in enumerate(batches, first):
+            window = draw(data._replace(images=jax.device_put(data.images)), seeds.split(seeds.fold_in(key, step))[0])
+            np.testing.assert_array_equal(batch, window["observation"]["images"])
+
+
 def test_training_from_pictures_resumes_exactly(
     resnet_config: TrainConfig, same_leaves: Callable[[Any, Any], None]
 ) -> None:
@@ -208,6 +223,7 @@ def test_training_from_pictures_resumes_exactly(
     encoder = replace(resnet_config.policy.encoder, shared=True)  # one network compiles in half the time of two
     resnet_config = replace(resnet_config, policy=replace(resnet_config.policy, encoder=encoder))
     assert loop.train(replace(resnet_config, save_every=1)) == EXIT_OK
+    assert "prefetch" not in [thread.name for thread in threading.enumerate()]
     whole = restored(resnet_config)
     shutil.rmtree(checkpoints.checkpoint_path(resnet_config.out, 2))
     assert loop.train(replace(resnet_config, resume=True)) == EXIT_OK
