@@ -149,6 +149,8 @@ class ResNetEncoderConfig:
     image_size: int = IMAGE_SIZE
     # Height and width of the crop of a picture: at random in training, from its centre otherwise [pixels].
     crop_size: int = 224
+    # Largest change of brightness, contrast and saturation in training, each as a share of what it was; 0 is none.
+    jitter: float = 0.0
     # Normalisation in the residual blocks; group normalisation does not depend on the batch.
     norm: Literal["group", "batch"] = "group"
     # Use one network for all cameras instead of one per camera.
@@ -171,6 +173,7 @@ class ResNetEncoderConfig:
             SMALLEST_CROP <= self.crop_size <= self.image_size,
             f"encoder.crop_size {self.crop_size} must be in [{SMALLEST_CROP}, {self.image_size}] (encoder.image_size)",
         )
+        require(0 <= self.jitter < 1, f"encoder.jitter {self.jitter} must be in [0, 1); 0 turns it off")
 
 
 SMALLEST_CROP = 33

@@ -13,7 +13,7 @@ from transfer_task import SPACES
 from imf_jax.config import HeadConfig, PolicyConfig, ResNetEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.conditioning import ResNetConditioning
-from imf_jax.models.encoders.resnet import ResNet18, ResNetEncoder, crop, crop_offsets, spatial_softmax
+from imf_jax.models.encoders.resnet import ResNet18, ResNetEncoder, color_jitter, crop, crop_offsets, spatial_softmax
 from imf_jax.models.policy import Policy
 
 CONFIG = ResNetEncoderConfig(cameras=("top", "front"), image_size=72, crop_size=64, keypoints=3, width=16)
@@ -78,6 +78,37 @@ def test_evaluation_cuts_the_centre() -> None:
     images = pictures(size=7)
     cut = crop(jnp.asarray(images), crop_offsets(None, 2, 2, 3), 4)
     np.testing.assert_array_equal(cut, images[:, :, :, 1:5, 1:5])
+
+
+def test_jitter_follows_from_its_key_and_keeps_the_range() -> None:
+    images = pictures(batch=3, size=4)
+    images[:, 1] = images[:, 0]
+    pixels = jnp.asarray(images, jnp.float32) / 255
+    first, again, other = (np.asarray(color_jitter(pixels, jax.random.key(seed), 0.5)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    np.testing.assert_array_equal(first[:, 0], first[:, 1], err_msg="observation steps are changed alike")
+    changed = np.abs(first - np.asarray(pixels)).max(axis=(1, 3, 4, 5))
+    assert (changed > 0.01).all(), "every window and camera"
+    assert (np.abs(first - other).max(axis=(1, 3, 4, 5)) > 0.01).all()
+
+
+@pytest.mark.parametrize("key", [None, jax.random.key(0)])
+def test_jitter_is_off_by_default_and_outside_of_training(
+    key: jax.Array | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr("imf_jax.models.encoders.resnet.color_jitter", lambda x, *how: drawn.append(how) or x)
+    for jitter in (0.0, 0.3):
+        encoder = nnx.eval_shape(lambda jitter=jitter: build(replace(CONFIG, jitter=jitter, shared=True)))
+        nnx.eval_shape(lambda encoder, images: encoder(images, key), encoder, jnp.asarray(pictures()))
+    assert [strength for _, strength in drawn] == ([] if key is None else [0.3])
+
+
+def test_a_jitter_of_one_or_more_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"encoder\.jitter 1\.0 must be in \[0, 1\)"):
+        replace(CONFIG, jitter=1.0)
 
 
 def test_every_camera_has_its_own_network() -> None:

@@ -23,6 +23,9 @@ GROUP_CHANNELS = 16
 BATCH_NORM_MOMENTUM = 0.9
 NORM_EPS = 1e-5
 
+_JITTER_STREAM = 1
+"""Folded into the key of the augmentation, of which the crops take the key itself."""
+
 
 class Norm(nnx.Module):
     """Group normalisation (16 channels a group), or batch normalisation with running statistics for evaluation."""
@@ -171,6 +174,36 @@ def crop(
     return jax.vmap(per_camera)(images, offsets)
 
 
+def color_jitter(
+    pixels: Float[Array, "B To C H W 3"], key: Key[Array, ""], strength: float
+) -> Float[Array, "B To C H W 3"]:
+    """Change brightness, contrast and saturation, in this order, as torchvision's `ColorJitter` does.
+
+    All observation steps of a window and camera are changed alike: a light that flickers would look like motion.
+
+    Args:
+        pixels: float32 (B, To, C, H, W, 3) in [0, 1].
+        key: typed JAX key.
+        strength: the factors are uniform in [1 - strength, 1 + strength].
+
+    Returns:
+        The same, in [0, 1].
+    """
+    windows, _, cameras = pixels.shape[:3]
+    factors = 1 + strength * (2 * seeds.uniform(key, (3, windows, 1, cameras, 1, 1, 1)) - 1)
+    brightness, contrast, saturation = factors
+    pixels = jnp.clip(brightness * pixels, 0, 1)
+    mean = jnp.mean(_gray(pixels), axis=(1, 3, 4), keepdims=True)
+    pixels = jnp.clip(mean + contrast * (pixels - mean), 0, 1)
+    gray = _gray(pixels)
+    return jnp.clip(gray + saturation * (pixels - gray), 0, 1)
+
+
+def _gray(pixels: Float[Array, "*batch 3"]) -> Float[Array, "*batch 1"]:
+    """Luma of ITU-R BT.601."""
+    return pixels @ jnp.array([[0.299], [0.587], [0.114]])
+
+
 def stack(modules: list[KeypointNet]) -> KeypointNet:
     """Stack modules of one structure into one, with a leading axis on every variable."""
     graph, first = nnx.split(modules[0])
@@ -203,7 +236,7 @@ class ResNetEncoder(nnx.Module):
 
         Args:
             images: uint8 (B, To, C, H, W, 3), cameras in the order of the configuration.
-            key: typed JAX key of the random crops of training; without one, centre crops and, with batch
+            key: typed JAX key of the random crops and colours of training; without one, centre crops and, with batch
                 normalisation, running statistics.
 
         Returns:
@@ -212,8 +245,13 @@ class ResNetEncoder(nnx.Module):
         windows, steps, cameras = images.shape[:3]
         size, training = self.config.crop_size, key is not None
         offsets = crop_offsets(key, windows, cameras, images.shape[3] - size)
-        by_camera = jnp.moveaxis(crop(jnp.asarray(images), offsets, size), 2, 0)
-        pixels = by_camera.reshape(cameras, windows * steps, size, size, 3).astype(jnp.float32) / 127.5 - 1.0
+        cut = crop(jnp.asarray(images), offsets, size)
+        if key is not None and self.config.jitter > 0:
+            jitter_key = seeds.fold_in(key, _JITTER_STREAM)
+            pixels = 2.0 * color_jitter(cut.astype(jnp.float32) / 255.0, jitter_key, self.config.jitter) - 1.0
+        else:
+            pixels = cut.astype(jnp.float32) / 127.5 - 1.0
+        pixels = jnp.moveaxis(pixels, 2, 0).reshape(cameras, windows * steps, size, size, 3)
         if self.config.shared:
             features = self.network(pixels.reshape(-1, size, size, 3), training)
         else:
