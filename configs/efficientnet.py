@@ -5,8 +5,8 @@
 
 All pictures are encoded once, and the maps are kept beside the demonstrations and, in training, in memory: 43 kB a step
 (three cameras, 8 x 8 x 112 in float16), 1.3 GB for 200 demonstrations, and for a moment, on a CPU, twice as much.
-From 200 demonstrations 497 of 500 unseen scenes succeed (99.4 %, 95 % interval 98.3-99.8 %); trained in 11 minutes on two
-CPU cores that had other work to do as well.
+From 200 demonstrations 497 of 500 unseen scenes succeed (99.4 %, 95 % interval 98.3-99.8 %); trained in 11 minutes on
+two CPU cores that had other work to do as well.
 """
 
 from pathlib import Path
