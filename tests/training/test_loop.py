@@ -100,7 +100,7 @@ def fake_validation(monkeypatch):
 
     def install(successes):
         class FakeValidation:
-            def __init__(self, config, *, should_stop, on_warning):
+            def __init__(self, config, *, pictures, should_stop, on_warning):
                 pass
 
             def __call__(self, policy, step):
