@@ -1,7 +1,7 @@
 """Transfer from three cameras through the frozen LEWM encoder, smaller policy: 12 layers of 256, chunks of 16.
 
 Demonstrations and encoder as for lewm-384, and the cached features of one serve the other.
-Success on unseen scenes, hardware and time: unmeasured.
+Success on unseen scenes: waits for a GPU, not run.
 """
 
 from pathlib import Path

@@ -6,7 +6,7 @@ Demonstrations with pictures, then the encoder, converted from a PyTorch checkpo
     python converters/lewm.py --checkpoint lewm.ckpt --out encoders/lewm
 
 The first run embeds all pictures once and keeps the features beside the demonstrations.
-Success on unseen scenes, hardware and time: unmeasured.
+Success on unseen scenes: waits for a GPU, not run.
 """
 
 from pathlib import Path

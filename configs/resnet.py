@@ -3,7 +3,7 @@
     python scripts/collect.py --episodes 200 --cameras r_vis top front --out demos/transfer-images
 
 All pictures are kept in main memory: 590 kB a step at 256 pixels, so about 18 GB for 200 demonstrations.
-Success on unseen scenes, hardware and time: unmeasured.
+Success on unseen scenes: waits for a GPU, not run.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Transfer from three cameras as in the preset resnet, with a condition token per camera: three per observation.
 
-Success on unseen scenes, hardware and time: unmeasured.
+Success on unseen scenes: waits for a GPU, not run.
 """
 
 from pathlib import Path

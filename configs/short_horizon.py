@@ -1,7 +1,7 @@
 """Transfer from three cameras with short chunks: 8 actions predicted, 4 executed before planning again.
 
 Demonstrations and encoder as for the preset resnet. Validation keeps a picture of the executed path per episode.
-Success on unseen scenes, hardware and time: unmeasured.
+Success on unseen scenes: waits for a GPU, not run.
 """
 
 from pathlib import Path

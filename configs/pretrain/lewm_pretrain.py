@@ -1,7 +1,7 @@
 """Pre-train the LEWM encoder of the source: ViT tiny at 224 pixels, three cameras in a row, batches of 128 clips.
 
 Demonstrations: collect.py --cameras r_vis top front (256 pixels). It needs a GPU.
-What the encoder is worth, and the time: not measured.
+What the encoder is worth: waits for a GPU, not run.
 """
 
 from pathlib import Path

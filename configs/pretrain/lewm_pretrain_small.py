@@ -1,7 +1,9 @@
-"""Pre-train a small LEWM encoder on two CPU cores: a ViT of 6 layers at 112 pixels, three cameras in a row.
+"""Pre-train a small LEWM encoder on two CPU cores: a ViT of 4 layers at 96 pixels, three cameras in a row.
 
 Demonstrations: collect.py --cameras r_vis top front --image-size 128.
-Meant for less than an hour. What the encoder is worth, and the time: not measured.
+From 200 demonstrations of `transfer`, 20 of which are held out: 1,500 steps in 36 minutes on two CPU cores that had
+other work to do as well. A linear probe finds the box to 1.8 cm (guessing its mean: 15 cm) and the joints to 0.017 rad.
+What a policy makes of it: see `lewm-small`.
 """
 
 from pathlib import Path
@@ -17,10 +19,10 @@ config = PretrainConfig(
     log_every=20,
     model=WorldModelConfig(
         image_size=128,
-        resolution=112,
+        resolution=96,
         patch=16,
         hidden=96,
-        layers=6,
+        layers=4,
         heads=3,
         mlp=384,
         embedding=96,
