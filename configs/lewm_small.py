@@ -3,8 +3,8 @@
     python scripts/collect.py --cameras r_vis top front --image-size 128 --out demos/transfer-128
     python scripts/pretrain.py lewm-pretrain-small
 
-From 200 demonstrations 78 of 200 unseen scenes succeed (39.0 %, 95 % interval 32.5-45.9 %): the encoder does not see the
-box well enough, see docs/benchmarks/pixels.md. Trained in 14 minutes on two CPU cores that had other work to do as well.
+From 200 demonstrations 78 of 200 unseen scenes succeed (39.0 %, 95 % interval 32.5-45.9 %): the encoder does not see
+the box well enough, see docs/benchmarks/pixels.md. Trained in 14 minutes on two CPU cores that had other work to do.
 """
 
 from pathlib import Path
