@@ -23,13 +23,13 @@ from imf_jax.config.base import (
 )
 from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
+from imf_jax.config.networks import HeadConfig
+from imf_jax.config.objectives import ObjectiveConfig
 from imf_jax.config.policy import (
     SMALLEST_CROP,
     EfficientNetEncoderConfig,
     EncoderConfig,
-    HeadConfig,
     LewmEncoderConfig,
-    ObjectiveConfig,
     PolicyConfig,
     ResNetEncoderConfig,
     StateEncoderConfig,

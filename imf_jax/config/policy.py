@@ -1,98 +1,15 @@
-"""Settings of a policy: encoder, transformer head, objective."""
+"""Settings of a policy: its encoder, and what goes with all of its parts."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from imf_jax.config.base import IMAGE_SIZE, VIEWS, require, require_cameras, require_views
+from imf_jax.config.networks import HeadConfig
+from imf_jax.config.objectives import ObjectiveConfig
 
 EncoderDtype = Literal["float32", "bfloat16"]
 """Types that an encoder can compute in."""
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """The IMF-AttnRes transformer."""
-
-    # Entries of an action; by default those of the robot of the task.
-    action_dim: int | None = None
-    # Observations the policy sees: the newest one and those before it [control steps].
-    obs_horizon: int = 2
-    # Length of a predicted chunk of actions [control steps].
-    pred_horizon: int = 16
-    # Actions executed from a chunk before planning again [control steps].
-    num_action_steps: int = 8
-    # Width of the transformer [channels].
-    n_emb: int = 384
-    # Transformer layers; each is one attention and one SwiGLU sub-layer.
-    n_layer: int = 12
-    # Query heads.
-    n_head: int = 8
-    # Key/value heads; fewer than query heads means grouped-query attention.
-    n_kv_head: int = 8
-    # Mask attention so that a token sees only earlier tokens.
-    causal: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("action_dim", "obs_horizon", "pred_horizon", "n_emb", "n_layer", "n_head", "n_kv_head"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"head.{name} is {value}; it must be at least 1")
-        require(
-            self.n_emb % (2 * self.n_head) == 0,
-            f"head.n_emb {self.n_emb} must be a multiple of 2 x n_head {self.n_head} (rotary pairs per head)",
-        )
-        require(
-            self.n_head % self.n_kv_head == 0,
-            f"head.n_head {self.n_head} must be a multiple of head.n_kv_head {self.n_kv_head}",
-        )
-        longest = self.pred_horizon - self.obs_horizon + 1
-        require(
-            1 <= self.num_action_steps <= longest,
-            f"head.num_action_steps {self.num_action_steps} must be in [1, {longest}] "
-            f"(pred_horizon {self.pred_horizon} - obs_horizon {self.obs_horizon} + 1)",
-        )
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """The improved MeanFlow training objective."""
-
-    # How the two times of a sample are drawn: sigmoid of a normal, or uniform on [0, 1].
-    time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
-    # Mean of the normal under the sigmoid (logit_normal only).
-    time_mean: float = -0.4
-    # Standard deviation of the normal under the sigmoid (logit_normal only).
-    time_std: float = 1.0
-    # Share of a batch trained with r = t, which is plain flow matching.
-    equal_time_fraction: float = 0.5
-    # Regression loss between the compound velocity V and e - x.
-    loss: Literal["pseudo_huber", "mse"] = "pseudo_huber"
-    # Error at which the pseudo-Huber loss turns from quadratic to linear [normalised action units].
-    huber_delta: float = 1.0
-    # Output of the network: the average velocity, or the data at the end of the path, from which the velocity follows.
-    # The velocity holds the noise of the path too, and the network must pass it through exactly; for precise actions
-    # from few demonstrations predict the data.
-    prediction: Literal["velocity", "data"] = "velocity"
-    # Representation of a chunk: the actions themselves, or their orthonormal DCT-II over the horizon.
-    action_representation: Literal["time", "dct"] = "time"
-    # Longest delay of a plan for which the policy also learns to continue chunks whose first actions are given [control
-    # steps]; needed to evaluate with --prefix. 0 turns it off.
-    prefix_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
-
-    def __post_init__(self) -> None:
-        require(self.prefix_training >= 0, f"--prefix-training {self.prefix_training} must not be negative")
-        require(
-            not self.prefix_training or self.action_representation == "time",
-            "--prefix-training needs objective.action_representation time: a coefficient of the DCT mixes all actions",
-        )
-        require(
-            0 <= self.equal_time_fraction <= 1,
-            f"objective.equal_time_fraction {self.equal_time_fraction} must be in [0, 1]",
-        )
-        require(self.time_std > 0, f"objective.time_std {self.time_std} must be positive")
-        require(self.huber_delta > 0, f"objective.huber_delta {self.huber_delta} must be positive")
 
 
 @dataclass(frozen=True)
