@@ -17,7 +17,7 @@ from imf_jax import seeds
 from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig, Precision, ResNetEncoderConfig, TrainConfig
 from imf_jax.evaluation.manifest import environment
 from imf_jax.jax_settings import PINNED, matmul_precision, pin_settings, set_precision
-from imf_jax.models.objectives.imf import sample_times
+from imf_jax.models.objectives.paths import sample_times
 from imf_jax.models.policy import build_policy
 from imf_jax.seeds import noise_keys, root_key, scene_keys
 from imf_jax.sim.backends.native import NativeBackend

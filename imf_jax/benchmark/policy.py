@@ -25,7 +25,7 @@ from imf_jax.config import HeadConfig, ObjectiveConfig
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives import imf, paths
 from imf_jax.sim.tasks import get_task
 
 _TASK = get_task("transfer")
@@ -83,7 +83,7 @@ def make_batch(config: HeadConfig, size: int) -> Batch:
     random = np.random.default_rng(0)
     shape = (size, config.pred_horizon, ACTION_DIM)
     x, noise = random.normal(size=(2, *shape)).astype(np.float32)
-    r, t = (np.asarray(time) for time in imf.sample_times(seeds.make_key(0), size, ObjectiveConfig()))
+    r, t = (np.asarray(time) for time in paths.sample_times(seeds.make_key(0), size, ObjectiveConfig()))
     condition = random.normal(size=(size, config.obs_horizon, CONDITION_DIM)).astype(np.float32)
     return Batch(x, noise, r, t, condition)
 
@@ -104,16 +104,16 @@ def this_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
     """The side of `imf_jax.models`."""
     graph, weights = nnx.split(head)
     objective = ObjectiveConfig()
-    num_equal = imf.equal_rows(len(train.x), objective)
+    num_equal = paths.equal_rows(len(train.x), objective)
 
     def loss(weights: nnx.State, batch: Batch) -> jax.Array:
-        z = imf.interpolate(batch.x, batch.noise, batch.t)
+        z = paths.interpolate(batch.x, batch.noise, batch.t)
         velocity = nnx.merge(graph, weights)
         compound, _ = imf.batch_compound_velocity(velocity, z, batch.r, batch.t, batch.condition, num_equal)
         return imf.regression_loss(compound - (batch.noise - batch.x), jnp.zeros(z.shape[:2], bool), objective)
 
     def sample(weights: nnx.State, noise: jax.Array, condition: jax.Array) -> jax.Array:
-        return imf.sample(nnx.merge(graph, weights), noise, condition, steps=1)
+        return paths.sample(nnx.merge(graph, weights), noise, condition, steps=1)
 
     step, step_s = compiled(jax.value_and_grad(loss), weights, train)
     act, act_s = compiled(sample, weights, plan.noise, plan.condition)

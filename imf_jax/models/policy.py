@@ -17,7 +17,7 @@ from imf_jax.models.encoders import efficientnet
 from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes, config_dict
 from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.normalizer import Normalizer
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives import dct, imf, paths
 from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.spaces import RobotSpaces
 
@@ -168,7 +168,7 @@ class Policy(nnx.Module):
         """
         x = self.action_normalizer.normalize(batch["action"])
         if self.config.objective.action_representation == "dct":
-            x = imf.dct(x)
+            x = dct.dct(x)
         condition = self.condition(batch["observation"], seeds.fold_in(key, _AUGMENTATION_STREAM))
         is_prefix = self.training_prefix(seeds.fold_in(key, _PREFIX_STREAM), x.shape[0])
         velocity, given = self._velocity(condition, is_prefix)
@@ -191,14 +191,14 @@ class Policy(nnx.Module):
         if not longest:
             return None
         delay = seeds.randint(key, (batch_size,), 0, longest + 1)
-        return imf.prefix_mask(jnp.where(delay > 0, head.obs_horizon - 1 + delay, 0), head.pred_horizon)
+        return paths.prefix_mask(jnp.where(delay > 0, head.obs_horizon - 1 + delay, 0), head.pred_horizon)
 
     def _velocity(
         self, condition: Float[Array, "B Nc D"], is_prefix: Bool[Array, "B H"] | None
-    ) -> tuple[imf.Velocity, Any]:
+    ) -> tuple[paths.Velocity, Any]:
         """The head as a velocity function and its condition, with steps that are given or without."""
-        head = self.head if self.config.objective.prediction == "velocity" else imf.from_data(self.head)
-        return (head, condition) if is_prefix is None else (imf.given_prefix(head), (condition, is_prefix))
+        head = self.head if self.config.objective.prediction == "velocity" else paths.from_data(self.head)
+        return (head, condition) if is_prefix is None else (paths.given_prefix(head), (condition, is_prefix))
 
     def plan(
         self, observation: Observation, noise: Float[Array | np.ndarray, "B H action_dim"], prefix: Prefix | None = None
@@ -218,9 +218,9 @@ class Policy(nnx.Module):
             given = self.action_normalizer.normalize(prefix.actions)
             noise = jnp.where(prefix.is_given[..., None], given, noise)
         velocity, condition = self._velocity(condition, None if prefix is None else prefix.is_given)
-        chunk = imf.sample(velocity, jnp.asarray(noise), condition, self.config.sampling_steps)
+        chunk = paths.sample(velocity, jnp.asarray(noise), condition, self.config.sampling_steps)
         if self.config.objective.action_representation == "dct":
-            chunk = imf.inverse_dct(chunk)
+            chunk = dct.inverse_dct(chunk)
         return unit_quaternions(self.action_normalizer.unnormalize(chunk), self.spaces)
 
 

@@ -11,8 +11,8 @@ takes over: then the hands stay at its last action ("hold"), or go on by its las
 
 With a prefix the plan is given the d actions that are executed meanwhile, and the new chunk continues them, as in
 training-time real-time chunking (Black et al., "Training-Time Action Conditioning for Efficient Real-Time Chunking",
-2025); the policy must be trained for it, see `imf_jax.models.objectives.imf.given_prefix`. The first plan of an episode
-is given none, and neither is one that is made while, or right after, another planner acts.
+2025); the policy must be trained for it, see `imf_jax.models.objectives.paths.given_prefix`. The first plan of an
+episode is given none, and neither is one that is made while, or right after, another planner acts.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from flax import nnx
 from typing_extensions import override
 
 from imf_jax.config import ExecutionConfig, HeadConfig, require
-from imf_jax.models.objectives.imf import prefix_mask
+from imf_jax.models.objectives.paths import prefix_mask
 from imf_jax.models.policy import Policy, Prefix, change_quaternions, quaternions, unit_quaternions
 from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput

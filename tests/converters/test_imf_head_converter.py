@@ -26,7 +26,7 @@ from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders.lewm import load
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives import paths
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 HEAD = HeadConfig(action_dim=16, n_emb=16, n_layer=2, n_head=4, n_kv_head=2, pred_horizon=8, num_action_steps=4)
@@ -94,7 +94,7 @@ def test_converted_head_plans_like_its_source(
     for name, key in (("state", "qpos"), ("env_state", "env_state")):
         low, high = (np.array(statistics[key][end], np.float32) for end in ("min", "max"))
         scaled.append(2 * (observation[name] - low) / (high - low) - 1)
-    chunk = imf.sample(head, jnp.asarray(noise), jnp.asarray(np.concatenate(scaled, axis=-1)), 1)
+    chunk = paths.sample(head, jnp.asarray(noise), jnp.asarray(np.concatenate(scaled, axis=-1)), 1)
     low, high = (np.array(statistics["action"][end], np.float32) for end in ("min", "max"))
     expected = (np.asarray(chunk) + 1) / 2 * (high - low) + low
     planned = np.asarray(loaded.policy.plan(jax.tree.map(jnp.asarray, observation), jnp.asarray(noise)))

@@ -17,7 +17,7 @@ from imf_jax.config import HeadConfig, ObjectiveConfig
 from imf_jax.models.encoders.torch_names import load_torch_state, torch_slots, torch_state
 from imf_jax.models.networks import attnres
 from imf_jax.models.networks.attnres import AttnResHead
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives import imf, paths
 
 pytestmark = pytest.mark.optimized
 
@@ -77,7 +77,7 @@ def loss(weights: nnx.State, graph: nnx.GraphDef, arrays: dict[str, np.ndarray],
 
 def test_interpolation(reference: Reference) -> None:
     arrays = reference.arrays
-    z = imf.interpolate(*(jnp.asarray(arrays[name]) for name in ("x", "e", "t")))
+    z = paths.interpolate(*(jnp.asarray(arrays[name]) for name in ("x", "e", "t")))
     assert deviation(z, arrays["z"]) < VALUE_TOLERANCE
 
 
@@ -109,7 +109,7 @@ def test_gradients(reference: Reference) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_samples(reference: Reference, steps: int) -> None:
     arrays = reference.arrays
-    sample = nnx.jit(imf.sample, static_argnums=3)
+    sample = nnx.jit(paths.sample, static_argnums=3)
     got = sample(reference.head, jnp.asarray(arrays["e"]), jnp.asarray(arrays["cond"]), steps)
     assert deviation(got, arrays[f"actions_{steps}step"]) < VALUE_TOLERANCE
 
