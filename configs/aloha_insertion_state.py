@@ -17,7 +17,9 @@ config = TrainConfig(
     batch_size=64,
     save_every=5_000,
     policy=PolicyConfig(
-        head=HeadConfig(n_emb=64, n_layer=4, n_head=4, n_kv_head=4, pred_horizon=16, num_action_steps=8),
+        head=HeadConfig(n_emb=64, n_layer=4, n_head=4, n_kv_head=4),
+        pred_horizon=16,
+        num_action_steps=8,
         objective=ObjectiveConfig(time_distribution="uniform", prediction="data"),
         sampling_steps=2,
     ),

@@ -13,7 +13,7 @@ config = TrainConfig(
     out=Path("runs/short-horizon"),
     max_steps=50_000,
     policy=PolicyConfig(
-        head=HeadConfig(n_emb=384, n_layer=12, pred_horizon=8, num_action_steps=4), encoder=ResNetEncoderConfig()
+        head=HeadConfig(n_emb=384, n_layer=12), pred_horizon=8, num_action_steps=4, encoder=ResNetEncoderConfig()
     ),
     validation=ValidationConfig(every=10_000, num_episodes=5, num_images=5),
 )

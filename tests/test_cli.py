@@ -118,7 +118,7 @@ def test_pretraining_has_presets_and_flags_of_its_own(capsys):
         (["debug", "--max-steps", "0"], "max_steps is 0"),
         (["debug", "--seed", str(2**32 + 1)], r"seed 4294967297 must be in \[0, 1073741823\]"),
         (["debug", "--seed", str(2**63), "--resume"], "seed 9223372036854775808 must be in"),
-        (["debug", "--policy.head.num-action-steps", "16"], "num_action_steps"),
+        (["debug", "--policy.num-action-steps", "16"], "num_action_steps"),
         (["resnet", "--policy.encoder.crop-size", "300"], r"crop_size 300 must be in \[33, 256\]"),
     ],
 )

@@ -186,7 +186,7 @@ class TorchPolicy:
         batch: scenes that it plans for.
 
     Attributes:
-        obs_horizon, num_action_steps: see `HeadConfig`.
+        obs_horizon, num_action_steps: see `PolicyConfig`.
         threads: the number of threads that it was fastest with.
     """
 
@@ -195,9 +195,9 @@ class TorchPolicy:
 
         from imf_jax.benchmark.torch_head import TorchHead
 
-        self.config = policy.config.head
+        self.config = policy.config
         self.obs_horizon, self.num_action_steps = self.config.obs_horizon, self.config.num_action_steps
-        self._head = TorchHead(asdict(self.config), torch_state(policy.head))
+        self._head = TorchHead(asdict(self.config.head), torch_state(policy.head))
         self._torch, self._action_dim = torch, policy.spaces.action_dim
         condition = np.zeros((batch, self.obs_horizon, policy.head.condition_dim), np.float32)
         speed = {}

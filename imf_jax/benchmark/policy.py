@@ -21,7 +21,7 @@ from flax import nnx
 
 from imf_jax import seeds
 from imf_jax.benchmark import plain_head
-from imf_jax.config import HeadConfig, ObjectiveConfig
+from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
@@ -78,13 +78,13 @@ class Side(NamedTuple):
     plan_compile_s: float | None
 
 
-def make_batch(config: HeadConfig, size: int) -> Batch:
+def make_batch(size: int) -> Batch:
     """Random inputs; the first half of the rows has r = t, as in training."""
-    random = np.random.default_rng(0)
-    shape = (size, config.pred_horizon, ACTION_DIM)
+    random, horizons = np.random.default_rng(0), PolicyConfig()
+    shape = (size, horizons.pred_horizon, ACTION_DIM)
     x, noise = random.normal(size=(2, *shape)).astype(np.float32)
     r, t = (np.asarray(time) for time in paths.sample_times(seeds.make_key(0), size, ObjectiveConfig()))
-    condition = random.normal(size=(size, config.obs_horizon, CONDITION_DIM)).astype(np.float32)
+    condition = random.normal(size=(size, horizons.obs_horizon, CONDITION_DIM)).astype(np.float32)
     return Batch(x, noise, r, t, condition)
 
 
@@ -196,11 +196,10 @@ def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: in
     Raises:
         UserError: the sides do not compute the same.
     """
-    config = HeadConfig(action_dim=ACTION_DIM, n_emb=n_emb, n_layer=n_layer)
-    head = AttnResHead(config, CONDITION_DIM, rngs=nnx.Rngs(0))
+    head = AttnResHead(HeadConfig(n_emb=n_emb, n_layer=n_layer), ACTION_DIM, CONDITION_DIM, rngs=nnx.Rngs(0))
     queries = head.backbone.pseudo_queries
     queries[...] = 0.1 * seeds.normal(seeds.make_key(1), queries.shape)
-    train, plan = make_batch(config, batch), make_batch(config, plan_batch)
+    train, plan = make_batch(batch), make_batch(plan_batch)
     sides = [make(head, train, plan) for make in (this_side, plain_side)]
     if peer is not None:
         sides.append(peer_side(peer, head, train, plan))

@@ -1,9 +1,7 @@
 """Settings of the training objective of a policy."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from imf_jax.config.base import require
 
@@ -30,16 +28,8 @@ class ObjectiveConfig:
     prediction: Literal["velocity", "data"] = "velocity"
     # Representation of a chunk: the actions themselves, or their orthonormal DCT-II over the horizon.
     action_representation: Literal["time", "dct"] = "time"
-    # Longest delay of a plan for which the policy also learns to continue chunks whose first actions are given [control
-    # steps]; needed to evaluate with --prefix. 0 turns it off.
-    prefix_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
 
     def __post_init__(self) -> None:
-        require(self.prefix_training >= 0, f"--prefix-training {self.prefix_training} must not be negative")
-        require(
-            not self.prefix_training or self.action_representation == "time",
-            "--prefix-training needs objective.action_representation time: a coefficient of the DCT mixes all actions",
-        )
         require(
             0 <= self.equal_time_fraction <= 1,
             f"objective.equal_time_fraction {self.equal_time_fraction} must be in [0, 1]",

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from imf_jax.config.base import IMAGE_SIZE, VIEWS, require, require_cameras, require_views
 from imf_jax.config.networks import HeadConfig
@@ -123,25 +125,47 @@ EncoderConfig = StateEncoderConfig | LewmEncoderConfig | ResNetEncoderConfig | E
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Encoder, IMF-AttnRes head, objective and normalizer."""
+    """A policy: what it observes, the actions it plans, the network and the objective it is trained with."""
 
-    # Transformer that predicts average velocities.
+    # Network that predicts chunks.
     head: HeadConfig = field(default_factory=HeadConfig)
     # Training objective.
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     # What the policy observes besides the robot state.
     encoder: EncoderConfig = field(default_factory=StateEncoderConfig)
+    # Entries of an action; by default those of the robot of the task.
+    action_dim: int | None = None
+    # Observations the policy sees: the newest one and those before it [control steps].
+    obs_horizon: int = 2
+    # Length of a predicted chunk of actions [control steps].
+    pred_horizon: int = 16
+    # Actions executed from a chunk before planning again [control steps].
+    num_action_steps: int = 8
     # Scale actions and states to [-1, 1] by their range, or to zero mean and unit variance.
     normalization: Literal["min_max", "mean_std"] = "min_max"
     # Function evaluations per plan: 1 is one-step generation.
     sampling_steps: int = 1
+    # Longest delay of a plan for which the policy also learns to continue chunks whose first actions are given [control
+    # steps]; needed to evaluate with --prefix. 0 turns it off.
+    prefix_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
 
     def __post_init__(self) -> None:
-        require(self.sampling_steps >= 1, f"policy.sampling_steps {self.sampling_steps} must be at least 1")
-        latest = self.head.pred_horizon - self.head.obs_horizon
+        for name in ("action_dim", "obs_horizon", "pred_horizon", "sampling_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"policy.{name} is {value}; it must be at least 1")
+        horizons = f"pred_horizon {self.pred_horizon} - obs_horizon {self.obs_horizon}"
+        latest = self.pred_horizon - self.obs_horizon
         require(
-            self.objective.prefix_training <= latest,
-            f"--prefix-training {self.objective.prefix_training} leaves nothing of a chunk to learn; "
-            f"it must be in [0, {latest}] (pred_horizon {self.head.pred_horizon} - "
-            f"obs_horizon {self.head.obs_horizon})",
+            1 <= self.num_action_steps <= latest + 1,
+            f"policy.num_action_steps {self.num_action_steps} must be in [1, {latest + 1}] ({horizons} + 1)",
+        )
+        require(self.prefix_training >= 0, f"--prefix-training {self.prefix_training} must not be negative")
+        require(
+            self.prefix_training <= latest,
+            f"--prefix-training {self.prefix_training} leaves nothing of a chunk to learn; "
+            f"it must be in [0, {latest}] ({horizons})",
+        )
+        require(
+            not self.prefix_training or self.objective.action_representation == "time",
+            "--prefix-training needs objective.action_representation time: a coefficient of the DCT mixes all actions",
         )

@@ -8,7 +8,7 @@ The folder is a run folder with one checkpoint, as training leaves it, and `repo
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +20,12 @@ from imf_jax.config import (
     LewmEncoderConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    PolicyConfig,
     StateEncoderConfig,
     TrainConfig,
     require,
     to_dict,
 )
-from imf_jax.conversion.head_settings import FROM_CONFIG, read_head_config
+from imf_jax.conversion.head_settings import FROM_CONFIG, read_sizes
 from imf_jax.conversion.report import REPORT_FILE, Report, inspect, json_bytes, print_report, problems_on_stderr
 from imf_jax.conversion.wrappers import unwrapped_paths, without_wrappers
 from imf_jax.data.statistics import COLUMNS, FILE, MOMENTS
@@ -148,13 +147,13 @@ def convert(args: Args) -> Report:
     names = find_head(checkpoint, args.prefix)
     tensors = {name: checkpoint.tensors[source] for name, source in names.items()}
     given = {name: getattr(args, name) for name in FROM_CONFIG if getattr(args, name) is not None}
-    head = read_head_config(given, tensors, report)
+    sizes = read_sizes(given, tensors, report)
     encoder = LewmEncoderConfig(args.lewm, args.fusion, args.image_size) if args.lewm else StateEncoderConfig()
     config = TrainConfig(
         task=args.task,
         out=args.out,
-        policy=PolicyConfig(
-            head=head,
+        policy=replace(
+            sizes,
             encoder=encoder,
             objective=ObjectiveConfig(action_representation=args.action_representation),
             normalization=args.normalization,

@@ -103,7 +103,7 @@ class Policy(nnx.Module):
         reads: the entries of an observation that it needs to act.
 
     Raises:
-        ArgumentError: head.action_dim is not the width of the robot's actions.
+        ArgumentError: action_dim is not the width of the robot's actions.
         UserError: the folder of the frozen encoder holds none.
     """
 
@@ -122,7 +122,11 @@ class Policy(nnx.Module):
         self.reads = self.conditioning.reads
         self.action_normalizer = Normalizer(spaces.action_dim, config.normalization)
         self.head = AttnResHead(
-            config.head, self.conditioning.dim, rngs=rngs, marks_prefix=config.objective.prefix_training > 0
+            config.head,
+            spaces.action_dim,
+            self.conditioning.dim,
+            rngs=rngs,
+            marks_prefix=config.prefix_training > 0,
         )
 
     @property
@@ -187,11 +191,11 @@ class Policy(nnx.Module):
         Returns:
             bool (B, H); None for a policy that is not trained with prefixes.
         """
-        head, longest = self.config.head, self.config.objective.prefix_training
+        longest = self.config.prefix_training
         if not longest:
             return None
         delay = seeds.randint(key, (batch_size,), 0, longest + 1)
-        return paths.prefix_mask(jnp.where(delay > 0, head.obs_horizon - 1 + delay, 0), head.pred_horizon)
+        return paths.prefix_mask(jnp.where(delay > 0, self.config.obs_horizon - 1 + delay, 0), self.config.pred_horizon)
 
     def _velocity(
         self, condition: Float[Array, "B Nc D"], is_prefix: Bool[Array, "B H"] | None
@@ -251,13 +255,13 @@ def with_action_dim(config: PolicyConfig, spaces: RobotSpaces) -> PolicyConfig:
     Raises:
         ArgumentError: it names another width.
     """
-    found = config.head.action_dim
+    found = config.action_dim
     require(
         found in (None, spaces.action_dim),
-        f"policy.head.action_dim is {found}, but actions of robot {spaces.name!r} have {spaces.action_dim} entries; "
+        f"policy.action_dim is {found}, but actions of robot {spaces.name!r} have {spaces.action_dim} entries; "
         "leave it away",
     )
-    return dataclasses.replace(config, head=dataclasses.replace(config.head, action_dim=spaces.action_dim))
+    return dataclasses.replace(config, action_dim=spaces.action_dim)
 
 
 def build_policy(

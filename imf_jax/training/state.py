@@ -82,11 +82,11 @@ Draw = Callable[[Any, Array], Any]
 
 def draw_windows(config: TrainConfig) -> Draw:
     """Draw of a policy's batch: windows of `Demonstrations`."""
-    head = config.policy.head
+    policy = config.policy
 
     def draw(data: Demonstrations, key: Array) -> Batch:
         return sample_windows(
-            data, key, config.batch_size, obs_horizon=head.obs_horizon, pred_horizon=head.pred_horizon
+            data, key, config.batch_size, obs_horizon=policy.obs_horizon, pred_horizon=policy.pred_horizon
         )
 
     return draw

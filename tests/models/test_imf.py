@@ -15,10 +15,8 @@ BATCH, HORIZON, DIM = 8, 6, 16
 
 @pytest.fixture(scope="module")
 def head() -> AttnResHead:
-    config = HeadConfig(
-        action_dim=16, n_emb=32, n_layer=2, n_head=4, n_kv_head=4, pred_horizon=HORIZON, num_action_steps=2
-    )
-    return AttnResHead(config, 5, rngs=nnx.Rngs(0))
+    config = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=4)
+    return AttnResHead(config, 16, 5, rngs=nnx.Rngs(0))
 
 
 def batch(dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, ...]:

@@ -1,5 +1,7 @@
 """Chunks whose first actions are given: clean in z_t, still along the path, without loss, kept when sampling."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +14,13 @@ from imf_jax.errors import ArgumentError
 from imf_jax.models.objectives import imf, paths
 from imf_jax.models.policy import Policy, Prefix, weight_decay_mask
 
-HEAD = HeadConfig(obs_horizon=3, pred_horizon=8, num_action_steps=4, n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
+HEAD = HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
+SIZES = PolicyConfig(HEAD, obs_horizon=3, pred_horizon=8, num_action_steps=4)
 LONGEST = 4
 
 
 def make(prefix_training: int = LONGEST) -> Policy:
-    objective = ObjectiveConfig(prefix_training=prefix_training)
-    return Policy(PolicyConfig(head=HEAD, objective=objective), SPACES, 7, rngs=nnx.Rngs(0))
+    return Policy(replace(SIZES, prefix_training=prefix_training), SPACES, 7, rngs=nnx.Rngs(0))
 
 
 def batch(size: int = 6) -> dict:
@@ -126,13 +128,16 @@ def test_training_learns_the_mark_and_nothing_else_is_new() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "message"),
+    ("settings", "message"),
     [
         ({"prefix_training": -1}, "--prefix-training -1 must not be negative"),
         ({"prefix_training": 6}, r"--prefix-training 6 leaves nothing of a chunk to learn; it must be in \[0, 5\]"),
-        ({"prefix_training": 2, "action_representation": "dct"}, "needs objective.action_representation time"),
+        (
+            {"prefix_training": 2, "objective": ObjectiveConfig(action_representation="dct")},
+            "--prefix-training needs",
+        ),
     ],
 )
-def test_settings_that_cannot_work_are_refused(objective: dict, message: str) -> None:
+def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        PolicyConfig(head=HEAD, objective=ObjectiveConfig(**objective))
+        replace(SIZES, **settings)

@@ -40,12 +40,11 @@ class Reference(NamedTuple):
 def reference(request: pytest.FixtureRequest) -> Reference:
     with np.load(request.param) as file:
         arrays = {name: file[name] for name in file.files}
-    n_emb, n_layer, n_head, n_kv_head, pred_horizon, _, cond_dim, action_dim, _ = (int(v) for v in arrays["config"])
+    n_emb, n_layer, n_head, n_kv_head, _, _, cond_dim, action_dim, _ = (int(v) for v in arrays["config"])
     config = HeadConfig(
-        action_dim=action_dim, obs_horizon=1, pred_horizon=pred_horizon, num_action_steps=1,
         n_emb=n_emb, n_layer=n_layer, n_head=n_head, n_kv_head=n_kv_head,
     )  # fmt: skip
-    head = AttnResHead(config, cond_dim, rngs=nnx.Rngs(0))
+    head = AttnResHead(config, action_dim, cond_dim, rngs=nnx.Rngs(0))
     weights = {name.removeprefix("param/"): array for name, array in arrays.items() if name.startswith("param/")}
     report = load_torch_state(head, weights)
     assert report.complete, report
@@ -157,7 +156,9 @@ def test_a_state_that_does_not_fit_is_reported_and_not_loaded(reference: Referen
     name, other = list(state)[:2]
     wrong = {**state, name: state[name][..., :-1], "extra": np.zeros(3)}
     del wrong[other]
-    fresh = AttnResHead(reference.head.config, reference.head.condition_dim, rngs=nnx.Rngs(1))
+    fresh = AttnResHead(
+        reference.head.config, reference.head.action_dim, reference.head.condition_dim, rngs=nnx.Rngs(1)
+    )
     before = torch_state(fresh)
     report = load_torch_state(fresh, wrong)
     assert report.missing == [other]

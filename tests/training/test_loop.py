@@ -247,9 +247,8 @@ def test_demonstrations_that_are_refused(config, with_out, make_demonstration, t
     write_statistics(foreign)
     with pytest.raises(UserError, match=r"demonstration 0 in .* is of robot 'three_hands', .* of robot 'two_diana7'"):
         loop.train(with_out("a", data=foreign))
-    head = replace(config.policy.head, action_dim=8)
     with pytest.raises(ArgumentError, match="action_dim is 8"):
-        loop.train(with_out("a", policy=replace(config.policy, head=head)))
+        loop.train(with_out("a", policy=replace(config.policy, action_dim=8)))
     with pytest.raises(ArgumentError, match="unknown task"):
         loop.train(with_out("a", task="juggling"))
     assert not (tmp_path / "a").exists()

@@ -107,30 +107,37 @@ class AttnResHead(nnx.Module):
 
     Args:
         config: sizes.
+        action_dim: entries of an action.
         condition_dim: channels of a condition token.
         rngs: source of the initial weights (`params` stream).
         marks_prefix: the given steps of a chunk can be marked, by a learned vector added to their tokens.
     """
 
-    def __init__(self, config: HeadConfig, condition_dim: int, *, rngs: nnx.Rngs, marks_prefix: bool = False) -> None:
-        assert config.action_dim is not None, "a policy has put the width of its robot's actions in"
-        self.config, self.condition_dim = config, condition_dim
-        self.action_embedding = linear(config.action_dim, config.n_emb, rngs, use_bias=True)
+    def __init__(
+        self, config: HeadConfig, action_dim: int, condition_dim: int, *, rngs: nnx.Rngs, marks_prefix: bool = False
+    ) -> None:
+        self.config, self.action_dim, self.condition_dim = config, action_dim, condition_dim
+        self.action_embedding = linear(action_dim, config.n_emb, rngs, use_bias=True)
         self.condition_embedding = linear(condition_dim, config.n_emb, rngs, use_bias=True)
         self.time_embedding = linear(config.n_emb, config.n_emb, rngs, use_bias=True)
         self.backbone = AttnResBackbone(config, rngs=rngs)
         self.norm = RMSNorm(config.n_emb)
-        self.output = linear(config.n_emb, config.action_dim, rngs, use_bias=True)
+        self.output = linear(config.n_emb, action_dim, rngs, use_bias=True)
         self.prefix_mark = nnx.Param(jnp.zeros((config.n_emb,), jnp.float32)) if marks_prefix else None
+
+    def bytes_per_chunk(self, num_conditions: int, horizon: int) -> int:
+        """Memory [bytes], about, of the sources of the residual attention and of the widest layer, for one chunk."""
+        tokens = 2 + num_conditions + horizon
+        return 4 * tokens * self.config.n_emb * (2 * self.config.n_layer + 1 + 12)
 
     def __call__(
         self,
-        z: Float[Array, "B H {self.config.action_dim}"],
+        z: Float[Array, "B H {self.action_dim}"],
         r: Float[Array, " B"],
         t: Float[Array, " B"],
         condition: Float[Array, "B Nc {self.condition_dim}"],
         is_prefix: Bool[Array, "B H"] | None = None,
-    ) -> Float[Array, "B H {self.config.action_dim}"]:
+    ) -> Float[Array, "B H {self.action_dim}"]:
         """Velocity averaged over the times from r to t, along the path that is at z at time t.
 
         Args:
