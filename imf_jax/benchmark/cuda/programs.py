@@ -18,7 +18,7 @@ from imf_jax.data.windows import Demonstrations
 from imf_jax.models.encoders.lewm import config_dict
 from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.models.policy import FrozenParts, Policy, build_policy, unloaded_encoder
-from imf_jax.models.world_model import FIGURES, LeWorldModel
+from imf_jax.models.world_model import LeWorldModel
 from imf_jax.presets import load_preset
 from imf_jax.rollout.loop_program import LoopProgram
 from imf_jax.rollout.planner import PolicyProgram, policy_program
@@ -155,7 +155,7 @@ def pretraining(config: PretrainConfig) -> Program:
 
     def begin() -> tuple[TrainState, FrozenParts]:
         module = LeWorldModel(model, action_dim, root_key(config.seed, INIT_STREAM))
-        return initial_state(module, config, FIGURES)
+        return initial_state(module, config)
 
     state, frozen = nnx.eval_shape(begin)
     program = training_program(config, frozen.graph, draw_clips(config))

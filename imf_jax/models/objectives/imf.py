@@ -5,7 +5,8 @@ See `imf_jax.models.objectives.paths` for velocities and for sampling. Rows of a
 Formulas: Geng et al., "Mean Flows for One-step Generative Modeling" (2025) and "Improved Mean Flows" (2025).
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,17 @@ from jaxtyping import Bool, Float, Key
 from imf_jax import seeds
 from imf_jax.config import ObjectiveConfig
 from imf_jax.models.objectives.dct import dct, dct_weights, inverse_dct
-from imf_jax.models.objectives.paths import Chunk, Time, Velocity, equal_rows, interpolate, sample_times
+from imf_jax.models.objectives.paths import (
+    Chunk,
+    Network,
+    Time,
+    Velocity,
+    equal_rows,
+    interpolate,
+    network_velocity,
+    sample,
+    sample_times,
+)
 
 Array = jax.Array
 
@@ -162,3 +173,38 @@ def imf_loss(
         "dudt_rms": jnp.sqrt(jnp.sum(jnp.square(derivative)) / max(derivative.size, 1)),
     }
     return regression_loss(error, is_pad, config), info
+
+
+@dataclass(frozen=True)
+class ImprovedMeanFlow:
+    """The objective with its network, see `imf_jax.models.generator.Generator`."""
+
+    config: ObjectiveConfig
+    network: Network
+    figures: ClassVar[tuple[str, ...]] = ("mse", "dudt_rms")
+
+    def loss(
+        self,
+        key: Key[Array, ""],
+        x: Chunk,
+        is_pad: Bool[Array, "B H"],
+        condition: Float[Array, "B Nc D"],
+        is_prefix: Bool[Array, "B H"] | None = None,
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Training loss; see `imf_loss`."""
+        if self.config.action_representation == "dct":
+            x = dct(x)
+        velocity, given = network_velocity(self.network, self.config.prediction, condition, is_prefix)
+        return imf_loss(velocity, key, x, is_pad, given, self.config, is_prefix)
+
+    def sample(
+        self,
+        noise: Chunk,
+        condition: Float[Array, "B Nc D"],
+        steps: int,
+        is_prefix: Bool[Array, "B H"] | None = None,
+    ) -> Chunk:
+        """Generate chunks; see `imf_jax.models.objectives.paths.sample`."""
+        velocity, given = network_velocity(self.network, self.config.prediction, condition, is_prefix)
+        chunk = sample(velocity, noise, given, steps)
+        return inverse_dct(chunk) if self.config.action_representation == "dct" else chunk

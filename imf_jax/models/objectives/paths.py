@@ -5,7 +5,7 @@ condition is a pytree of leaves (B, ...). Time 0 is data, time 1 is noise; z_t =
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,10 @@ Time = Float[Array, " B"]
 Velocity = Callable[[Chunk, Time, Time, Any], Chunk]
 PrefixVelocity = Callable[[Chunk, Time, Time, Any, Bool[Array, "B H"]], Chunk]
 """Velocity that also receives which steps are given, bool (B, H)."""
+
+Network = Callable[..., Chunk]
+"""Function of (z, r, t, condition) and, where some are given, of the steps that are, bool (B, H); see
+`imf_jax.models.networks`."""
 
 
 SMALLEST_TIME = 0.05
@@ -92,6 +96,24 @@ def given_prefix(velocity: PrefixVelocity) -> Velocity:
         return jnp.where(is_prefix[..., None], 0.0, velocity(z, r, t, observed, is_prefix))
 
     return moving
+
+
+def network_velocity(
+    network: Network,
+    prediction: Literal["velocity", "data"],
+    condition: Any,
+    is_prefix: Bool[Array, "B H"] | None,
+) -> tuple[Velocity, Any]:
+    """A network as a velocity and its condition.
+
+    Args:
+        network: the network.
+        prediction: its output: the velocity, or the data at the end of the path.
+        condition: a pytree of leaves (B, ...).
+        is_prefix: bool (B, H), steps that are given; None for none.
+    """
+    velocity = network if prediction == "velocity" else from_data(network)
+    return (velocity, condition) if is_prefix is None else (given_prefix(velocity), (condition, is_prefix))
 
 
 def prefix_mask(length: Int[Array, " B"], horizon: int) -> Bool[Array, "B {horizon}"]:
