@@ -11,12 +11,12 @@ Success on unseen scenes, hardware and time: unmeasured.
 
 from pathlib import Path
 
-from imf_jax.config import EfficientNetEncoderConfig, HeadConfig, PolicyConfig, TrainConfig, ValidationConfig
+from imf_jax.config import AttnResConfig, EfficientNetEncoderConfig, PolicyConfig, TrainConfig, ValidationConfig
 
 config = TrainConfig(
     data=Path("demos/transfer-128"),
     out=Path("runs/efficientnet"),
     max_steps=50_000,
-    policy=PolicyConfig(head=HeadConfig(n_emb=256, n_layer=12), encoder=EfficientNetEncoderConfig()),
+    policy=PolicyConfig(head=AttnResConfig(n_emb=256, n_layer=12), encoder=EfficientNetEncoderConfig()),
     validation=ValidationConfig(every=10_000, num_episodes=10),
 )

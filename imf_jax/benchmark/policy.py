@@ -21,7 +21,7 @@ from flax import nnx
 
 from imf_jax import seeds
 from imf_jax.benchmark import plain_head
-from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, ImfConfig, PolicyConfig
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
@@ -83,7 +83,7 @@ def make_batch(size: int) -> Batch:
     random, horizons = np.random.default_rng(0), PolicyConfig()
     shape = (size, horizons.pred_horizon, ACTION_DIM)
     x, noise = random.normal(size=(2, *shape)).astype(np.float32)
-    r, t = (np.asarray(time) for time in paths.sample_times(seeds.make_key(0), size, ObjectiveConfig()))
+    r, t = (np.asarray(time) for time in paths.sample_times(seeds.make_key(0), size, ImfConfig()))
     condition = random.normal(size=(size, horizons.obs_horizon, CONDITION_DIM)).astype(np.float32)
     return Batch(x, noise, r, t, condition)
 
@@ -103,7 +103,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[[]
 def this_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
     """The side of `imf_jax.models`."""
     graph, weights = nnx.split(head)
-    objective = ObjectiveConfig()
+    objective = ImfConfig()
     num_equal = paths.equal_rows(len(train.x), objective)
 
     def loss(weights: nnx.State, batch: Batch) -> jax.Array:
@@ -196,7 +196,7 @@ def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: in
     Raises:
         UserError: the sides do not compute the same.
     """
-    head = AttnResHead(HeadConfig(n_emb=n_emb, n_layer=n_layer), ACTION_DIM, CONDITION_DIM, rngs=nnx.Rngs(0))
+    head = AttnResHead(AttnResConfig(n_emb=n_emb, n_layer=n_layer), ACTION_DIM, CONDITION_DIM, rngs=nnx.Rngs(0))
     queries = head.backbone.pseudo_queries
     queries[...] = 0.1 * seeds.normal(seeds.make_key(1), queries.shape)
     train, plan = make_batch(batch), make_batch(plan_batch)

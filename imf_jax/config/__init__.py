@@ -23,8 +23,8 @@ from imf_jax.config.base import (
 )
 from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
-from imf_jax.config.networks import HeadConfig
-from imf_jax.config.objectives import ObjectiveConfig
+from imf_jax.config.networks import AttnResConfig
+from imf_jax.config.objectives import ImfConfig
 from imf_jax.config.policy import (
     SMALLEST_CROP,
     EfficientNetEncoderConfig,
@@ -44,6 +44,7 @@ __all__ = [
     "SMALLEST_CROP",
     "TYPE_KEY",
     "VIEWS",
+    "AttnResConfig",
     "BackendName",
     "CaptureConfig",
     "ClusterConfig",
@@ -53,11 +54,10 @@ __all__ = [
     "EncoderConfig",
     "EvalConfig",
     "ExecutionConfig",
-    "HeadConfig",
     "HeldOutConfig",
+    "ImfConfig",
     "LatencyConfig",
     "LewmEncoderConfig",
-    "ObjectiveConfig",
     "OptimizerConfig",
     "PlanPrecision",
     "PolicyConfig",

@@ -6,7 +6,7 @@ from imf_jax.config.base import require
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class AttnResConfig:
     """The IMF-AttnRes transformer."""
 
     # Width of the transformer [channels].

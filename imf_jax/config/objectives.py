@@ -7,7 +7,7 @@ from imf_jax.config.base import require
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ImfConfig:
     """The improved MeanFlow training objective."""
 
     # How the two times of a sample are drawn: sigmoid of a normal, or uniform on [0, 1].

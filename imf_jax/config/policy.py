@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from imf_jax.config.base import IMAGE_SIZE, VIEWS, require, require_cameras, require_views
-from imf_jax.config.networks import HeadConfig
-from imf_jax.config.objectives import ObjectiveConfig
+from imf_jax.config.networks import AttnResConfig
+from imf_jax.config.objectives import ImfConfig
 
 EncoderDtype = Literal["float32", "bfloat16"]
 """Types that an encoder can compute in."""
@@ -128,9 +128,9 @@ class PolicyConfig:
     """A policy: what it observes, the actions it plans, the network and the objective it is trained with."""
 
     # Network that predicts chunks.
-    head: HeadConfig = field(default_factory=HeadConfig)
+    head: AttnResConfig = field(default_factory=AttnResConfig)
     # Training objective.
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ImfConfig = field(default_factory=ImfConfig)
     # What the policy observes besides the robot state.
     encoder: EncoderConfig = field(default_factory=StateEncoderConfig)
     # Entries of an action; by default those of the robot of the task.

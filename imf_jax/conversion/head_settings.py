@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imf_jax.config import HeadConfig, PolicyConfig, require
+from imf_jax.config import AttnResConfig, PolicyConfig, require
 from imf_jax.conversion.config_file import CONFIG_BESIDE, contradictions
 from imf_jax.conversion.report import Report
 from imf_jax.errors import ArgumentError, UserError
@@ -112,5 +112,5 @@ def read_sizes(given: Mapping[str, int], tensors: Mapping[str, StoredTensor], re
         if field.name in FROM_CONFIG and field.name not in settings:
             report.notes.append(f"{field.name} {field.default}: assumed; the tensors do not show it")
     heads = {name: settings.pop(name) for name in ("n_head", "n_kv_head")}
-    head = HeadConfig(n_emb=n_emb, n_layer=n_layer, **heads)
+    head = AttnResConfig(n_emb=n_emb, n_layer=n_layer, **heads)
     return PolicyConfig(head=head, action_dim=action_dim, **settings)

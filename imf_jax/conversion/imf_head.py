@@ -17,8 +17,8 @@ import tyro
 
 from imf_jax.config import (
     IMAGE_SIZE,
+    ImfConfig,
     LewmEncoderConfig,
-    ObjectiveConfig,
     OptimizerConfig,
     StateEncoderConfig,
     TrainConfig,
@@ -155,7 +155,7 @@ def convert(args: Args) -> Report:
         policy=replace(
             sizes,
             encoder=encoder,
-            objective=ObjectiveConfig(action_representation=args.action_representation),
+            objective=ImfConfig(action_representation=args.action_representation),
             normalization=args.normalization,
             sampling_steps=args.sampling_steps,
         ),

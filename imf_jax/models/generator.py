@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 from jaxtyping import Bool, Float, Key
 
-from imf_jax.config import ObjectiveConfig
+from imf_jax.config import ImfConfig
 from imf_jax.models.objectives.imf import ImprovedMeanFlow
 from imf_jax.models.objectives.paths import Chunk, Network
 
@@ -74,10 +74,10 @@ class Generator(Protocol):
         ...
 
 
-GENERATORS: Mapping[type, type[Generator]] = {ObjectiveConfig: ImprovedMeanFlow}
+GENERATORS: Mapping[type, type[Generator]] = {ImfConfig: ImprovedMeanFlow}
 """Generator of each kind of settings."""
 
 
-def build_generator(config: ObjectiveConfig, network: Network) -> Generator:
+def build_generator(config: ImfConfig, network: Network) -> Generator:
     """Build the generator of an objective."""
     return GENERATORS[type(config)](config, network)

@@ -16,7 +16,7 @@ from flax import nnx
 
 from imf_jax.checkpoints import load_policy
 from imf_jax.cli import run_main
-from imf_jax.config import HeadConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, PolicyConfig
 from imf_jax.conversion import imf_head as converter
 from imf_jax.conversion.imf_head import Args, convert
 from imf_jax.conversion.lewm import Args as LewmArgs
@@ -30,7 +30,7 @@ from imf_jax.models.objectives import paths
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SIZES = PolicyConfig(
-    HeadConfig(n_emb=16, n_layer=2, n_head=4, n_kv_head=2), action_dim=16, pred_horizon=8, num_action_steps=4
+    AttnResConfig(n_emb=16, n_layer=2, n_head=4, n_kv_head=2), action_dim=16, pred_horizon=8, num_action_steps=4
 )
 CONDITION = 16 + 7
 FLAGS: dict[str, Any] = {"n_head": 4, "pred_horizon": 8, "num_action_steps": 4}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imf_jax.config import HeadConfig, LatencyConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, LatencyConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.folder import read_records
 from imf_jax.evaluation.latency import sweep_delays, sweep_plot, sweep_rows, sweep_table
@@ -20,7 +20,7 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.terminal import make_console
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-SIZES = PolicyConfig(HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1), pred_horizon=8, num_action_steps=4)
+SIZES = PolicyConfig(AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1), pred_horizon=8, num_action_steps=4)
 
 
 def records(successes: list[bool]) -> list[EpisodeRecord]:

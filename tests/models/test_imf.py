@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from imf_jax.config import HeadConfig, ObjectiveConfig
+from imf_jax.config import AttnResConfig, ImfConfig
 from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.objectives import dct, imf, paths
 
@@ -15,7 +15,7 @@ BATCH, HORIZON, DIM = 8, 6, 16
 
 @pytest.fixture(scope="module")
 def head() -> AttnResHead:
-    config = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=4)
+    config = AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=4)
     return AttnResHead(config, 16, 5, rngs=nnx.Rngs(0))
 
 
@@ -118,14 +118,14 @@ def test_sampling_passes_r_before_t() -> None:
 
 
 def test_times_are_ordered_and_half_of_them_equal() -> None:
-    config = ObjectiveConfig()
+    config = ImfConfig()
     r, t = paths.sample_times(jax.random.key(0), 4000, config)
     assert bool((r <= t).all())
     assert int((r == t).sum()) == 2000
     logit = np.log(t[:2000] / (1 - t[:2000]))
     assert np.mean(logit) == pytest.approx(-0.4, abs=0.08)
     assert np.std(logit) == pytest.approx(1.0, abs=0.08)
-    r, t = paths.sample_times(jax.random.key(0), 4000, ObjectiveConfig(time_distribution="uniform"))
+    r, t = paths.sample_times(jax.random.key(0), 4000, ImfConfig(time_distribution="uniform"))
     assert float(t[2000:].mean()) == pytest.approx(2 / 3, abs=0.02)  # the larger of two uniforms
 
 
@@ -138,7 +138,7 @@ def test_pseudo_huber_is_quadratic_then_linear() -> None:
 @pytest.mark.parametrize("representation", ["time", "dct"])
 @pytest.mark.parametrize("kind", ["mse", "pseudo_huber"])
 def test_padded_steps_carry_no_loss(kind: str, representation: str) -> None:
-    config = ObjectiveConfig(loss=kind, action_representation=representation)
+    config = ImfConfig(loss=kind, action_representation=representation)
     error = jax.random.normal(jax.random.key(0), (3, HORIZON, DIM))
     is_pad = jnp.zeros((3, HORIZON), bool).at[:, 4:].set(True)
     changed = error.at[:, 4:].add(5.0)
@@ -150,13 +150,13 @@ def test_padded_steps_carry_no_loss(kind: str, representation: str) -> None:
 
 def test_all_padding_is_not_a_division_by_zero() -> None:
     for mean in (imf.regression_loss, imf.mean_squared_error):
-        assert float(mean(jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool), ObjectiveConfig())) == 0.0
+        assert float(mean(jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool), ImfConfig())) == 0.0
 
 
 @pytest.mark.parametrize(("representation", "given"), [("time", 0), ("time", 2), ("dct", 0)])
 def test_the_logged_error_is_that_of_the_steps_with_loss(representation: str, given: int) -> None:
     """A velocity of zero is wrong by x - e; what is padded or given in x does not count, however large it is."""
-    config = ObjectiveConfig(loss="mse", action_representation=representation)
+    config = ImfConfig(loss="mse", action_representation=representation)
     x = jax.random.normal(jax.random.key(0), (BATCH, HORIZON, DIM))
     is_pad = jnp.zeros((BATCH, HORIZON), bool).at[:, 4:].set(True)
     is_prefix = paths.prefix_mask(jnp.full(BATCH, given), HORIZON) if given else None

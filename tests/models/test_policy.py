@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, ImfConfig, PolicyConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.normalizer import Normalizer
 from imf_jax.models.policy import Policy
 
-SIZES = PolicyConfig(HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=4), pred_horizon=8, num_action_steps=4)
+SIZES = PolicyConfig(AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=4), pred_horizon=8, num_action_steps=4)
 
 
 def statistics(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -85,7 +85,7 @@ def test_unusable_statistics_are_refused_by_name(broken: dict) -> None:
 @pytest.mark.parametrize("representation", ["time", "dct"])
 @pytest.mark.parametrize("normalization", ["min_max", "mean_std"])
 def test_plans_are_in_physical_units(stats, normalization: str, representation: str) -> None:
-    objective = ObjectiveConfig(action_representation=representation)
+    objective = ImfConfig(action_representation=representation)
     policy = make(stats, normalization=normalization, objective=objective)
     noise = jax.random.normal(jax.random.key(1), (2, 8, 16))
     chunk = np.asarray(policy.plan(observation(), noise))

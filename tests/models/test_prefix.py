@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, ImfConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.objectives import imf, paths
 from imf_jax.models.policy import Policy, Prefix, weight_decay_mask
 
-HEAD = HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
+HEAD = AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
 SIZES = PolicyConfig(HEAD, obs_horizon=3, pred_horizon=8, num_action_steps=4)
 LONGEST = 4
 
@@ -55,7 +55,7 @@ def test_given_steps_are_clean_and_the_others_are_not() -> None:
         return z
 
     x, is_prefix = batch()["action"], paths.prefix_mask(jnp.array([0, 1, 2, 3, 7, 8]), 8)
-    flow_matching = ObjectiveConfig(equal_time_fraction=1.0)
+    flow_matching = ImfConfig(equal_time_fraction=1.0)
     imf.imf_loss(
         paths.given_prefix(velocity), jax.random.key(2), x, batch()["is_pad"], (jnp.zeros(6), is_prefix), flow_matching,
         is_prefix,
@@ -73,7 +73,7 @@ def test_given_steps_carry_no_loss() -> None:
     def still(z: jax.Array, *others: jax.Array) -> jax.Array:
         return jnp.zeros_like(z)
 
-    config, key = ObjectiveConfig(), jax.random.key(3)
+    config, key = ImfConfig(), jax.random.key(3)
     loss, _ = imf.imf_loss(paths.given_prefix(still), key, x, is_pad, (jnp.zeros(6), is_prefix), config, is_prefix)
     expected, _ = imf.imf_loss(still, key, x, is_pad | is_prefix, jnp.zeros(6), config)
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
@@ -133,7 +133,7 @@ def test_training_learns_the_mark_and_nothing_else_is_new() -> None:
         ({"prefix_training": -1}, "--prefix-training -1 must not be negative"),
         ({"prefix_training": 6}, r"--prefix-training 6 leaves nothing of a chunk to learn; it must be in \[0, 5\]"),
         (
-            {"prefix_training": 2, "objective": ObjectiveConfig(action_representation="dct")},
+            {"prefix_training": 2, "objective": ImfConfig(action_representation="dct")},
             "--prefix-training needs",
         ),
     ],

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from imf_jax.config import HeadConfig, ObjectiveConfig
+from imf_jax.config import AttnResConfig, ImfConfig
 from imf_jax.models.encoders.torch_names import load_torch_state, torch_slots, torch_state
 from imf_jax.models.networks import attnres
 from imf_jax.models.networks.attnres import AttnResHead
@@ -41,7 +41,7 @@ def reference(request: pytest.FixtureRequest) -> Reference:
     with np.load(request.param) as file:
         arrays = {name: file[name] for name in file.files}
     n_emb, n_layer, n_head, n_kv_head, _, _, cond_dim, action_dim, _ = (int(v) for v in arrays["config"])
-    config = HeadConfig(
+    config = AttnResConfig(
         n_emb=n_emb, n_layer=n_layer, n_head=n_head, n_kv_head=n_kv_head,
     )  # fmt: skip
     head = AttnResHead(config, action_dim, cond_dim, rngs=nnx.Rngs(0))
@@ -70,7 +70,7 @@ def terms(reference: Reference, r: np.ndarray | None = None, t: np.ndarray | Non
 def loss(weights: nnx.State, graph: nnx.GraphDef, arrays: dict[str, np.ndarray], kind: str) -> jax.Array:
     z, r, t, condition, x, e = (jnp.asarray(arrays[name]) for name in ("z", "r", "t", "cond", "x", "e"))
     compound = imf.compound_velocity(nnx.merge(graph, weights), z, r, t, condition).compound
-    config = ObjectiveConfig(loss=kind)
+    config = ImfConfig(loss=kind)
     return imf.regression_loss(compound - (e - x), jnp.zeros(x.shape[:2], bool), config)
 
 

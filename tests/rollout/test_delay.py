@@ -14,7 +14,7 @@ from point_world import PointBackend
 from test_compiled import what_happened
 from transfer_task import SPACES
 
-from imf_jax.config import ExecutionConfig, HeadConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, ExecutionConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.compiled import CompiledRollout
@@ -27,7 +27,7 @@ from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
 from imf_jax.spaces import RobotSpaces
 
-SIZES = PolicyConfig(HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2), pred_horizon=8, num_action_steps=4)
+SIZES = PolicyConfig(AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2), pred_horizon=8, num_action_steps=4)
 USABLE = 7
 """Actions of a chunk for now and later: indices obs_horizon - 1 .. pred_horizon - 1."""
 

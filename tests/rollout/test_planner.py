@@ -9,14 +9,14 @@ import pytest
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, PolicyConfig
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner, plan_rows
 from imf_jax.rollout.timing import StageClock
 
 pytestmark = pytest.mark.optimized
 
-SIZES = PolicyConfig(HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2), pred_horizon=8, num_action_steps=4)
+SIZES = PolicyConfig(AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2), pred_horizon=8, num_action_steps=4)
 ENV_STATE_DIM = 3
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Bool, Float
 
-from imf_jax.config import HeadConfig
+from imf_jax.config import AttnResConfig
 from imf_jax.models.networks.layers import Attention, RMSNorm, SwiGLU, inverse_rms, linear, time_embedding
 
 Array = jax.Array
@@ -42,7 +42,7 @@ class AttnResBackbone(nnx.Module):
 
     form: LayerForm = "auto"
 
-    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: AttnResConfig, *, rngs: nnx.Rngs) -> None:
         kinds = [Attention, SwiGLU] * config.n_layer
         self.sublayers = nnx.List([kind(config, rngs=rngs) for kind in kinds])
         self.norms = nnx.List([RMSNorm(config.n_emb) for _ in kinds])
@@ -114,7 +114,7 @@ class AttnResHead(nnx.Module):
     """
 
     def __init__(
-        self, config: HeadConfig, action_dim: int, condition_dim: int, *, rngs: nnx.Rngs, marks_prefix: bool = False
+        self, config: AttnResConfig, action_dim: int, condition_dim: int, *, rngs: nnx.Rngs, marks_prefix: bool = False
     ) -> None:
         self.config, self.action_dim, self.condition_dim = config, action_dim, condition_dim
         self.action_embedding = linear(action_dim, config.n_emb, rngs, use_bias=True)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Key
 
 from imf_jax import seeds
-from imf_jax.config import ObjectiveConfig
+from imf_jax.config import ImfConfig
 from imf_jax.models.objectives.dct import dct, dct_weights, inverse_dct
 from imf_jax.models.objectives.paths import (
     Chunk,
@@ -92,7 +92,7 @@ def pseudo_huber(error: Float[Array, "*shape"], delta: float) -> Float[Array, "*
     return delta**2 * (jnp.sqrt(1 + jnp.square(error / delta)) - 1)
 
 
-def regression_loss(error: Chunk, is_pad: Bool[Array, "B H"], config: ObjectiveConfig) -> Float[Array, ""]:
+def regression_loss(error: Chunk, is_pad: Bool[Array, "B H"], config: ImfConfig) -> Float[Array, ""]:
     """Mean loss of `error` over the action steps that are not padding.
 
     With the DCT representation the error is taken back to time, its padded steps are zeroed, and the coefficients
@@ -117,7 +117,7 @@ def regression_loss(error: Chunk, is_pad: Bool[Array, "B H"], config: ObjectiveC
     return jnp.sum(loss) / jnp.maximum(jnp.sum(valid) * error.shape[2], 1)
 
 
-def mean_squared_error(error: Array, is_pad: Array, config: ObjectiveConfig) -> Array:
+def mean_squared_error(error: Array, is_pad: Array, config: ImfConfig) -> Array:
     """Mean square of `error` over the action steps that are not padding, unweighted; 0 if all are padding.
 
     Arguments as of `regression_loss`. The DCT is orthonormal, so the mean over time is that over the coefficients.
@@ -139,7 +139,7 @@ def imf_loss(
     x: Chunk,
     is_pad: Bool[Array, "B H"],
     condition: Any,
-    config: ObjectiveConfig,
+    config: ImfConfig,
     is_prefix: Bool[Array, "B H"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Training loss of one batch, with times and noise drawn from `key`.
@@ -179,7 +179,7 @@ def imf_loss(
 class ImprovedMeanFlow:
     """The objective with its network, see `imf_jax.models.generator.Generator`."""
 
-    config: ObjectiveConfig
+    config: ImfConfig
     network: Network
     figures: ClassVar[tuple[str, ...]] = ("mse", "dudt_rms")
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
 from imf_jax import seeds
-from imf_jax.config import ObjectiveConfig
+from imf_jax.config import ImfConfig
 
 Array = jax.Array
 Chunk = Float[Array, "B H A"]
@@ -35,13 +35,13 @@ SMALLEST_TIME = 0.05
 """Smallest time by which `from_data` divides."""
 
 
-def equal_rows(batch_size: int, config: ObjectiveConfig) -> int:
+def equal_rows(batch_size: int, config: ImfConfig) -> int:
     """Number of rows with r = t, the first ones of a batch."""
     return round(batch_size * config.equal_time_fraction)
 
 
 def sample_times(
-    key: Key[Array, ""], batch_size: int, config: ObjectiveConfig
+    key: Key[Array, ""], batch_size: int, config: ImfConfig
 ) -> tuple[Float[Array, " {batch_size}"], Float[Array, " {batch_size}"]]:
     """Draw r <= t for a batch; the first `equal_rows(batch_size, config)` rows have r = t.
 
