@@ -12,7 +12,8 @@ from parameters import count_parameters
 
 from imf_jax.config import AttnResConfig
 from imf_jax.errors import ArgumentError
-from imf_jax.models.networks.attnres import AttnResHead, RMSNorm, swiglu_width, time_embedding
+from imf_jax.models.networks.attnres import AttnResHead
+from imf_jax.models.networks.layers import RMSNorm, swiglu_width, time_embedding
 from imf_jax.models.policy import weight_decay_mask
 
 SMALL = AttnResConfig(n_emb=32, n_layer=3, n_head=4, n_kv_head=2)
