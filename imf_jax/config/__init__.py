@@ -17,6 +17,7 @@ from imf_jax.config.base import (
     TrackerName,
     VideoChoice,
     flag,
+    kind_name,
     require,
     require_counts,
     require_seed,
@@ -24,8 +25,9 @@ from imf_jax.config.base import (
 from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
 from imf_jax.config.networks import AttnResConfig
-from imf_jax.config.objectives import ImfConfig
+from imf_jax.config.objectives import FlowConfig, ImfConfig, IntervalTimes, ObjectiveConfig, PathTimes, RegressionConfig
 from imf_jax.config.policy import (
+    KINDS,
     SMALLEST_CROP,
     EfficientNetEncoderConfig,
     EncoderConfig,
@@ -33,6 +35,7 @@ from imf_jax.config.policy import (
     PolicyConfig,
     ResNetEncoderConfig,
     StateEncoderConfig,
+    with_kind,
 )
 from imf_jax.config.pretraining import HeldOutConfig, PretrainConfig, WorldModelConfig
 from imf_jax.config.stored import TYPE_KEY, flat_flags, from_dict, to_dict
@@ -40,6 +43,7 @@ from imf_jax.config.training import CollectConfig, OptimizerConfig, RunConfig, T
 
 __all__ = [
     "IMAGE_SIZE",
+    "KINDS",
     "SEEDS",
     "SMALLEST_CROP",
     "TYPE_KEY",
@@ -54,15 +58,20 @@ __all__ = [
     "EncoderConfig",
     "EvalConfig",
     "ExecutionConfig",
+    "FlowConfig",
     "HeldOutConfig",
     "ImfConfig",
+    "IntervalTimes",
     "LatencyConfig",
     "LewmEncoderConfig",
+    "ObjectiveConfig",
     "OptimizerConfig",
+    "PathTimes",
     "PlanPrecision",
     "PolicyConfig",
     "Precision",
     "PretrainConfig",
+    "RegressionConfig",
     "RendererName",
     "ResNetEncoderConfig",
     "RunConfig",
@@ -76,8 +85,10 @@ __all__ = [
     "flag",
     "flat_flags",
     "from_dict",
+    "kind_name",
     "require",
     "require_counts",
     "require_seed",
     "to_dict",
+    "with_kind",
 ]

@@ -1,4 +1,4 @@
-"""Settings of the training objective of a policy."""
+"""Settings of the training objectives of policies; `ObjectiveConfig` lists those there are."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,18 +6,54 @@ from typing import Literal
 from imf_jax.config.base import require
 
 
-@dataclass(frozen=True)
-class ImfConfig:
-    """The improved MeanFlow training objective."""
+class Abilities:
+    """What the policies of an objective can do."""
 
-    # How the two times of a sample are drawn: sigmoid of a normal, or uniform on [0, 1].
+    @property
+    def most_steps(self) -> int | None:
+        """Function evaluations that a plan can have; None for any number."""
+        return None
+
+    @property
+    def continues(self) -> bool:
+        """Whether a policy can learn to continue given actions (--prefix-training)."""
+        return True
+
+
+@dataclass(frozen=True)
+class PathTimes(Abilities):
+    """Times of a path from data (0) to noise (1) in training."""
+
+    # Distribution of the times: sigmoid of a normal, or uniform on [0, 1].
     time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
     # Mean of the normal under the sigmoid (logit_normal only).
     time_mean: float = -0.4
     # Standard deviation of the normal under the sigmoid (logit_normal only).
     time_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.time_std > 0, f"objective.time_std {self.time_std} must be positive")
+
+
+@dataclass(frozen=True)
+class IntervalTimes(PathTimes):
+    """Intervals [r, t] of a path in training: two times of it, or one for both."""
+
     # Share of a batch trained with r = t, which is plain flow matching.
     equal_time_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 <= self.equal_time_fraction <= 1,
+            f"objective.equal_time_fraction {self.equal_time_fraction} must be in [0, 1]",
+        )
+
+
+@dataclass(frozen=True)
+class ImfConfig(IntervalTimes):
+    """Improved MeanFlow: the average velocity over any interval of time, so that one step is enough."""
+
     # Regression loss between the compound velocity V and e - x.
     loss: Literal["pseudo_huber", "mse"] = "pseudo_huber"
     # Error at which the pseudo-Huber loss turns from quadratic to linear [normalised action units].
@@ -30,9 +66,32 @@ class ImfConfig:
     action_representation: Literal["time", "dct"] = "time"
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.equal_time_fraction <= 1,
-            f"objective.equal_time_fraction {self.equal_time_fraction} must be in [0, 1]",
-        )
-        require(self.time_std > 0, f"objective.time_std {self.time_std} must be positive")
+        super().__post_init__()
         require(self.huber_delta > 0, f"objective.huber_delta {self.huber_delta} must be positive")
+
+    @property
+    def continues(self) -> bool:
+        """Whether a policy can learn to continue given actions: a coefficient of the DCT mixes all of them."""
+        return self.action_representation == "time"
+
+
+@dataclass(frozen=True)
+class FlowConfig(PathTimes):
+    """Flow matching: the velocity of the path, followed in Euler steps."""
+
+    # Output of the network: the velocity, or the data at the end of the path, from which the velocity follows.
+    prediction: Literal["velocity", "data"] = "velocity"
+
+
+@dataclass(frozen=True)
+class RegressionConfig(Abilities):
+    """Regression: the chunk itself by its mean absolute error, from no noise and in one step."""
+
+    @property
+    def most_steps(self) -> int | None:
+        """Function evaluations that a plan can have."""
+        return 1
+
+
+ObjectiveConfig = ImfConfig | FlowConfig | RegressionConfig
+"""The objectives a policy can be trained with; the first one is that of configurations which name none."""

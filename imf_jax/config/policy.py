@@ -1,14 +1,15 @@
 """Settings of a policy: its encoder, and what goes with all of its parts."""
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from imf_jax.config.base import IMAGE_SIZE, VIEWS, require, require_cameras, require_views
+from imf_jax.config.base import IMAGE_SIZE, VIEWS, kind_name, require, require_cameras, require_views
 from imf_jax.config.networks import AttnResConfig
-from imf_jax.config.objectives import ImfConfig
+from imf_jax.config.objectives import ImfConfig, ObjectiveConfig
 
 EncoderDtype = Literal["float32", "bfloat16"]
 """Types that an encoder can compute in."""
@@ -130,7 +131,7 @@ class PolicyConfig:
     # Network that predicts chunks.
     head: AttnResConfig = field(default_factory=AttnResConfig)
     # Training objective.
-    objective: ImfConfig = field(default_factory=ImfConfig)
+    objective: ObjectiveConfig = field(default_factory=ImfConfig)
     # What the policy observes besides the robot state.
     encoder: EncoderConfig = field(default_factory=StateEncoderConfig)
     # Entries of an action; by default those of the robot of the task.
@@ -166,6 +167,45 @@ class PolicyConfig:
             f"it must be in [0, {latest}] ({horizons})",
         )
         require(
-            not self.prefix_training or self.objective.action_representation == "time",
+            not self.prefix_training or self.objective.continues,
             "--prefix-training needs objective.action_representation time: a coefficient of the DCT mixes all actions",
         )
+        most = self.objective.most_steps
+        require(
+            most is None or self.sampling_steps <= most,
+            f"--sampling-steps {self.sampling_steps} is more than objective {kind_name(self.objective)} has; "
+            f"choose {f'1..{most}' if most != 1 else 1}",
+        )
+
+
+KINDS: dict[str, dict[str, type]] = {
+    group: {kind_name(kind): kind for kind in get_args(union)}
+    for group, union in (("objective", ObjectiveConfig), ("encoder", EncoderConfig))
+}
+"""Groups of the settings of a policy that come in several kinds: name of the kind -> its class."""
+
+
+def with_kind(policy: PolicyConfig, group: str, name: str) -> PolicyConfig:
+    """The policy with another kind of a group of settings, at its defaults; the same if it is of that kind.
+
+    Where the kind of objective allows fewer function evaluations per plan, these are reduced.
+
+    Args:
+        policy: the policy.
+        group: a key of `KINDS`.
+        name: of the kind.
+
+    Raises:
+        ArgumentError: there is no such kind; or it does not go with the other settings.
+    """
+    kinds = KINDS[group]
+    close = difflib.get_close_matches(name, kinds, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose from: {', '.join(kinds)}"
+    require(name in kinds, f"--policy.{group} {name} is not known; {hint}")
+    if type(getattr(policy, group)) is kinds[name]:
+        return policy
+    changes: dict[str, Any] = {group: kinds[name]()}
+    most = changes[group].most_steps if group == "objective" else None
+    if most is not None:
+        changes["sampling_steps"] = min(policy.sampling_steps, most)
+    return replace(policy, **changes)

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Protocol
 import jax
 from jaxtyping import Bool, Float, Key
 
-from imf_jax.config import ImfConfig
+from imf_jax.config import FlowConfig, ImfConfig, ObjectiveConfig, RegressionConfig
+from imf_jax.models.objectives.flow import FlowMatching
 from imf_jax.models.objectives.imf import ImprovedMeanFlow
 from imf_jax.models.objectives.paths import Chunk, Network
+from imf_jax.models.objectives.regression import Regression
 
 Array = jax.Array
 
@@ -74,10 +76,14 @@ class Generator(Protocol):
         ...
 
 
-GENERATORS: Mapping[type, type[Generator]] = {ImfConfig: ImprovedMeanFlow}
+GENERATORS: Mapping[type, type[Generator]] = {
+    ImfConfig: ImprovedMeanFlow,
+    FlowConfig: FlowMatching,
+    RegressionConfig: Regression,
+}
 """Generator of each kind of settings."""
 
 
-def build_generator(config: ImfConfig, network: Network) -> Generator:
+def build_generator(config: ObjectiveConfig, network: Network) -> Generator:
     """Build the generator of an objective."""
     return GENERATORS[type(config)](config, network)

@@ -20,8 +20,8 @@ from imf_jax.models.objectives.paths import (
     Network,
     Time,
     Velocity,
+    draw_points,
     equal_rows,
-    interpolate,
     network_velocity,
     sample,
     sample_times,
@@ -159,13 +159,7 @@ def imf_loss(
     """
     time_key, noise_key = seeds.split(key)
     r, t = sample_times(time_key, x.shape[0], config)
-    noise = seeds.normal(noise_key, x.shape)
-    z = interpolate(x, noise, t)
-    target = noise - x
-    if is_prefix is not None:
-        z = jnp.where(is_prefix[..., None], x, z)
-        target = jnp.where(is_prefix[..., None], 0.0, target)
-        is_pad = is_pad | is_prefix
+    z, target, is_pad = draw_points(noise_key, x, t, is_pad, is_prefix)
     compound, derivative = batch_compound_velocity(velocity, z, r, t, condition, equal_rows(x.shape[0], config))
     error = compound - target
     info = {

@@ -4,7 +4,7 @@ A `Velocity` maps (z, r, t, condition) to the average velocity of the path that 
 condition is a pytree of leaves (B, ...). Time 0 is data, time 1 is noise; z_t = (1 - t) x + t e.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Key
 
 from imf_jax import seeds
-from imf_jax.config import ImfConfig
+from imf_jax.config import IntervalTimes, PathTimes
 
 Array = jax.Array
 Chunk = Float[Array, "B H A"]
@@ -35,15 +35,22 @@ SMALLEST_TIME = 0.05
 """Smallest time by which `from_data` divides."""
 
 
-def equal_rows(batch_size: int, config: ImfConfig) -> int:
+def draw_times(key: Key[Array, ""], shape: Sequence[int], config: PathTimes) -> Float[Array, "*shape"]:
+    """Draw independent times, float32 in [0, 1], from the distribution of `config`."""
+    if config.time_distribution == "uniform":
+        return seeds.uniform(key, shape)
+    return jax.nn.sigmoid(config.time_mean + config.time_std * seeds.normal(key, shape))
+
+
+def equal_rows(batch_size: int, config: IntervalTimes) -> int:
     """Number of rows with r = t, the first ones of a batch."""
     return round(batch_size * config.equal_time_fraction)
 
 
 def sample_times(
-    key: Key[Array, ""], batch_size: int, config: ImfConfig
+    key: Key[Array, ""], batch_size: int, config: IntervalTimes
 ) -> tuple[Float[Array, " {batch_size}"], Float[Array, " {batch_size}"]]:
-    """Draw r <= t for a batch; the first `equal_rows(batch_size, config)` rows have r = t.
+    """Draw the two times r <= t of a batch; the first `equal_rows(batch_size, config)` rows have r = t.
 
     Args:
         key: typed JAX key.
@@ -53,11 +60,7 @@ def sample_times(
     Returns:
         (r, t), each float32 (B,) in [0, 1].
     """
-    if config.time_distribution == "uniform":
-        draws = seeds.uniform(key, (2, batch_size))
-    else:
-        draws = jax.nn.sigmoid(config.time_mean + config.time_std * seeds.normal(key, (2, batch_size)))
-    first, second = draws
+    first, second = draw_times(key, (2, batch_size), config)
     second = jnp.where(np.arange(batch_size) < equal_rows(batch_size, config), first, second)
     return jnp.minimum(first, second), jnp.maximum(first, second)
 
@@ -66,6 +69,36 @@ def interpolate(x: Chunk, noise: Chunk, t: Time) -> Chunk:
     """Point of the path, z_t = (1 - t) x + t e; x and noise (B, H, A), t (B,)."""
     t = t[:, None, None]
     return (1 - t) * x + t * noise
+
+
+def draw_points(
+    key: Key[Array, ""], x: Chunk, t: Time, is_pad: Bool[Array, "B H"], is_prefix: Bool[Array, "B H"] | None
+) -> tuple[Chunk, Chunk, Bool[Array, "B H"]]:
+    """Points of the paths of a batch to noise that is drawn.
+
+    Args:
+        key: typed JAX key of the noise.
+        x: float32 (B, H, A), the data.
+        t: float32 (B,).
+        is_pad: bool (B, H), steps that carry no loss.
+        is_prefix: bool (B, H), steps that are given: clean, at rest, and without loss; None for none.
+
+    Returns:
+        z_t and the velocity e - x of the path, each float32 (B, H, A); and the steps without loss, bool (B, H).
+    """
+    noise = seeds.normal(key, x.shape)
+    z = interpolate(x, noise, t)
+    target = noise - x
+    if is_prefix is None:
+        return z, target, is_pad
+    given = is_prefix[..., None]
+    return jnp.where(given, x, z), jnp.where(given, 0.0, target), is_pad | is_prefix
+
+
+def mean_over_steps(values: Chunk, is_pad: Bool[Array, "B H"]) -> Float[Array, ""]:
+    """Mean of values (B, H, A) over the action steps that are not padding; 0 if all are."""
+    total = jnp.sum(jnp.where(is_pad[..., None], 0, values))
+    return total / jnp.maximum(jnp.sum(~is_pad) * values.shape[2], 1)
 
 
 def from_data(data: Callable[..., Chunk]) -> Callable[..., Chunk]:
