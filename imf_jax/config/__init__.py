@@ -25,7 +25,15 @@ from imf_jax.config.base import (
 from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
 from imf_jax.config.networks import AttnResConfig
-from imf_jax.config.objectives import FlowConfig, ImfConfig, IntervalTimes, ObjectiveConfig, PathTimes, RegressionConfig
+from imf_jax.config.objectives import (
+    DiffusionConfig,
+    FlowConfig,
+    ImfConfig,
+    IntervalTimes,
+    ObjectiveConfig,
+    PathTimes,
+    RegressionConfig,
+)
 from imf_jax.config.policy import (
     KINDS,
     SMALLEST_CROP,
@@ -54,6 +62,7 @@ __all__ = [
     "ClusterConfig",
     "CollectConfig",
     "DeviceCount",
+    "DiffusionConfig",
     "EfficientNetEncoderConfig",
     "EncoderConfig",
     "EvalConfig",

@@ -84,6 +84,29 @@ class FlowConfig(PathTimes):
 
 
 @dataclass(frozen=True)
+class DiffusionConfig(Abilities):
+    """Diffusion: DDPM training on the squared cosine schedule, DDIM sampling without noise."""
+
+    # Noise levels of training, and the most function evaluations per plan.
+    train_steps: int = 100
+    # Output of the network: the noise, or the velocity sqrt(a) e - sqrt(1 - a) x, which also holds where there is
+    # nothing but noise and so suits few function evaluations.
+    prediction: Literal["epsilon", "v"] = "epsilon"
+    # Bound of the predicted actions while sampling [normalised action units]: 1 is the range of the demonstrations with
+    # normalization min_max. None for no bound.
+    clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.train_steps >= 1, f"objective.train_steps {self.train_steps} must be at least 1")
+        require(self.clip is None or self.clip > 0, f"objective.clip {self.clip} must be positive, or None")
+
+    @property
+    def most_steps(self) -> int | None:
+        """Function evaluations that a plan can have: one per noise level."""
+        return self.train_steps
+
+
+@dataclass(frozen=True)
 class RegressionConfig(Abilities):
     """Regression: the chunk itself by its mean absolute error, from no noise and in one step."""
 
@@ -93,5 +116,5 @@ class RegressionConfig(Abilities):
         return 1
 
 
-ObjectiveConfig = ImfConfig | FlowConfig | RegressionConfig
+ObjectiveConfig = ImfConfig | FlowConfig | RegressionConfig | DiffusionConfig
 """The objectives a policy can be trained with; the first one is that of configurations which name none."""

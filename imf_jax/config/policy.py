@@ -9,7 +9,7 @@ import tyro
 
 from imf_jax.config.base import IMAGE_SIZE, VIEWS, kind_name, require, require_cameras, require_views
 from imf_jax.config.networks import AttnResConfig
-from imf_jax.config.objectives import ImfConfig, ObjectiveConfig
+from imf_jax.config.objectives import DiffusionConfig, ImfConfig, ObjectiveConfig
 
 EncoderDtype = Literal["float32", "bfloat16"]
 """Types that an encoder can compute in."""
@@ -169,6 +169,11 @@ class PolicyConfig:
         require(
             not self.prefix_training or self.objective.continues,
             "--prefix-training needs objective.action_representation time: a coefficient of the DCT mixes all actions",
+        )
+        require(
+            not (isinstance(self.objective, DiffusionConfig) and self.normalization == "mean_std")
+            or self.objective.clip != DiffusionConfig.clip,
+            f"objective.clip {DiffusionConfig.clip} cuts off most of what normalization mean_std makes; set it to None",
         )
         most = self.objective.most_steps
         require(

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Protocol
 import jax
 from jaxtyping import Bool, Float, Key
 
-from imf_jax.config import FlowConfig, ImfConfig, ObjectiveConfig, RegressionConfig
+from imf_jax.config import DiffusionConfig, FlowConfig, ImfConfig, ObjectiveConfig, RegressionConfig
+from imf_jax.models.objectives.diffusion import Diffusion
 from imf_jax.models.objectives.flow import FlowMatching
 from imf_jax.models.objectives.imf import ImprovedMeanFlow
 from imf_jax.models.objectives.paths import Chunk, Network
@@ -80,6 +81,7 @@ GENERATORS: Mapping[type, type[Generator]] = {
     ImfConfig: ImprovedMeanFlow,
     FlowConfig: FlowMatching,
     RegressionConfig: Regression,
+    DiffusionConfig: Diffusion,
 }
 """Generator of each kind of settings."""
 

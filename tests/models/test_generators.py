@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imf_jax.config import FlowConfig, ImfConfig, PolicyConfig, RegressionConfig
+from imf_jax.config import DiffusionConfig, FlowConfig, ImfConfig, PolicyConfig, RegressionConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.generator import GENERATORS, Generator, build_generator
 from imf_jax.models.objectives.paths import prefix_mask
 
-SETTINGS: list[Any] = [ImfConfig(), FlowConfig(), FlowConfig(prediction="data"), RegressionConfig()]
+SETTINGS: list[Any] = [
+    ImfConfig(), FlowConfig(), FlowConfig(prediction="data"), RegressionConfig(),
+    DiffusionConfig(), DiffusionConfig(prediction="v", clip=None),
+]  # fmt: skip
 SHAPE = 6, 8, 3
 
 
@@ -80,6 +83,13 @@ def test_given_steps_stay_and_the_others_follow_them(generator: Generator) -> No
     moved = generator.sample(noise.at[:, 0].add(1.0), condition, steps, is_prefix)
     np.testing.assert_array_equal(chunk[:, :3], noise[:, :3])
     assert np.abs(chunk[:, 3:] - moved[:, 3:]).max() > 1e-3
+
+
+def test_a_bound_that_cuts_actions_off_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"objective\.clip 1\.0 cuts off most of what normalization mean_std makes"):
+        PolicyConfig(objective=DiffusionConfig(), normalization="mean_std")
+    with pytest.raises(ArgumentError, match=r"--sampling-steps 101 is more .* diffusion has; choose 1\.\.100"):
+        PolicyConfig(objective=DiffusionConfig(), sampling_steps=101)
 
 
 def test_more_steps_than_an_objective_has_are_refused() -> None:
