@@ -76,6 +76,23 @@ class ImfConfig(IntervalTimes):
 
 
 @dataclass(frozen=True)
+class MeanFlowConfig(IntervalTimes):
+    """MeanFlow: the average velocity by its derivative along the known path, with errors weighted by their size."""
+
+    # Share of a batch trained with r = t, which is plain flow matching.
+    equal_time_fraction: float = 0.75
+    # Power p of the weight 1 / (|error|^2 + weight_offset)^p of a chunk; 0 is the plain squared error.
+    weight_power: float = 1.0
+    # Offset in that weight [normalised action units squared, summed over the chunk].
+    weight_offset: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.weight_power >= 0, f"objective.weight_power {self.weight_power} must not be negative")
+        require(self.weight_offset > 0, f"objective.weight_offset {self.weight_offset} must be positive")
+
+
+@dataclass(frozen=True)
 class FlowConfig(PathTimes):
     """Flow matching: the velocity of the path, followed in Euler steps."""
 
@@ -116,5 +133,5 @@ class RegressionConfig(Abilities):
         return 1
 
 
-ObjectiveConfig = ImfConfig | FlowConfig | RegressionConfig | DiffusionConfig
+ObjectiveConfig = ImfConfig | FlowConfig | RegressionConfig | DiffusionConfig | MeanFlowConfig
 """The objectives a policy can be trained with; the first one is that of configurations which name none."""

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Protocol
 import jax
 from jaxtyping import Bool, Float, Key
 
-from imf_jax.config import DiffusionConfig, FlowConfig, ImfConfig, ObjectiveConfig, RegressionConfig
+from imf_jax.config import DiffusionConfig, FlowConfig, ImfConfig, MeanFlowConfig, ObjectiveConfig, RegressionConfig
 from imf_jax.models.objectives.diffusion import Diffusion
 from imf_jax.models.objectives.flow import FlowMatching
 from imf_jax.models.objectives.imf import ImprovedMeanFlow
+from imf_jax.models.objectives.meanflow import MeanFlow
 from imf_jax.models.objectives.paths import Chunk, Network
 from imf_jax.models.objectives.regression import Regression
 
@@ -82,6 +83,7 @@ GENERATORS: Mapping[type, type[Generator]] = {
     FlowConfig: FlowMatching,
     RegressionConfig: Regression,
     DiffusionConfig: Diffusion,
+    MeanFlowConfig: MeanFlow,
 }
 """Generator of each kind of settings."""
 

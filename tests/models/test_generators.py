@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imf_jax.config import DiffusionConfig, FlowConfig, ImfConfig, PolicyConfig, RegressionConfig
+from imf_jax.config import DiffusionConfig, FlowConfig, ImfConfig, MeanFlowConfig, PolicyConfig, RegressionConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.generator import GENERATORS, Generator, build_generator
 from imf_jax.models.objectives.paths import prefix_mask
 
 SETTINGS: list[Any] = [
     ImfConfig(), FlowConfig(), FlowConfig(prediction="data"), RegressionConfig(),
-    DiffusionConfig(), DiffusionConfig(prediction="v", clip=None),
+    DiffusionConfig(), DiffusionConfig(prediction="v", clip=None), MeanFlowConfig(), MeanFlowConfig(weight_power=0.0),
 ]  # fmt: skip
 SHAPE = 6, 8, 3
 

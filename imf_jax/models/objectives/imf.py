@@ -34,7 +34,7 @@ class CompoundVelocity(NamedTuple):
     """Terms of the objective, each float32 (B, H, A).
 
     Attributes:
-        instantaneous: v = f(z, t, t), the tangent of the path; carries no gradient.
+        instantaneous: v, the tangent of the path; carries no gradient.
         average: u = f(z, r, t).
         derivative: du/dt along the path; carries no gradient.
         compound: V = u + (t - r) du/dt, which is regressed onto e - x.
@@ -46,7 +46,9 @@ class CompoundVelocity(NamedTuple):
     compound: Chunk
 
 
-def compound_velocity(velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any) -> CompoundVelocity:
+def compound_velocity(
+    velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any, tangent: Chunk | None = None
+) -> CompoundVelocity:
     """Average velocity u, its total derivative along the path (a JVP with tangent (v, 0, 1)), and V.
 
     Args:
@@ -55,8 +57,9 @@ def compound_velocity(velocity: Velocity, z: Chunk, r: Time, t: Time, condition:
         r: float32 (B,).
         t: float32 (B,).
         condition: (B, ...).
+        tangent: float32 (B, H, A), the tangent v of the path; by default f(z, t, t).
     """
-    instantaneous = jax.lax.stop_gradient(velocity(z, t, t, condition))
+    instantaneous = jax.lax.stop_gradient(velocity(z, t, t, condition)) if tangent is None else tangent
     average, derivative = jax.jvp(
         lambda z, r, t: velocity(z, r, t, condition), (z, r, t), (instantaneous, jnp.zeros_like(r), jnp.ones_like(t))
     )
@@ -66,7 +69,7 @@ def compound_velocity(velocity: Velocity, z: Chunk, r: Time, t: Time, condition:
 
 
 def batch_compound_velocity(
-    velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any, num_equal: int
+    velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any, num_equal: int, tangent: Chunk | None = None
 ) -> tuple[Chunk, Float[Array, "B-{num_equal} H A"]]:
     """V of a batch whose first `num_equal` rows have r = t, where V = u and neither v nor du/dt is needed.
 
@@ -80,11 +83,16 @@ def batch_compound_velocity(
 
     if num_equal == z.shape[0]:
         return velocity(z, r, t, condition), jnp.zeros_like(z[rest])
-    terms = compound_velocity(velocity, z[rest], r[rest], t[rest], take(condition, rest))
+    terms = compound_velocity(velocity, z[rest], r[rest], t[rest], take(condition, rest), take(tangent, rest))
     if num_equal == 0:
         return terms.compound, terms.derivative
     flow_matching = velocity(z[equal], r[equal], t[equal], take(condition, equal))
     return jnp.concatenate([flow_matching, terms.compound]), terms.derivative
+
+
+def root_mean_square(values: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Root of the mean square over all entries; 0 if there are none."""
+    return jnp.sqrt(jnp.sum(jnp.square(values)) / max(values.size, 1))
 
 
 def pseudo_huber(error: Float[Array, "*shape"], delta: float) -> Float[Array, "*shape"]:
@@ -164,7 +172,7 @@ def imf_loss(
     error = compound - target
     info = {
         "mse": mean_squared_error(error, is_pad, config),
-        "dudt_rms": jnp.sqrt(jnp.sum(jnp.square(derivative)) / max(derivative.size, 1)),
+        "dudt_rms": root_mean_square(derivative),
     }
     return regression_loss(error, is_pad, config), info
 
