@@ -26,6 +26,7 @@ from imf_jax.benchmark.replay import actions_in_contact, replaying
 from imf_jax.benchmark.rollouts import PLAN_ROWS, MeasuredPolicy, require_whole_plans, run_batches
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.torch_names import torch_state
+from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.policy import Policy
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
@@ -195,6 +196,7 @@ class TorchPolicy:
 
         from imf_jax.benchmark.torch_head import TorchHead
 
+        assert isinstance(policy.head, AttnResHead)
         self.config = policy.config
         self.obs_horizon, self.num_action_steps = self.config.obs_horizon, self.config.num_action_steps
         self._head = TorchHead(asdict(self.config.head), torch_state(policy.head))

@@ -24,7 +24,7 @@ from imf_jax.config.base import (
 )
 from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
-from imf_jax.config.networks import AttnResConfig
+from imf_jax.config.networks import AttnResConfig, HeadConfig, TransformerConfig, TransformerSizes
 from imf_jax.config.objectives import (
     DiffusionConfig,
     FlowConfig,
@@ -69,6 +69,7 @@ __all__ = [
     "EvalConfig",
     "ExecutionConfig",
     "FlowConfig",
+    "HeadConfig",
     "HeldOutConfig",
     "ImfConfig",
     "IntervalTimes",
@@ -90,6 +91,8 @@ __all__ = [
     "TrackerMode",
     "TrackerName",
     "TrainConfig",
+    "TransformerConfig",
+    "TransformerSizes",
     "ValidationConfig",
     "VideoChoice",
     "WorldModelConfig",

@@ -1,4 +1,4 @@
-"""Settings of the network of a policy."""
+"""Settings of the networks of policies; `HeadConfig` lists those there are."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from imf_jax.config.base import require
 
 
 @dataclass(frozen=True)
-class AttnResConfig:
-    """The IMF-AttnRes transformer."""
+class TransformerSizes:
+    """Sizes of a transformer over the tokens of a chunk."""
 
     # Width of the transformer [channels].
     n_emb: int = 384
@@ -31,3 +31,27 @@ class AttnResConfig:
             self.n_head % self.n_kv_head == 0,
             f"head.n_head {self.n_head} must be a multiple of head.n_kv_head {self.n_kv_head}",
         )
+
+    @property
+    def horizon_unit(self) -> int:
+        """Number of actions of which a chunk must be a multiple."""
+        return 1
+
+    @property
+    def size(self) -> str:
+        """Size in short: width/layers."""
+        return f"{self.n_emb}/{self.n_layer}"
+
+
+@dataclass(frozen=True)
+class AttnResConfig(TransformerSizes):
+    """The IMF-AttnRes transformer, whose layers read a learned mixture of the outputs of all layers before them."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig(TransformerSizes):
+    """The same transformer with ordinary residuals: layers read the sum of the outputs before them."""
+
+
+HeadConfig = AttnResConfig | TransformerConfig
+"""The networks a policy can have; the first one is that of configurations which name none."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from imf_jax.config.base import IMAGE_SIZE, VIEWS, kind_name, require, require_cameras, require_views
-from imf_jax.config.networks import AttnResConfig
+from imf_jax.config.networks import AttnResConfig, HeadConfig
 from imf_jax.config.objectives import DiffusionConfig, ImfConfig, ObjectiveConfig
 
 EncoderDtype = Literal["float32", "bfloat16"]
@@ -129,7 +129,7 @@ class PolicyConfig:
     """A policy: what it observes, the actions it plans, the network and the objective it is trained with."""
 
     # Network that predicts chunks.
-    head: AttnResConfig = field(default_factory=AttnResConfig)
+    head: HeadConfig = field(default_factory=AttnResConfig)
     # Training objective.
     objective: ObjectiveConfig = field(default_factory=ImfConfig)
     # What the policy observes besides the robot state.
@@ -185,7 +185,7 @@ class PolicyConfig:
 
 KINDS: dict[str, dict[str, type]] = {
     group: {kind_name(kind): kind for kind in get_args(union)}
-    for group, union in (("objective", ObjectiveConfig), ("encoder", EncoderConfig))
+    for group, union in (("head", HeadConfig), ("objective", ObjectiveConfig), ("encoder", EncoderConfig))
 }
 """Groups of the settings of a policy that come in several kinds: name of the kind -> its class."""
 

@@ -190,6 +190,7 @@ def write_policy(
     # The simulator and the training code take seconds to import; arguments are checked before.
     from imf_jax.checkpoints import CheckpointMeta
     from imf_jax.models.encoders.torch_names import load_torch_state, torch_slots
+    from imf_jax.models.networks.attnres import AttnResHead
     from imf_jax.models.policy import build_policy, encoder_identity
     from imf_jax.sim.tasks import get_task
     from imf_jax.training.saved_state import save_checkpoint
@@ -199,6 +200,8 @@ def write_policy(
     task = get_task(config.task)
     spaces, env_state_dim = task.robot.spaces, task.env_state_dim
     policy = build_policy(config, spaces, env_state_dim)
+    head = policy.head
+    assert isinstance(head, AttnResHead)
     condition = tensors[names["cond_obs_emb.weight"]].shape[-1]
     what = "robot and scene state" if policy.frozen_encoder is None else "LEWM embedding and robot state"
     require(
@@ -210,10 +213,10 @@ def write_policy(
     # A tensor that is not of floating point is never a weight, and matters only under the name of one.
     report.mismatched += [
         f"{names[name]}: {tensors[names[name]].describe()} in the file, expected {' or '.join(FLOATING)}"
-        for name in torch_slots(policy.head)
+        for name in torch_slots(head)
         if name in names and name not in state
     ]
-    result = load_torch_state(policy.head, state)
+    result = load_torch_state(head, state)
     report.missing += [name for name in result.missing if name not in names]
     report.unexpected += [names[name] for name in result.unexpected]
     report.mismatched += result.mismatched

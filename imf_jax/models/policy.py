@@ -16,7 +16,7 @@ from imf_jax.models.conditioning import FrozenEncoder, Observation, build_condit
 from imf_jax.models.encoders import efficientnet
 from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes, config_dict
 from imf_jax.models.generator import Generator, build_generator
-from imf_jax.models.networks.attnres import AttnResHead
+from imf_jax.models.networks.build import ChunkNetwork, build_network
 from imf_jax.models.normalizer import Normalizer
 from imf_jax.models.objectives.paths import prefix_mask
 from imf_jax.seeds import INIT_STREAM, root_key
@@ -122,13 +122,7 @@ class Policy(nnx.Module):
         self.conditioning = build_conditioning(config, spaces, env_state_dim, frozen_encoder, rngs=rngs)
         self.reads = self.conditioning.reads
         self.action_normalizer = Normalizer(spaces.action_dim, config.normalization)
-        self.head = AttnResHead(
-            config.head,
-            spaces.action_dim,
-            self.conditioning.dim,
-            rngs=rngs,
-            marks_prefix=config.prefix_training > 0,
-        )
+        self.head: ChunkNetwork = build_network(config, spaces.action_dim, self.conditioning.dim, rngs=rngs)
 
     @property
     def generator(self) -> Generator:

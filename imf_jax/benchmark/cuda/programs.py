@@ -12,7 +12,15 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imf_jax.benchmark.lewm import SIZES
-from imf_jax.config import LewmEncoderConfig, PolicyConfig, PretrainConfig, StateEncoderConfig, TrainConfig
+from imf_jax.config import (
+    AttnResConfig,
+    LewmEncoderConfig,
+    PolicyConfig,
+    PretrainConfig,
+    StateEncoderConfig,
+    TrainConfig,
+    kind_name,
+)
 from imf_jax.data.clips import ClipData
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.encoders.lewm import config_dict
@@ -82,8 +90,9 @@ def without_pictures(config: TrainConfig) -> TrainConfig:
 
 
 def head_size(config: PolicyConfig) -> str:
-    """Width and layers of the head, as "384/12"."""
-    return f"{config.head.n_emb}/{config.head.n_layer}"
+    """Size of the network, as "384/12", after its kind if it is not the usual one."""
+    kind = "" if isinstance(config.head, AttnResConfig) else f"{kind_name(config.head)} "
+    return f"{kind}{config.head.size}"
 
 
 def make_policy(config: TrainConfig) -> Policy:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from imf_jax.config import AttnResConfig
+from imf_jax.config import TransformerSizes
 from imf_jax.jax_settings import matmul_precision
 
 Array = jax.Array
@@ -113,7 +113,7 @@ class RMSNorm(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions; kv heads serve contiguous groups of query heads."""
 
-    def __init__(self, config: AttnResConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: TransformerSizes, *, rngs: nnx.Rngs) -> None:
         self.n_head, self.n_kv_head, self.causal = config.n_head, config.n_kv_head, config.causal
         self.head_dim = config.n_emb // config.n_head
         # Columns: queries of all heads, then keys, then values, so that one product serves all three.
@@ -138,7 +138,7 @@ class Attention(nnx.Module):
 class SwiGLU(nnx.Module):
     """Feed-forward layer down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: AttnResConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: TransformerSizes, *, rngs: nnx.Rngs) -> None:
         width = swiglu_width(config.n_emb)
         # Columns: gate, then up.
         self.gate_up = linear(config.n_emb, 2 * width, rngs)

@@ -1,8 +1,8 @@
 """MeanFlow: the average velocity u over any interval of time, trained by its derivative along the path.
 
 u = v - (t - r) du/dt holds on a path with velocity v; here v = e - x, where improved MeanFlow takes that of the
-network. So the compound velocity V = u + (t - r) sg(du/dt), du/dt a JVP with tangent (v, 0, 1), is regressed onto v. The
-squared error D of a chunk, summed over its entries, is weighted by 1 / sg(D + c)^p.
+network. So the compound velocity V = u + (t - r) sg(du/dt), du/dt a JVP with tangent (v, 0, 1), is regressed onto v.
+The squared error D of a chunk, summed over its entries, is weighted by 1 / sg(D + c)^p.
 
 Formulas: Geng et al., "Mean Flows for One-step Generative Modeling" (2025), with p = 1 and c = 1e-3.
 """
