@@ -24,7 +24,7 @@ from imf_jax.config.base import (
 )
 from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.evaluation import ClusterConfig, EvalConfig, ExecutionConfig, LatencyConfig
-from imf_jax.config.networks import AttnResConfig, HeadConfig, TransformerConfig, TransformerSizes
+from imf_jax.config.networks import AttnResConfig, HeadConfig, TransformerConfig, TransformerSizes, UnetConfig
 from imf_jax.config.objectives import (
     DiffusionConfig,
     FlowConfig,
@@ -93,6 +93,7 @@ __all__ = [
     "TrainConfig",
     "TransformerConfig",
     "TransformerSizes",
+    "UnetConfig",
     "ValidationConfig",
     "VideoChoice",
     "WorldModelConfig",

@@ -160,6 +160,11 @@ class PolicyConfig:
             1 <= self.num_action_steps <= latest + 1,
             f"policy.num_action_steps {self.num_action_steps} must be in [1, {latest + 1}] ({horizons} + 1)",
         )
+        unit = self.head.horizon_unit
+        require(
+            self.pred_horizon % unit == 0,
+            f"policy.pred_horizon {self.pred_horizon} must be a multiple of {unit} for this policy.head",
+        )
         require(self.prefix_training >= 0, f"--prefix-training {self.prefix_training} must not be negative")
         require(
             self.prefix_training <= latest,

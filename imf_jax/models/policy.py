@@ -122,7 +122,10 @@ class Policy(nnx.Module):
         self.conditioning = build_conditioning(config, spaces, env_state_dim, frozen_encoder, rngs=rngs)
         self.reads = self.conditioning.reads
         self.action_normalizer = Normalizer(spaces.action_dim, config.normalization)
-        self.head: ChunkNetwork = build_network(config, spaces.action_dim, self.conditioning.dim, rngs=rngs)
+        num_conditions = config.obs_horizon * self.conditioning.tokens_per_step
+        self.head: ChunkNetwork = build_network(
+            config, spaces.action_dim, self.conditioning.dim, num_conditions, rngs=rngs
+        )
 
     @property
     def generator(self) -> Generator:

@@ -10,10 +10,11 @@ import jax
 from flax import nnx
 from jaxtyping import Bool, Float
 
-from imf_jax.config import AttnResConfig, PolicyConfig, TransformerConfig
+from imf_jax.config import AttnResConfig, PolicyConfig, TransformerConfig, UnetConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.networks.transformer import TransformerHead
+from imf_jax.models.networks.unet import Unet
 from imf_jax.models.objectives.paths import Chunk, Time
 
 Array = jax.Array
@@ -44,13 +45,16 @@ class ChunkNetwork(Protocol):
         ...
 
 
-def build_network(config: PolicyConfig, action_dim: int, condition_dim: int, *, rngs: nnx.Rngs) -> ChunkNetwork:
+def build_network(
+    config: PolicyConfig, action_dim: int, condition_dim: int, num_conditions: int, *, rngs: nnx.Rngs
+) -> ChunkNetwork:
     """Build the network of `config.head`.
 
     Args:
         config: of the policy.
         action_dim: entries A of an action.
         condition_dim: channels D of a condition token.
+        num_conditions: condition tokens Nc.
         rngs: source of the initial weights (`params` stream).
 
     Raises:
@@ -61,4 +65,6 @@ def build_network(config: PolicyConfig, action_dim: int, condition_dim: int, *, 
         return AttnResHead(head, action_dim, condition_dim, rngs=rngs, marks_prefix=marks_prefix)
     if isinstance(head, TransformerConfig):
         return TransformerHead(head, action_dim, condition_dim, rngs=rngs, marks_prefix=marks_prefix)
+    if isinstance(head, UnetConfig):
+        return Unet(head, action_dim, condition_dim, num_conditions, rngs=rngs, marks_prefix=marks_prefix)
     raise ArgumentError(f"policy.head {type(head).__name__} is not known; see imf_jax.config")
