@@ -184,6 +184,8 @@ def _require_checkpoint(config: EvalConfig, where: str) -> None:
 
     try:
         policy = read_config(resolve_checkpoint(config.checkpoint)).policy
+        if config.sampling_steps is not None:
+            policy = dataclasses.replace(policy, sampling_steps=config.sampling_steps)
         require_execution(config.execution, policy)
     except UserError as error:
         raise ArgumentError(f"{where}: {error}") from None

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from imf_jax.models.networks.unet import Convolution, Doubling, Unet
 from parameters import count_parameters
 from transfer_task import SPACES
 
 from imf_jax.config import PolicyConfig, UnetConfig
 from imf_jax.errors import ArgumentError
+from imf_jax.models.networks.unet import Convolution, Doubling, Unet
 from imf_jax.models.policy import Policy
 
 SMALL = UnetConfig(widths=(8, 16), kernel_size=3, groups=4, time_dim=8)
