@@ -36,7 +36,7 @@ class Convolution(nnx.Module):
         return self.linear(windows(x, self.size, self.stride))
 
 
-def windows(x: Float[Array, "B H I"], size: int, stride: int = 1) -> Float[Array, "B H2 size*I"]:
+def windows(x: Float[Array, "B H I"], size: int, stride: int = 1) -> Float[Array, "B H2 {size}*I"]:
     """The steps around every `stride`-th step, oldest first, with zeros beyond the ends; `size` is odd."""
     steps = x.shape[1]
     padded = jnp.pad(x, ((0, 0), (size // 2, size // 2), (0, 0)))
