@@ -15,7 +15,7 @@ from flax import nnx
 
 from imf_jax.config import AttnResConfig, ImfConfig
 from imf_jax.models.encoders.torch_names import load_torch_state, torch_slots, torch_state
-from imf_jax.models.networks import attnres
+from imf_jax.models.networks import layers
 from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.objectives import imf, paths
 
@@ -128,7 +128,7 @@ def test_the_tolerance_catches_known_wrong_variants(
     got = terms(reference)
     interval = (arrays["t"] - arrays["r"])[:, None, None]
     if wrong == "half-split RoPE":
-        monkeypatch.setattr(attnres, "rotate_pairs", half_split)
+        monkeypatch.setattr(layers, "rotate_pairs", half_split)
         value, want = terms(reference).average, arrays["u"]
     elif wrong == "flipped time":
         value, want = terms(reference, 1 - arrays["r"], 1 - arrays["t"]).average, arrays["u"]
