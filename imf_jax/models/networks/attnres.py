@@ -86,3 +86,4 @@ class AttnResHead(TransformerHead):
     """Network of a chunk of actions: a transformer with attention residuals; see `TransformerHead`."""
 
     backbone_kind: ClassVar[type[Backbone]] = AttnResBackbone
+    backbone: AttnResBackbone
