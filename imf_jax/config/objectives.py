@@ -15,9 +15,9 @@ class Abilities:
         return None
 
     @property
-    def continues(self) -> bool:
-        """Whether a policy can learn to continue given actions (--prefix-training)."""
-        return True
+    def prefix_problem(self) -> str | None:
+        """What a policy needs to learn to continue given actions (--prefix-training); None if nothing is amiss."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,11 @@ class ImfConfig(IntervalTimes):
         require(self.huber_delta > 0, f"objective.huber_delta {self.huber_delta} must be positive")
 
     @property
-    def continues(self) -> bool:
-        """Whether a policy can learn to continue given actions: a coefficient of the DCT mixes all of them."""
-        return self.action_representation == "time"
+    def prefix_problem(self) -> str | None:
+        """What a policy needs to learn to continue given actions (--prefix-training); None if nothing is amiss."""
+        if self.action_representation == "time":
+            return None
+        return "needs objective.action_representation time: a coefficient of the DCT mixes all actions"
 
 
 @dataclass(frozen=True)

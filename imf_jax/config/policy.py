@@ -171,10 +171,8 @@ class PolicyConfig:
             f"--prefix-training {self.prefix_training} leaves nothing of a chunk to learn; "
             f"it must be in [0, {latest}] ({horizons})",
         )
-        require(
-            not self.prefix_training or self.objective.continues,
-            "--prefix-training needs objective.action_representation time: a coefficient of the DCT mixes all actions",
-        )
+        problem = self.objective.prefix_problem
+        require(not self.prefix_training or problem is None, f"--prefix-training {problem}")
         require(
             not (isinstance(self.objective, DiffusionConfig) and self.normalization == "mean_std")
             or self.objective.clip != DiffusionConfig.clip,
