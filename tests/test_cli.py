@@ -12,7 +12,7 @@ import pytest
 from imf_jax import cli
 from imf_jax.commands import pretrain as pretrain_command
 from imf_jax.commands.train import parse
-from imf_jax.config import FlowConfig, RegressionConfig
+from imf_jax.config import FlowConfig, RegressionConfig, TransformerConfig
 from imf_jax.errors import ArgumentError, UserError
 
 TRAIN = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
@@ -104,6 +104,8 @@ def test_flags_choose_what_the_parts_of_a_policy_are(capsys):
     assert (policy.encoder.crop_size, policy.head.n_emb) == (224, 64)
     policy = parse(["debug", "--policy.objective.prediction", "data", "--policy.objective", "flow"]).policy
     assert policy.objective == FlowConfig(prediction="data")
+    head = parse(["transfer-state", "--policy.head", "transformer", "--policy.head.n-layer", "6"]).policy.head
+    assert head == TransformerConfig(n_emb=128, n_layer=6, n_head=4, n_kv_head=4)
     assert parse(["debug", "--policy.objective", "imf"]) == parse(["debug"])
     with pytest.raises(SystemExit):
         parse(["debug", "--policy.objective", "flow", "--help"])

@@ -1,7 +1,7 @@
 """Settings of a policy: its encoder, and what goes with all of its parts."""
 
 import difflib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -196,7 +196,8 @@ KINDS: dict[str, dict[str, type]] = {
 def with_kind(policy: PolicyConfig, group: str, name: str) -> PolicyConfig:
     """The policy with another kind of a group of settings, at its defaults; the same if it is of that kind.
 
-    Where the kind of objective allows fewer function evaluations per plan, these are reduced.
+    A network keeps the sizes that both kinds have. Where the kind of objective allows fewer function evaluations per
+    plan, these are reduced.
 
     Args:
         policy: the policy.
@@ -210,9 +211,11 @@ def with_kind(policy: PolicyConfig, group: str, name: str) -> PolicyConfig:
     close = difflib.get_close_matches(name, kinds, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose from: {', '.join(kinds)}"
     require(name in kinds, f"--policy.{group} {name} is not known; {hint}")
-    if type(getattr(policy, group)) is kinds[name]:
+    kind, current = kinds[name], getattr(policy, group)
+    if type(current) is kind:
         return policy
-    changes: dict[str, Any] = {group: kinds[name]()}
+    shared = [field.name for field in fields(kind) if group == "head" and hasattr(current, field.name)]
+    changes: dict[str, Any] = {group: kind(**{size: getattr(current, size) for size in shared})}
     most = changes[group].most_steps if group == "objective" else None
     if most is not None:
         changes["sampling_steps"] = min(policy.sampling_steps, most)
