@@ -105,7 +105,12 @@ def test_older_files_have_the_horizons_in_the_head() -> None:
             {"optimizer": {"decay_steps": 1.5}},
             "field optimizer.decay_steps is 1.5; it must be a whole number or null",
         ),
-        ({"policy": {"head": [3]}}, "field policy.head is [3]; it must be a mapping"),
+        ({"optimizer": [3]}, "field optimizer is [3]; it must be a mapping"),
+        (
+            {"policy": {"head": [3]}},
+            "field policy.head is [3]; it must be a mapping with type 'AttnResConfig' or 'TransformerConfig' or "
+            "'UnetConfig'",
+        ),
         ({"policy": {"head": {"n_embd": 3}}}, "field policy.head.n_embd is not known; did you mean n_emb?"),
         ({"policy": {"head": {"x": 3}}}, "field policy.head.x is not known; it was written by another version"),
         ({"resume": "yes", "polcy": {}}, "field polcy is not known; did you mean policy?"),
