@@ -175,12 +175,12 @@ def test_the_logged_error_is_that_of_the_steps_with_loss(representation: str, gi
 
 
 def test_dct_is_orthonormal_and_agrees_with_scipy() -> None:
-    from scipy.fft import dct
+    import scipy.fft
 
     matrix = dct.dct_matrix(HORIZON)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(HORIZON), atol=1e-6)
     chunk = np.random.default_rng(0).normal(size=(2, HORIZON, DIM)).astype(np.float32)
-    np.testing.assert_allclose(dct.dct(jnp.asarray(chunk)), dct(chunk, axis=1, norm="ortho"), atol=1e-5)
+    np.testing.assert_allclose(dct.dct(jnp.asarray(chunk)), scipy.fft.dct(chunk, axis=1, norm="ortho"), atol=1e-5)
     np.testing.assert_allclose(dct.inverse_dct(dct.dct(jnp.asarray(chunk))), chunk, atol=1e-5)
     np.testing.assert_allclose(dct.dct_weights(5)[:, 0], 1 + (np.arange(5) / 4) ** 2)
 
