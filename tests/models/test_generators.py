@@ -1,13 +1,21 @@
 """What every objective owes the rest, with a network that is a formula."""
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imf_jax.config import DiffusionConfig, FlowConfig, ImfConfig, MeanFlowConfig, PolicyConfig, RegressionConfig
+from imf_jax.config import (
+    DiffusionConfig,
+    FlowConfig,
+    ImfConfig,
+    MeanFlowConfig,
+    ObjectiveConfig,
+    PolicyConfig,
+    RegressionConfig,
+)
 from imf_jax.errors import ArgumentError
 from imf_jax.models.generator import GENERATORS, Generator, build_generator
 from imf_jax.models.objectives.paths import prefix_mask
@@ -42,7 +50,7 @@ def steps_of(generator: Generator) -> int:
 
 
 def test_every_kind_of_settings_has_a_generator() -> None:
-    assert {type(settings) for settings in SETTINGS} == set(GENERATORS)
+    assert {type(settings) for settings in SETTINGS} == set(GENERATORS) == set(get_args(ObjectiveConfig))
 
 
 def test_the_figures_are_what_the_loss_returns(generator: Generator) -> None:
