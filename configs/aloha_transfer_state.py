@@ -6,7 +6,7 @@ evaluation 471, 94.2 %, interval 91.8-95.9 %), trained in 10 minutes on two CPU 
 
 from pathlib import Path
 
-from imf_jax.config import HeadConfig, ObjectiveConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
+from imf_jax.config import AttnResConfig, ImfConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
 
 config = TrainConfig(
     task="aloha-transfer",
@@ -16,8 +16,10 @@ config = TrainConfig(
     batch_size=64,
     save_every=2_000,
     policy=PolicyConfig(
-        head=HeadConfig(n_emb=64, n_layer=4, n_head=4, n_kv_head=4, pred_horizon=16, num_action_steps=8),
-        objective=ObjectiveConfig(time_distribution="uniform", prediction="data"),
+        head=AttnResConfig(n_emb=64, n_layer=4, n_head=4, n_kv_head=4),
+        pred_horizon=16,
+        num_action_steps=8,
+        objective=ImfConfig(time_distribution="uniform", prediction="data"),
         sampling_steps=2,
     ),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),

@@ -5,7 +5,7 @@ The policy is far too small to learn anything. 20 steps, checkpoints at 10 and 2
 
 from pathlib import Path
 
-from imf_jax.config import HeadConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
+from imf_jax.config import AttnResConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
 
 config = TrainConfig(
     out=Path("runs/debug"),
@@ -13,7 +13,7 @@ config = TrainConfig(
     batch_size=8,
     save_every=10,
     log_every=5,
-    policy=PolicyConfig(head=HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)),
+    policy=PolicyConfig(head=AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)),
     optimizer=OptimizerConfig(warmup_steps=5, decay_steps=20, ema_decay=0.9),
     validation=ValidationConfig(num_episodes=0),
 )

@@ -12,8 +12,8 @@ two CPU cores that had other work to do as well.
 from pathlib import Path
 
 from imf_jax.config import (
+    AttnResConfig,
     EfficientNetEncoderConfig,
-    HeadConfig,
     OptimizerConfig,
     PolicyConfig,
     TrainConfig,
@@ -26,7 +26,7 @@ config = TrainConfig(
     max_steps=3_000,
     save_every=1_000,
     policy=PolicyConfig(
-        head=HeadConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4), encoder=EfficientNetEncoderConfig()
+        head=AttnResConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4), encoder=EfficientNetEncoderConfig()
     ),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
     validation=ValidationConfig(every=1_000, num_episodes=20),

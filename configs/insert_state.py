@@ -8,8 +8,8 @@ as well.
 from pathlib import Path
 
 from imf_jax.config import (
-    HeadConfig,
-    ObjectiveConfig,
+    AttnResConfig,
+    ImfConfig,
     OptimizerConfig,
     PolicyConfig,
     StateEncoderConfig,
@@ -25,9 +25,11 @@ config = TrainConfig(
     batch_size=64,
     save_every=4_000,
     policy=PolicyConfig(
-        head=HeadConfig(n_emb=64, n_layer=4, n_head=4, n_kv_head=4, pred_horizon=16, num_action_steps=8),
+        head=AttnResConfig(n_emb=64, n_layer=4, n_head=4, n_kv_head=4),
+        pred_horizon=16,
+        num_action_steps=8,
         # Millimetres decide: see the docstrings of `prediction` and `time_distribution`, and docs/benchmarks/tasks.md.
-        objective=ObjectiveConfig(time_distribution="uniform", prediction="data"),
+        objective=ImfConfig(time_distribution="uniform", prediction="data"),
         encoder=StateEncoderConfig(relative_poses=0.05),
         sampling_steps=2,
     ),

@@ -6,12 +6,12 @@ Success on unseen scenes: waits for a GPU, not run.
 
 from pathlib import Path
 
-from imf_jax.config import HeadConfig, LewmEncoderConfig, PolicyConfig, TrainConfig, ValidationConfig
+from imf_jax.config import AttnResConfig, LewmEncoderConfig, PolicyConfig, TrainConfig, ValidationConfig
 
 config = TrainConfig(
     data=Path("demos/transfer-images"),
     out=Path("runs/lewm-256"),
     max_steps=50_000,
-    policy=PolicyConfig(head=HeadConfig(n_emb=256, n_layer=12), encoder=LewmEncoderConfig()),
+    policy=PolicyConfig(head=AttnResConfig(n_emb=256, n_layer=12), encoder=LewmEncoderConfig()),
     validation=ValidationConfig(every=10_000, num_episodes=10),
 )

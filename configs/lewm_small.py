@@ -9,7 +9,14 @@ the box well enough, see docs/benchmarks/pixels.md. Trained in 14 minutes on two
 
 from pathlib import Path
 
-from imf_jax.config import HeadConfig, LewmEncoderConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
+from imf_jax.config import (
+    AttnResConfig,
+    LewmEncoderConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 
 config = TrainConfig(
     data=Path("demos/transfer-128"),
@@ -17,7 +24,7 @@ config = TrainConfig(
     max_steps=4_000,
     save_every=2_000,
     policy=PolicyConfig(
-        head=HeadConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4),
+        head=AttnResConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4),
         encoder=LewmEncoderConfig(weights=Path("runs/lewm-pretrain-small/encoder"), image_size=128),
     ),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),

@@ -7,7 +7,14 @@ Success on unseen scenes, hardware and time: unmeasured.
 
 from pathlib import Path
 
-from imf_jax.config import HeadConfig, OptimizerConfig, PolicyConfig, ResNetEncoderConfig, TrainConfig, ValidationConfig
+from imf_jax.config import (
+    AttnResConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    ResNetEncoderConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 
 config = TrainConfig(
     data=Path("demos/transfer-128"),
@@ -16,7 +23,7 @@ config = TrainConfig(
     batch_size=32,
     save_every=1_000,
     policy=PolicyConfig(
-        head=HeadConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4),
+        head=AttnResConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4),
         encoder=ResNetEncoderConfig(image_size=128, crop_size=116, width=16),
     ),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),

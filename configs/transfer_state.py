@@ -6,7 +6,7 @@ had other work to do as well.
 
 from pathlib import Path
 
-from imf_jax.config import HeadConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
+from imf_jax.config import AttnResConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
 
 config = TrainConfig(
     task="transfer",
@@ -16,7 +16,7 @@ config = TrainConfig(
     batch_size=64,
     save_every=1_000,
     policy=PolicyConfig(
-        head=HeadConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4, pred_horizon=16, num_action_steps=8)
+        head=AttnResConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4), pred_horizon=16, num_action_steps=8
     ),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
     validation=ValidationConfig(every=1_000, num_episodes=20, num_images=5),

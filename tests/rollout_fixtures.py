@@ -15,7 +15,7 @@ from point_world import PointTask, Straight
 from transfer_task import SPACES
 
 from imf_jax.checkpoints import CheckpointMeta
-from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
+from imf_jax.config import AttnResConfig, PolicyConfig, TrainConfig
 from imf_jax.models.policy import build_policy
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
@@ -27,7 +27,7 @@ from imf_jax.training.saved_state import save_checkpoint
 from imf_jax.training.state import initial_state
 
 MAX_STEPS = 40
-TINY = PolicyConfig(head=HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1))
+TINY = PolicyConfig(head=AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1))
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 

@@ -12,6 +12,7 @@ import pytest
 from imf_jax import cli
 from imf_jax.commands import pretrain as pretrain_command
 from imf_jax.commands.train import parse
+from imf_jax.config import FlowConfig, RegressionConfig, TransformerConfig
 from imf_jax.errors import ArgumentError, UserError
 
 TRAIN = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
@@ -97,6 +98,22 @@ def test_flags_change_the_encoder_that_the_preset_chose():
     assert (encoder.weights, encoder.fusion) == (Path("here"), "grid")
 
 
+def test_flags_choose_what_the_parts_of_a_policy_are(capsys):
+    policy = parse(["insert-state", "--policy.objective", "regression", "--policy.encoder=resnet"]).policy
+    assert (policy.objective, policy.sampling_steps) == (RegressionConfig(), 1)
+    assert (policy.encoder.crop_size, policy.head.n_emb) == (224, 64)
+    policy = parse(["debug", "--policy.objective.prediction", "data", "--policy.objective", "flow"]).policy
+    assert policy.objective == FlowConfig(prediction="data")
+    head = parse(["transfer-state", "--policy.head", "transformer", "--policy.head.n-layer", "6"]).policy.head
+    assert head == TransformerConfig(n_emb=128, n_layer=6, n_head=4, n_kv_head=4)
+    assert parse(["debug", "--policy.objective", "imf"]) == parse(["debug"])
+    with pytest.raises(SystemExit):
+        parse(["debug", "--policy.objective", "flow", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--policy.objective imf|flow" in shown
+    assert "Output of the network: the velocity" in shown
+
+
 def test_pretraining_has_presets_and_flags_of_its_own(capsys):
     config = pretrain_command.COMMAND.parse(["lewm-pretrain-small", "--model.cameras", "top", "--task", "insert"])
     assert (config.model.cameras, config.task, config.model.image_size) == (("top",), "insert", 128)
@@ -118,7 +135,9 @@ def test_pretraining_has_presets_and_flags_of_its_own(capsys):
         (["debug", "--max-steps", "0"], "max_steps is 0"),
         (["debug", "--seed", str(2**32 + 1)], r"seed 4294967297 must be in \[0, 1073741823\]"),
         (["debug", "--seed", str(2**63), "--resume"], "seed 9223372036854775808 must be in"),
-        (["debug", "--policy.head.num-action-steps", "16"], "num_action_steps"),
+        (["debug", "--policy.num-action-steps", "16"], "num_action_steps"),
+        (["debug", "--policy.objective", "flwo"], "--policy.objective flwo is not known; did you mean flow?"),
+        (["debug", "--policy.objective"], "--policy.objective  is not known; choose from: imf, flow, regression"),
         (["resnet", "--policy.encoder.crop-size", "300"], r"crop_size 300 must be in \[33, 256\]"),
     ],
 )

@@ -59,14 +59,14 @@ def test_every_preset_loads_and_builds_a_policy(name):
 
 def test_presets_that_the_source_prescribes():
     configs = {name: load_preset(name) for name in preset_paths()}
-    heads = {name: config.policy.head for name, config in configs.items()}
+    policies = {name: config.policy for name, config in configs.items()}
     for name, n_emb, horizons in [
         ("lewm-384", 384, (16, 8)),
         ("lewm-256", 256, (16, 8)),
         ("short-horizon", 384, (8, 4)),
     ]:
-        assert (heads[name].n_emb, heads[name].n_layer, heads[name].obs_horizon) == (n_emb, 12, 2)
-        assert (heads[name].pred_horizon, heads[name].num_action_steps) == horizons
+        assert (policies[name].head.n_emb, policies[name].head.n_layer, policies[name].obs_horizon) == (n_emb, 12, 2)
+        assert (policies[name].pred_horizon, policies[name].num_action_steps) == horizons
         assert configs[name].max_steps == 50_000
     episodes = {name: configs[name].validation.num_episodes for name in ("lewm-384", "lewm-256", "short-horizon")}
     assert episodes == {"lewm-384": 10, "lewm-256": 10, "short-horizon": 5}

@@ -14,10 +14,10 @@ from transfer_task import SPACES
 
 import imf_jax
 from imf_jax import seeds
-from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig, Precision, ResNetEncoderConfig, TrainConfig
+from imf_jax.config import AttnResConfig, ImfConfig, PolicyConfig, Precision, ResNetEncoderConfig, TrainConfig
 from imf_jax.evaluation.manifest import environment
 from imf_jax.jax_settings import PINNED, matmul_precision, pin_settings, set_precision
-from imf_jax.models.objectives.imf import sample_times
+from imf_jax.models.objectives.paths import sample_times
 from imf_jax.models.policy import build_policy
 from imf_jax.seeds import noise_keys, root_key, scene_keys
 from imf_jax.sim.backends.native import NativeBackend
@@ -47,7 +47,7 @@ def other_settings() -> Iterator[None]:
 def streams(backend: NativeBackend) -> dict[str, np.ndarray]:
     """Numbers of every stream, drawn directly and within compiled functions."""
     key, scenes = root_key(3, 1), scene_keys(3, [0, 7])
-    head = HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=2)
+    head = AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=2)
     weights = build_policy(TrainConfig(policy=PolicyConfig(head), seed=5), SPACES, 7)
     sees = PolicyConfig(head, encoder=ResNetEncoderConfig(width=16))
     pictures = build_policy(TrainConfig(policy=sees, seed=5), SPACES, 7)
@@ -57,7 +57,7 @@ def streams(backend: NativeBackend) -> dict[str, np.ndarray]:
         "start from key data": backend.reset(np.asarray(seeds.key_data(scenes)))[1].qpos,
         "noise": seeds.key_data(noise_keys(3, np.array([1, 2]), np.array([0, 5]))),
         "disturbances": seeds.key_data(seeds.disturbance_key(jnp.uint32(3), jnp.uint32(4)))[None],
-        "times": np.stack(sample_times(key, 8, ObjectiveConfig())),
+        "times": np.stack(sample_times(key, 8, ImfConfig())),
         "normal": jax.jit(lambda key: seeds.normal(key, (3, 5)))(key),
         "uniform": jax.jit(jax.vmap(lambda key: seeds.uniform(key, (5,), -1.0, 1.0)))(scenes),
         "whole numbers": seeds.randint(key, (9,), 0, 1000),

@@ -16,7 +16,7 @@ from shape_checks import CHECKED
 
 import imf_jax
 from imf_jax.models.normalizer import Normalizer
-from imf_jax.models.objectives.imf import interpolate
+from imf_jax.models.objectives.paths import interpolate
 from imf_jax.rollout.loop_program import EpisodeBatch, LoopProgram
 from imf_jax.sim.kinematics import quaternion_to_matrix
 

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from imf_jax.benchmark.lewm import random_encoder
-from imf_jax.config import HeadConfig, LewmEncoderConfig, PolicyConfig, TrainConfig
+from imf_jax.config import AttnResConfig, LewmEncoderConfig, PolicyConfig, TrainConfig
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.models.encoders.preprocess import Fusion
@@ -62,7 +62,7 @@ def measure(
     config = TrainConfig(
         batch_size=batch,
         policy=PolicyConfig(
-            head=HeadConfig(n_emb=width, n_layer=layers),
+            head=AttnResConfig(n_emb=width, n_layer=layers),
             encoder=LewmEncoderConfig(fusion=fusion, image_size=image_size),
         ),
     )

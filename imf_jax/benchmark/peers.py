@@ -26,6 +26,7 @@ from imf_jax.benchmark.replay import actions_in_contact, replaying
 from imf_jax.benchmark.rollouts import PLAN_ROWS, MeasuredPolicy, require_whole_plans, run_batches
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.torch_names import torch_state
+from imf_jax.models.networks.attnres import AttnResHead
 from imf_jax.models.policy import Policy
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.native import NativeBackend
@@ -186,7 +187,7 @@ class TorchPolicy:
         batch: scenes that it plans for.
 
     Attributes:
-        obs_horizon, num_action_steps: see `HeadConfig`.
+        obs_horizon, num_action_steps: see `PolicyConfig`.
         threads: the number of threads that it was fastest with.
     """
 
@@ -195,9 +196,10 @@ class TorchPolicy:
 
         from imf_jax.benchmark.torch_head import TorchHead
 
-        self.config = policy.config.head
+        assert isinstance(policy.head, AttnResHead)
+        self.config = policy.config
         self.obs_horizon, self.num_action_steps = self.config.obs_horizon, self.config.num_action_steps
-        self._head = TorchHead(asdict(self.config), torch_state(policy.head))
+        self._head = TorchHead(asdict(self.config.head), torch_state(policy.head))
         self._torch, self._action_dim = torch, policy.spaces.action_dim
         condition = np.zeros((batch, self.obs_horizon, policy.head.condition_dim), np.float32)
         speed = {}

@@ -21,11 +21,11 @@ from flax import nnx
 
 from imf_jax import seeds
 from imf_jax.benchmark import plain_head
-from imf_jax.config import HeadConfig, ObjectiveConfig
+from imf_jax.config import AttnResConfig, ImfConfig, PolicyConfig
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives import imf, paths
 from imf_jax.sim.tasks import get_task
 
 _TASK = get_task("transfer")
@@ -78,13 +78,13 @@ class Side(NamedTuple):
     plan_compile_s: float | None
 
 
-def make_batch(config: HeadConfig, size: int) -> Batch:
+def make_batch(size: int) -> Batch:
     """Random inputs; the first half of the rows has r = t, as in training."""
-    random = np.random.default_rng(0)
-    shape = (size, config.pred_horizon, ACTION_DIM)
+    random, horizons = np.random.default_rng(0), PolicyConfig()
+    shape = (size, horizons.pred_horizon, ACTION_DIM)
     x, noise = random.normal(size=(2, *shape)).astype(np.float32)
-    r, t = (np.asarray(time) for time in imf.sample_times(seeds.make_key(0), size, ObjectiveConfig()))
-    condition = random.normal(size=(size, config.obs_horizon, CONDITION_DIM)).astype(np.float32)
+    r, t = (np.asarray(time) for time in paths.sample_times(seeds.make_key(0), size, ImfConfig()))
+    condition = random.normal(size=(size, horizons.obs_horizon, CONDITION_DIM)).astype(np.float32)
     return Batch(x, noise, r, t, condition)
 
 
@@ -103,17 +103,17 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[[]
 def this_side(head: AttnResHead, train: Batch, plan: Batch) -> Side:
     """The side of `imf_jax.models`."""
     graph, weights = nnx.split(head)
-    objective = ObjectiveConfig()
-    num_equal = imf.equal_rows(len(train.x), objective)
+    objective = ImfConfig()
+    num_equal = paths.equal_rows(len(train.x), objective)
 
     def loss(weights: nnx.State, batch: Batch) -> jax.Array:
-        z = imf.interpolate(batch.x, batch.noise, batch.t)
+        z = paths.interpolate(batch.x, batch.noise, batch.t)
         velocity = nnx.merge(graph, weights)
         compound, _ = imf.batch_compound_velocity(velocity, z, batch.r, batch.t, batch.condition, num_equal)
         return imf.regression_loss(compound - (batch.noise - batch.x), jnp.zeros(z.shape[:2], bool), objective)
 
     def sample(weights: nnx.State, noise: jax.Array, condition: jax.Array) -> jax.Array:
-        return imf.sample(nnx.merge(graph, weights), noise, condition, steps=1)
+        return paths.sample(nnx.merge(graph, weights), noise, condition, steps=1)
 
     step, step_s = compiled(jax.value_and_grad(loss), weights, train)
     act, act_s = compiled(sample, weights, plan.noise, plan.condition)
@@ -196,11 +196,10 @@ def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: in
     Raises:
         UserError: the sides do not compute the same.
     """
-    config = HeadConfig(action_dim=ACTION_DIM, n_emb=n_emb, n_layer=n_layer)
-    head = AttnResHead(config, CONDITION_DIM, rngs=nnx.Rngs(0))
+    head = AttnResHead(AttnResConfig(n_emb=n_emb, n_layer=n_layer), ACTION_DIM, CONDITION_DIM, rngs=nnx.Rngs(0))
     queries = head.backbone.pseudo_queries
     queries[...] = 0.1 * seeds.normal(seeds.make_key(1), queries.shape)
-    train, plan = make_batch(config, batch), make_batch(config, plan_batch)
+    train, plan = make_batch(batch), make_batch(plan_batch)
     sides = [make(head, train, plan) for make in (this_side, plain_side)]
     if peer is not None:
         sides.append(peer_side(peer, head, train, plan))

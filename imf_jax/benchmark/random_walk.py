@@ -10,7 +10,7 @@ from flax import nnx
 from typing_extensions import override
 
 from imf_jax.benchmark.lewm import random_encoder
-from imf_jax.config import IMAGE_SIZE, HeadConfig, LewmEncoderConfig, PolicyConfig
+from imf_jax.config import IMAGE_SIZE, AttnResConfig, LewmEncoderConfig, PolicyConfig
 from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.models.policy import Policy
@@ -92,7 +92,7 @@ def untrained_policy(
         ArgumentError: the width cannot be split into heads.
     """
     heads = max(1, min(8, width // HEAD_WIDTH))
-    head = HeadConfig(n_emb=width, n_layer=layers, n_head=heads, n_kv_head=heads)
+    head = AttnResConfig(n_emb=width, n_layer=layers, n_head=heads, n_kv_head=heads)
     options: dict[str, Any] = {}
     encoder = None
     if cameras:

@@ -1,17 +1,42 @@
 """Command lines of the form `script.py PRESET [flags]`: the flags override single values of the preset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import tyro
 
-from imf_jax.config import RunConfig
+from imf_jax.config import KINDS, RunConfig, TrainConfig, with_kind
 from imf_jax.errors import EXIT_OK, ArgumentError
 from imf_jax.presets import load_preset, preset_description, preset_path, preset_paths
 
 Config = TypeVar("Config", bound=RunConfig)
+
+
+KINDS_HELP = "Other kinds of policies, with settings of their own (add --help to see them): " + "; ".join(
+    f"--policy.{group} {'|'.join(kinds)}" for group, kinds in KINDS.items()
+)
+
+
+def choose_kinds(config: TrainConfig, flags: Sequence[str]) -> tuple[TrainConfig, list[str]]:
+    """Follow the flags that choose what the parts of a policy are, `--policy.objective flow`.
+
+    Returns:
+        the configuration with parts of these kinds, and the other flags.
+
+    Raises:
+        ArgumentError: there is no such kind, or it does not go with the preset.
+    """
+    groups, rest, remaining = {f"--policy.{group}": group for group in KINDS}, [], iter(flags)
+    for given in remaining:
+        name, _, value = given.partition("=")
+        if name not in groups:
+            rest.append(given)
+            continue
+        kind = value or next(remaining, "")
+        config = replace(config, policy=with_kind(config.policy, groups[name], kind))
+    return config, rest
 
 
 @dataclass(frozen=True)
@@ -43,14 +68,20 @@ class PresetCommand(Generic[Config]):
         if not arguments or arguments[0].startswith("-"):
             names = ", ".join(preset_paths(self.directory))
             raise ArgumentError(f"name a preset first: {usage}; presets are: {names}")
-        name, flags = arguments[0], arguments[1:]
+        name = arguments[0]
+        description = preset_description(preset_path(name, self.directory))
+        config: Any = load_preset(name, self.directory, self.kind)
+        flags = list(arguments[1:])
+        if isinstance(config, TrainConfig):
+            config, flags = choose_kinds(config, flags)
+            description = f"{description}\n\n{KINDS_HELP}"
         return tyro.cli(
             self.kind,
-            default=load_preset(name, self.directory, self.kind),
+            default=config,
             args=flags,
             prog=f"{self.script} {name}",
-            description=preset_description(preset_path(name, self.directory)),
-            # The preset chooses the kind of encoder; flags change its settings.
+            description=description,
+            # The kinds of encoder, network and objective are chosen by now; flags change their settings.
             config=(tyro.conf.AvoidSubcommands,),
         )
 

@@ -67,6 +67,12 @@ def require(condition: bool, message: str) -> None:
         raise ArgumentError(message)
 
 
+def kind_name(config: Any) -> str:
+    """Name of the kind of settings, by their class: `FlowConfig` -> flow, `ResNetEncoderConfig` -> resnet."""
+    kind = config if isinstance(config, type) else type(config)
+    return kind.__name__.removesuffix("Config").removesuffix("Encoder").lower()
+
+
 def flag(name: str) -> str:
     """The flag of a field: `num_envs` -> `--num-envs`."""
     return f"--{name.replace('_', '-')}"

@@ -1,98 +1,18 @@
-"""Settings of a policy: encoder, transformer head, objective."""
+"""Settings of a policy: its encoder, and what goes with all of its parts."""
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from imf_jax.config.base import IMAGE_SIZE, VIEWS, require, require_cameras, require_views
+from imf_jax.config.base import IMAGE_SIZE, VIEWS, kind_name, require, require_cameras, require_views
+from imf_jax.config.networks import AttnResConfig, HeadConfig
+from imf_jax.config.objectives import DiffusionConfig, ImfConfig, ObjectiveConfig
 
 EncoderDtype = Literal["float32", "bfloat16"]
 """Types that an encoder can compute in."""
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """The IMF-AttnRes transformer."""
-
-    # Entries of an action; by default those of the robot of the task.
-    action_dim: int | None = None
-    # Observations the policy sees: the newest one and those before it [control steps].
-    obs_horizon: int = 2
-    # Length of a predicted chunk of actions [control steps].
-    pred_horizon: int = 16
-    # Actions executed from a chunk before planning again [control steps].
-    num_action_steps: int = 8
-    # Width of the transformer [channels].
-    n_emb: int = 384
-    # Transformer layers; each is one attention and one SwiGLU sub-layer.
-    n_layer: int = 12
-    # Query heads.
-    n_head: int = 8
-    # Key/value heads; fewer than query heads means grouped-query attention.
-    n_kv_head: int = 8
-    # Mask attention so that a token sees only earlier tokens.
-    causal: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("action_dim", "obs_horizon", "pred_horizon", "n_emb", "n_layer", "n_head", "n_kv_head"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"head.{name} is {value}; it must be at least 1")
-        require(
-            self.n_emb % (2 * self.n_head) == 0,
-            f"head.n_emb {self.n_emb} must be a multiple of 2 x n_head {self.n_head} (rotary pairs per head)",
-        )
-        require(
-            self.n_head % self.n_kv_head == 0,
-            f"head.n_head {self.n_head} must be a multiple of head.n_kv_head {self.n_kv_head}",
-        )
-        longest = self.pred_horizon - self.obs_horizon + 1
-        require(
-            1 <= self.num_action_steps <= longest,
-            f"head.num_action_steps {self.num_action_steps} must be in [1, {longest}] "
-            f"(pred_horizon {self.pred_horizon} - obs_horizon {self.obs_horizon} + 1)",
-        )
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """The improved MeanFlow training objective."""
-
-    # How the two times of a sample are drawn: sigmoid of a normal, or uniform on [0, 1].
-    time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
-    # Mean of the normal under the sigmoid (logit_normal only).
-    time_mean: float = -0.4
-    # Standard deviation of the normal under the sigmoid (logit_normal only).
-    time_std: float = 1.0
-    # Share of a batch trained with r = t, which is plain flow matching.
-    equal_time_fraction: float = 0.5
-    # Regression loss between the compound velocity V and e - x.
-    loss: Literal["pseudo_huber", "mse"] = "pseudo_huber"
-    # Error at which the pseudo-Huber loss turns from quadratic to linear [normalised action units].
-    huber_delta: float = 1.0
-    # Output of the network: the average velocity, or the data at the end of the path, from which the velocity follows.
-    # The velocity holds the noise of the path too, and the network must pass it through exactly; for precise actions
-    # from few demonstrations predict the data.
-    prediction: Literal["velocity", "data"] = "velocity"
-    # Representation of a chunk: the actions themselves, or their orthonormal DCT-II over the horizon.
-    action_representation: Literal["time", "dct"] = "time"
-    # Longest delay of a plan for which the policy also learns to continue chunks whose first actions are given [control
-    # steps]; needed to evaluate with --prefix. 0 turns it off.
-    prefix_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
-
-    def __post_init__(self) -> None:
-        require(self.prefix_training >= 0, f"--prefix-training {self.prefix_training} must not be negative")
-        require(
-            not self.prefix_training or self.action_representation == "time",
-            "--prefix-training needs objective.action_representation time: a coefficient of the DCT mixes all actions",
-        )
-        require(
-            0 <= self.equal_time_fraction <= 1,
-            f"objective.equal_time_fraction {self.equal_time_fraction} must be in [0, 1]",
-        )
-        require(self.time_std > 0, f"objective.time_std {self.time_std} must be positive")
-        require(self.huber_delta > 0, f"objective.huber_delta {self.huber_delta} must be positive")
 
 
 @dataclass(frozen=True)
@@ -209,25 +129,97 @@ EncoderConfig = StateEncoderConfig | LewmEncoderConfig | ResNetEncoderConfig | E
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Encoder, IMF-AttnRes head, objective and normalizer."""
+    """A policy: what it observes, the actions it plans, the network and the objective it is trained with."""
 
-    # Transformer that predicts average velocities.
-    head: HeadConfig = field(default_factory=HeadConfig)
+    # Network that predicts chunks.
+    head: HeadConfig = field(default_factory=AttnResConfig)
     # Training objective.
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig = field(default_factory=ImfConfig)
     # What the policy observes besides the robot state.
     encoder: EncoderConfig = field(default_factory=StateEncoderConfig)
+    # Entries of an action; by default those of the robot of the task.
+    action_dim: int | None = None
+    # Observations the policy sees: the newest one and those before it [control steps].
+    obs_horizon: int = 2
+    # Length of a predicted chunk of actions [control steps].
+    pred_horizon: int = 16
+    # Actions executed from a chunk before planning again [control steps].
+    num_action_steps: int = 8
     # Scale actions and states to [-1, 1] by their range, or to zero mean and unit variance.
     normalization: Literal["min_max", "mean_std"] = "min_max"
     # Function evaluations per plan: 1 is one-step generation.
     sampling_steps: int = 1
+    # Longest delay of a plan for which the policy also learns to continue chunks whose first actions are given [control
+    # steps]; needed to evaluate with --prefix. 0 turns it off.
+    prefix_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
 
     def __post_init__(self) -> None:
-        require(self.sampling_steps >= 1, f"policy.sampling_steps {self.sampling_steps} must be at least 1")
-        latest = self.head.pred_horizon - self.head.obs_horizon
+        for name in ("action_dim", "obs_horizon", "pred_horizon", "sampling_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"policy.{name} is {value}; it must be at least 1")
+        horizons = f"pred_horizon {self.pred_horizon} - obs_horizon {self.obs_horizon}"
+        latest = self.pred_horizon - self.obs_horizon
         require(
-            self.objective.prefix_training <= latest,
-            f"--prefix-training {self.objective.prefix_training} leaves nothing of a chunk to learn; "
-            f"it must be in [0, {latest}] (pred_horizon {self.head.pred_horizon} - "
-            f"obs_horizon {self.head.obs_horizon})",
+            1 <= self.num_action_steps <= latest + 1,
+            f"policy.num_action_steps {self.num_action_steps} must be in [1, {latest + 1}] ({horizons} + 1)",
         )
+        unit = self.head.horizon_unit
+        require(
+            self.pred_horizon % unit == 0,
+            f"policy.pred_horizon {self.pred_horizon} must be a multiple of {unit} for this policy.head",
+        )
+        require(self.prefix_training >= 0, f"--prefix-training {self.prefix_training} must not be negative")
+        require(
+            self.prefix_training <= latest,
+            f"--prefix-training {self.prefix_training} leaves nothing of a chunk to learn; "
+            f"it must be in [0, {latest}] ({horizons})",
+        )
+        problem = self.objective.prefix_problem
+        require(not self.prefix_training or problem is None, f"--prefix-training {problem}")
+        require(
+            not (isinstance(self.objective, DiffusionConfig) and self.normalization == "mean_std")
+            or self.objective.clip != DiffusionConfig.clip,
+            f"objective.clip {DiffusionConfig.clip} cuts off most of what normalization mean_std makes; set it to None",
+        )
+        most = self.objective.most_steps
+        require(
+            most is None or self.sampling_steps <= most,
+            f"--sampling-steps {self.sampling_steps} is more than objective {kind_name(self.objective)} has; "
+            f"choose {f'1..{most}' if most != 1 else 1}",
+        )
+
+
+KINDS: dict[str, dict[str, type]] = {
+    group: {kind_name(kind): kind for kind in get_args(union)}
+    for group, union in (("head", HeadConfig), ("objective", ObjectiveConfig), ("encoder", EncoderConfig))
+}
+"""Groups of the settings of a policy that come in several kinds: name of the kind -> its class."""
+
+
+def with_kind(policy: PolicyConfig, group: str, name: str) -> PolicyConfig:
+    """The policy with another kind of a group of settings, at its defaults; the same if it is of that kind.
+
+    A network keeps the sizes that both kinds have. Where the kind of objective allows fewer function evaluations per
+    plan, these are reduced.
+
+    Args:
+        policy: the policy.
+        group: a key of `KINDS`.
+        name: of the kind.
+
+    Raises:
+        ArgumentError: there is no such kind; or it does not go with the other settings.
+    """
+    kinds = KINDS[group]
+    close = difflib.get_close_matches(name, kinds, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose from: {', '.join(kinds)}"
+    require(name in kinds, f"--policy.{group} {name} is not known; {hint}")
+    kind, current = kinds[name], getattr(policy, group)
+    if type(current) is kind:
+        return policy
+    shared = [field.name for field in fields(kind) if group == "head" and hasattr(current, field.name)]
+    changes: dict[str, Any] = {group: kind(**{size: getattr(current, size) for size in shared})}
+    most = changes[group].most_steps if group == "objective" else None
+    if most is not None:
+        changes["sampling_steps"] = min(policy.sampling_steps, most)
+    return replace(policy, **changes)

@@ -14,6 +14,7 @@ from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_union_passthrough
 
+from imf_jax.config.policy import PolicyConfig
 from imf_jax.errors import UserError
 
 TYPE_KEY = "type"
@@ -58,6 +59,7 @@ def _refusal(error: BaseException, hint: Any, value: Any) -> Exception:
     """The first mistake of a group as one line: the path of the field, what came, and what is expected."""
     path = ""
     while isinstance(error, BaseValidationError):
+        value = _upgraded(value, hint)
         located, others = error.group_exceptions()  # type: ignore[attr-defined]
         if others:
             return _unknown_field(others[0], path) if isinstance(others[0], ForbiddenExtraKeysError) else others[0]
@@ -109,6 +111,28 @@ def _is_tagged(hint: Any) -> bool:
     return is_union and all(map(dataclasses.is_dataclass, typing.get_args(hint)))
 
 
+_ONCE_ELSEWHERE: dict[type, dict[str, tuple[str, ...]]] = {
+    PolicyConfig: {
+        "head": ("action_dim", "obs_horizon", "pred_horizon", "num_action_steps"),
+        "objective": ("prefix_training",),
+    }
+}
+"""Of a dataclass: fields that older versions stored within one of its groups."""
+
+
+def _upgraded(value: Any, hint: Any) -> Any:
+    """Stored fields where today's version has them."""
+    if not isinstance(value, dict):
+        return value
+    for group, names in _ONCE_ELSEWHERE.get(hint, {}).items() if isinstance(hint, type) else ():
+        stored = value.get(group)
+        if isinstance(stored, dict):
+            moved = {name: stored[name] for name in names if name in stored and name not in value}
+            rest = {name: stored[name] for name in stored if name not in moved}
+            value = {**value, group: rest, **moved}
+    return value
+
+
 def _only(*kinds: type, then: Structure = lambda value, hint: value) -> Structure:
     """Refuse what has not one of these JSON types before looking into it: a text is no list of letters."""
 
@@ -150,7 +174,8 @@ def _make_converter() -> Converter:
 
     @converter.register_structure_hook_factory(dataclasses.is_dataclass)
     def mapping(hint: Any) -> Structure:
-        return _only(dict, then=make_dict_structure_fn(hint, converter))
+        structure = make_dict_structure_fn(hint, converter)
+        return _only(dict, then=lambda value, hint: structure(_upgraded(value, hint), hint))
 
     @converter.register_structure_hook_factory(lambda hint: typing.get_origin(hint) is tuple)
     def sequence(hint: Any) -> Structure:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imf_jax.config import HeadConfig, require
+from imf_jax.config import AttnResConfig, PolicyConfig, require
 from imf_jax.conversion.config_file import CONFIG_BESIDE, contradictions
 from imf_jax.conversion.report import Report
 from imf_jax.errors import ArgumentError, UserError
@@ -14,7 +14,7 @@ from imf_jax.weight_files.json_file import read_json
 from imf_jax.weight_files.tensors import StoredTensor
 
 FROM_CONFIG = ("n_head", "n_kv_head", "pred_horizon", "obs_horizon", "num_action_steps")
-"""Settings of a head that its tensors do not show."""
+"""Settings that the tensors of a head do not show."""
 
 CONFIG_PATHS = ((), ("head",), ("policy", "head"), ("agent", "head"), ("model", "head"))
 """Sections of a config.json beside a checkpoint that may hold them."""
@@ -66,8 +66,8 @@ def settings_beside(path: Path, sizes: Mapping[str, int], kv_channels: int, repo
     return settings
 
 
-def read_head_config(given: Mapping[str, int], tensors: Mapping[str, StoredTensor], report: Report) -> HeadConfig:
-    """Read sizes of the head from its tensors, the flags and the config.json beside the file.
+def read_sizes(given: Mapping[str, int], tensors: Mapping[str, StoredTensor], report: Report) -> PolicyConfig:
+    """Read sizes and horizons of the policy from its tensors, the flags and the config.json beside the file.
 
     Args:
         given: flags that were given; they take precedence over the file.
@@ -108,7 +108,9 @@ def read_head_config(given: Mapping[str, int], tensors: Mapping[str, StoredTenso
             f"the keys have {kv_channels} channels, which is {kv_heads:g} heads of {n_emb // n_head}; "
             f"--n-head {n_head} with --n-kv-head {settings['n_kv_head']} does not fit"
         )
-    for field in dataclasses.fields(HeadConfig):
+    for field in dataclasses.fields(PolicyConfig):
         if field.name in FROM_CONFIG and field.name not in settings:
             report.notes.append(f"{field.name} {field.default}: assumed; the tensors do not show it")
-    return HeadConfig(action_dim=action_dim, n_emb=n_emb, n_layer=n_layer, **settings)
+    heads = {name: settings.pop(name) for name in ("n_head", "n_kv_head")}
+    head = AttnResConfig(n_emb=n_emb, n_layer=n_layer, **heads)
+    return PolicyConfig(head=head, action_dim=action_dim, **settings)

@@ -8,7 +8,7 @@ The folder is a run folder with one checkpoint, as training leaves it, and `repo
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +17,15 @@ import tyro
 
 from imf_jax.config import (
     IMAGE_SIZE,
+    ImfConfig,
     LewmEncoderConfig,
-    ObjectiveConfig,
     OptimizerConfig,
-    PolicyConfig,
     StateEncoderConfig,
     TrainConfig,
     require,
     to_dict,
 )
-from imf_jax.conversion.head_settings import FROM_CONFIG, read_head_config
+from imf_jax.conversion.head_settings import FROM_CONFIG, read_sizes
 from imf_jax.conversion.report import REPORT_FILE, Report, inspect, json_bytes, print_report, problems_on_stderr
 from imf_jax.conversion.wrappers import unwrapped_paths, without_wrappers
 from imf_jax.data.statistics import COLUMNS, FILE, MOMENTS
@@ -148,15 +147,15 @@ def convert(args: Args) -> Report:
     names = find_head(checkpoint, args.prefix)
     tensors = {name: checkpoint.tensors[source] for name, source in names.items()}
     given = {name: getattr(args, name) for name in FROM_CONFIG if getattr(args, name) is not None}
-    head = read_head_config(given, tensors, report)
+    sizes = read_sizes(given, tensors, report)
     encoder = LewmEncoderConfig(args.lewm, args.fusion, args.image_size) if args.lewm else StateEncoderConfig()
     config = TrainConfig(
         task=args.task,
         out=args.out,
-        policy=PolicyConfig(
-            head=head,
+        policy=replace(
+            sizes,
             encoder=encoder,
-            objective=ObjectiveConfig(action_representation=args.action_representation),
+            objective=ImfConfig(action_representation=args.action_representation),
             normalization=args.normalization,
             sampling_steps=args.sampling_steps,
         ),
@@ -191,6 +190,7 @@ def write_policy(
     # The simulator and the training code take seconds to import; arguments are checked before.
     from imf_jax.checkpoints import CheckpointMeta
     from imf_jax.models.encoders.torch_names import load_torch_state, torch_slots
+    from imf_jax.models.networks.attnres import AttnResHead
     from imf_jax.models.policy import build_policy, encoder_identity
     from imf_jax.sim.tasks import get_task
     from imf_jax.training.saved_state import save_checkpoint
@@ -200,6 +200,8 @@ def write_policy(
     task = get_task(config.task)
     spaces, env_state_dim = task.robot.spaces, task.env_state_dim
     policy = build_policy(config, spaces, env_state_dim)
+    head = policy.head
+    assert isinstance(head, AttnResHead)
     condition = tensors[names["cond_obs_emb.weight"]].shape[-1]
     what = "robot and scene state" if policy.frozen_encoder is None else "LEWM embedding and robot state"
     require(
@@ -211,10 +213,10 @@ def write_policy(
     # A tensor that is not of floating point is never a weight, and matters only under the name of one.
     report.mismatched += [
         f"{names[name]}: {tensors[names[name]].describe()} in the file, expected {' or '.join(FLOATING)}"
-        for name in torch_slots(policy.head)
+        for name in torch_slots(head)
         if name in names and name not in state
     ]
-    result = load_torch_state(policy.head, state)
+    result = load_torch_state(head, state)
     report.missing += [name for name in result.missing if name not in names]
     report.unexpected += [names[name] for name in result.unexpected]
     report.mismatched += result.mismatched

@@ -184,7 +184,9 @@ def _require_checkpoint(config: EvalConfig, where: str) -> None:
 
     try:
         policy = read_config(resolve_checkpoint(config.checkpoint)).policy
-        require_execution(config.execution, policy.head, policy.objective.prefix_training)
+        if config.sampling_steps is not None:
+            policy = dataclasses.replace(policy, sampling_steps=config.sampling_steps)
+        require_execution(config.execution, policy)
     except UserError as error:
         raise ArgumentError(f"{where}: {error}") from None
 

@@ -30,16 +30,15 @@ def sweep_delays(config: LatencyConfig, policy: PolicyConfig) -> list[int]:
     Raises:
         ArgumentError: the policy cannot be executed with one of them; names the flag.
     """
-    head, trained = policy.head, policy.objective.prefix_training
     delays = sorted(config.delays)
     if not delays:
-        longest = head.pred_horizon - head.obs_horizon
+        longest = policy.pred_horizon - policy.obs_horizon
         if config.prefix:
-            longest = min(longest, trained, config.replan_every or head.num_action_steps)
+            longest = min(longest, policy.prefix_training, config.replan_every or policy.num_action_steps)
             require(longest > 0, "--prefix needs a policy trained for it; train one with --prefix-training")
         delays = list(range(longest + 1))
     for delay in delays:
-        require_execution(config.execution(delay), head, trained)
+        require_execution(config.execution(delay), policy)
     return delays
 
 

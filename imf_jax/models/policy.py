@@ -1,4 +1,4 @@
-"""The policy: observation -> condition -> IMF-AttnRes head -> action chunk in physical units."""
+"""The policy: observation -> condition -> generator -> action chunk in physical units."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,9 +15,10 @@ from imf_jax.config import EfficientNetEncoderConfig, LewmEncoderConfig, PolicyC
 from imf_jax.models.conditioning import FrozenEncoder, Observation, build_conditioning, require_statistics
 from imf_jax.models.encoders import efficientnet
 from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes, config_dict
-from imf_jax.models.networks.attnres import AttnResHead
+from imf_jax.models.generator import Generator, build_generator
+from imf_jax.models.networks.build import ChunkNetwork, build_network
 from imf_jax.models.normalizer import Normalizer
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives.paths import prefix_mask
 from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.spaces import RobotSpaces
 
@@ -84,7 +85,7 @@ def quaternions(action: Float[Array, "*batch A"], spaces: RobotSpaces) -> Float[
 
 
 class Policy(nnx.Module):
-    """One-step generative policy.
+    """Policy: a conditioning, which makes a condition of observations, and a generator, which makes chunks from it.
 
     Observations are mappings of arrays (B, obs_horizon, ...), oldest first, with the entries that `reads` names:
     float32 `state` (S), `env_state` (env_state_dim), uint8 `images` (C, H, W, 3), see `imf_jax.models.conditioning`.
@@ -103,7 +104,7 @@ class Policy(nnx.Module):
         reads: the entries of an observation that it needs to act.
 
     Raises:
-        ArgumentError: head.action_dim is not the width of the robot's actions.
+        ArgumentError: action_dim is not the width of the robot's actions.
         UserError: the folder of the frozen encoder holds none.
     """
 
@@ -121,9 +122,20 @@ class Policy(nnx.Module):
         self.conditioning = build_conditioning(config, spaces, env_state_dim, frozen_encoder, rngs=rngs)
         self.reads = self.conditioning.reads
         self.action_normalizer = Normalizer(spaces.action_dim, config.normalization)
-        self.head = AttnResHead(
-            config.head, self.conditioning.dim, rngs=rngs, marks_prefix=config.objective.prefix_training > 0
+        num_conditions = config.obs_horizon * self.conditioning.tokens_per_step
+        self.head: ChunkNetwork = build_network(
+            config, spaces.action_dim, self.conditioning.dim, num_conditions, rngs=rngs
         )
+
+    @property
+    def generator(self) -> Generator:
+        """The network with its objective and sampler."""
+        return build_generator(self.config.objective, self.head)
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of what is logged of a training step: the loss, its diagnostics, the norm of the gradient."""
+        return ("loss", *self.generator.figures, "grad_norm")
 
     @property
     def frozen_encoder(self) -> FrozenEncoder | None:
@@ -167,12 +179,9 @@ class Policy(nnx.Module):
             float32 scalar, and a dict of float32 scalars for the log.
         """
         x = self.action_normalizer.normalize(batch["action"])
-        if self.config.objective.action_representation == "dct":
-            x = imf.dct(x)
         condition = self.condition(batch["observation"], seeds.fold_in(key, _AUGMENTATION_STREAM))
         is_prefix = self.training_prefix(seeds.fold_in(key, _PREFIX_STREAM), x.shape[0])
-        velocity, given = self._velocity(condition, is_prefix)
-        return imf.imf_loss(velocity, key, x, batch["is_pad"], given, self.config.objective, is_prefix)
+        return self.generator.loss(key, x, batch["is_pad"], condition, is_prefix)
 
     def training_prefix(self, key: Key[Array, ""], batch_size: int) -> Bool[Array, "{batch_size} H"] | None:
         """Draw the steps that are given in training, as if the plan came 0 .. prefix_training control steps late.
@@ -187,18 +196,11 @@ class Policy(nnx.Module):
         Returns:
             bool (B, H); None for a policy that is not trained with prefixes.
         """
-        head, longest = self.config.head, self.config.objective.prefix_training
+        longest = self.config.prefix_training
         if not longest:
             return None
         delay = seeds.randint(key, (batch_size,), 0, longest + 1)
-        return imf.prefix_mask(jnp.where(delay > 0, head.obs_horizon - 1 + delay, 0), head.pred_horizon)
-
-    def _velocity(
-        self, condition: Float[Array, "B Nc D"], is_prefix: Bool[Array, "B H"] | None
-    ) -> tuple[imf.Velocity, Any]:
-        """The head as a velocity function and its condition, with steps that are given or without."""
-        head = self.head if self.config.objective.prediction == "velocity" else imf.from_data(self.head)
-        return (head, condition) if is_prefix is None else (imf.given_prefix(head), (condition, is_prefix))
+        return prefix_mask(jnp.where(delay > 0, self.config.obs_horizon - 1 + delay, 0), self.config.pred_horizon)
 
     def plan(
         self, observation: Observation, noise: Float[Array | np.ndarray, "B H action_dim"], prefix: Prefix | None = None
@@ -217,10 +219,8 @@ class Policy(nnx.Module):
         if prefix is not None:
             given = self.action_normalizer.normalize(prefix.actions)
             noise = jnp.where(prefix.is_given[..., None], given, noise)
-        velocity, condition = self._velocity(condition, None if prefix is None else prefix.is_given)
-        chunk = imf.sample(velocity, jnp.asarray(noise), condition, self.config.sampling_steps)
-        if self.config.objective.action_representation == "dct":
-            chunk = imf.inverse_dct(chunk)
+        is_given = None if prefix is None else prefix.is_given
+        chunk = self.generator.sample(jnp.asarray(noise), condition, self.config.sampling_steps, is_given)
         return unit_quaternions(self.action_normalizer.unnormalize(chunk), self.spaces)
 
 
@@ -251,13 +251,13 @@ def with_action_dim(config: PolicyConfig, spaces: RobotSpaces) -> PolicyConfig:
     Raises:
         ArgumentError: it names another width.
     """
-    found = config.head.action_dim
+    found = config.action_dim
     require(
         found in (None, spaces.action_dim),
-        f"policy.head.action_dim is {found}, but actions of robot {spaces.name!r} have {spaces.action_dim} entries; "
+        f"policy.action_dim is {found}, but actions of robot {spaces.name!r} have {spaces.action_dim} entries; "
         "leave it away",
     )
-    return dataclasses.replace(config, head=dataclasses.replace(config.head, action_dim=spaces.action_dim))
+    return dataclasses.replace(config, action_dim=spaces.action_dim)
 
 
 def build_policy(

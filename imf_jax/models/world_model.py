@@ -8,7 +8,7 @@ and so from collapsing to a point.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +39,6 @@ MOMENTUM = 0.1
 
 INITIAL_STD = 0.02
 """Standard deviation of the vision transformer's initial weights."""
-
-FIGURES = ("loss", "mse", "sigreg", "embedding_std", "grad_norm")
-"""Figures of a training step."""
 
 _DROPOUT_STREAM, _SKETCH_STREAM = 0, 1
 
@@ -231,7 +228,10 @@ class LeWorldModel(nnx.Module):
         config: as given.
         sizes: of the networks.
         weights: parameters and running statistics by name.
+        figures: of a training step, in the order of the log.
     """
+
+    figures: ClassVar[tuple[str, ...]] = ("loss", "mse", "sigreg", "embedding_std", "grad_norm")
 
     def __init__(self, config: WorldModelConfig, action_dim: int, key: Key[Array, ""]) -> None:
         self.config = config

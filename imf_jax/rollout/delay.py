@@ -11,8 +11,8 @@ takes over: then the hands stay at its last action ("hold"), or go on by its las
 
 With a prefix the plan is given the d actions that are executed meanwhile, and the new chunk continues them, as in
 training-time real-time chunking (Black et al., "Training-Time Action Conditioning for Efficient Real-Time Chunking",
-2025); the policy must be trained for it, see `imf_jax.models.objectives.imf.given_prefix`. The first plan of an episode
-is given none, and neither is one that is made while, or right after, another planner acts.
+2025); the policy must be trained for it, see `imf_jax.models.objectives.paths.given_prefix`. The first plan of an
+episode is given none, and neither is one that is made while, or right after, another planner acts.
 """
 
 from dataclasses import dataclass, replace
@@ -24,8 +24,8 @@ import numpy as np
 from flax import nnx
 from typing_extensions import override
 
-from imf_jax.config import ExecutionConfig, HeadConfig, require
-from imf_jax.models.objectives.imf import prefix_mask
+from imf_jax.config import ExecutionConfig, PolicyConfig, require
+from imf_jax.models.objectives.paths import prefix_mask
 from imf_jax.models.policy import Policy, Prefix, change_quaternions, quaternions, unit_quaternions
 from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput
@@ -110,7 +110,7 @@ class DelayedProgram(PlanProgram):
     def start(self, output: StepOutput) -> Timeline:
         """Start a timeline without a plan: the hands stay where they are."""
         stay = hold(self.policy.spaces, output.state, output.end_effector)
-        actions = jnp.repeat(stay[:, None], self.policy.head.pred_horizon, axis=1)
+        actions = jnp.repeat(stay[:, None], self.policy.pred_horizon, axis=1)
         return Timeline(actions, jnp.zeros(len(actions), bool))
 
     @override
@@ -129,7 +129,7 @@ class DelayedProgram(PlanProgram):
         prefix = None
         if self.prefix:
             known = jnp.where(memory.executed, start, 0)
-            prefix = Prefix(memory.actions, prefix_mask(known, self.policy.head.pred_horizon))
+            prefix = Prefix(memory.actions, prefix_mask(known, self.policy.pred_horizon))
         chunk = self.policy.chunk(weights.policy, observations, seed, episodes, replans, prefix)
         timeline = join(memory.actions, chunk, start, self.policy.spaces, self.blend_steps)
         actions = timeline[:, now : now + self.replan_every]
@@ -200,20 +200,19 @@ def same_hemisphere(actions: Array, reference: Array, spaces: RobotSpaces) -> Ar
     return change_quaternions(turn, actions, spaces)
 
 
-def require_execution(execution: ExecutionConfig, head: HeadConfig, prefix_training: int) -> None:
+def require_execution(execution: ExecutionConfig, policy: PolicyConfig) -> None:
     """Refuse what a policy cannot execute.
 
     Args:
         execution: the requested execution.
-        head: sizes of the policy.
-        prefix_training: the longest delay that it was trained to be given a prefix for.
+        policy: its configuration.
 
     Raises:
         ArgumentError: names the flag.
     """
-    usable = head.pred_horizon - head.obs_horizon + 1
-    horizons = f"pred_horizon {head.pred_horizon} - obs_horizon {head.obs_horizon}"
-    every, delay = execution.replan_every or head.num_action_steps, execution.delay_steps
+    usable = policy.pred_horizon - policy.obs_horizon + 1
+    horizons = f"pred_horizon {policy.pred_horizon} - obs_horizon {policy.obs_horizon}"
+    every, delay = execution.replan_every or policy.num_action_steps, execution.delay_steps
     require(
         every <= usable,
         f"--replan-every {every} is more actions than a chunk has; choose 1..{usable} ({horizons} + 1)",
@@ -229,10 +228,10 @@ def require_execution(execution: ExecutionConfig, head: HeadConfig, prefix_train
     )
     if not execution.prefix:
         return
-    require(prefix_training > 0, "--prefix needs a policy trained for it; train one with --prefix-training")
+    require(policy.prefix_training > 0, "--prefix needs a policy trained for it; train one with --prefix-training")
     require(
-        delay <= prefix_training,
-        f"--prefix: the policy was trained for delays up to --prefix-training {prefix_training}, not for "
+        delay <= policy.prefix_training,
+        f"--prefix: the policy was trained for delays up to --prefix-training {policy.prefix_training}, not for "
         f"--delay-steps {delay}",
     )
     require(
@@ -253,11 +252,11 @@ def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) 
     Raises:
         ArgumentError: the policy cannot be executed so; names the flag.
     """
-    require_execution(execution, policy.config.head, policy.config.objective.prefix_training)
+    require_execution(execution, policy.config)
 
     def execute(program: PolicyProgram, weights: nnx.State) -> tuple[PlanProgram, Any]:
         every = execution.replan_every or program.num_action_steps
-        program = replace(program, head=replace(program.head, num_action_steps=every))
+        program = replace(program, num_action_steps=every)
         if execution.inference == "sync":
             return program, weights
         extrapolate = execution.on_empty == "continue"

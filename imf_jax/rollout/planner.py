@@ -11,7 +11,6 @@ from flax import nnx
 from typing_extensions import override
 
 from imf_jax import seeds
-from imf_jax.config import HeadConfig
 from imf_jax.models.policy import Policy, Prefix
 from imf_jax.rollout.schedule import planning_batches
 from imf_jax.rollout.timing import NO_CLOCK, NoClock, StageClock
@@ -100,29 +99,23 @@ class PolicyProgram(PlanProgram):
 
     Attributes:
         graph: the structure of the policy; its weights are the other half of `nnx.split`.
-        head: sizes of the head.
+        obs_horizon, num_action_steps, cameras: see `PlanProgram`.
+        pred_horizon: actions H of a chunk.
         spaces: action and state of its robot.
-        cameras: names of the cameras whose pictures it reads.
+        network_bytes: about the memory that the network needs for a chunk [bytes].
         encoded_bytes: about the memory that the vision encoder needs for the pictures of one observation [bytes].
         encoded_at_once: observations whose pictures it encodes at once; None for all.
     """
 
     graph: nnx.GraphDef[Policy]
-    head: HeadConfig
+    obs_horizon: int
+    pred_horizon: int
+    num_action_steps: int
     spaces: RobotSpaces
     cameras: tuple[str, ...]
+    network_bytes: int
     encoded_bytes: int
     encoded_at_once: int | None
-
-    @property
-    @override
-    def obs_horizon(self) -> int:
-        return self.head.obs_horizon
-
-    @property
-    @override
-    def num_action_steps(self) -> int:
-        return self.head.num_action_steps
 
     def chunk(
         self,
@@ -136,7 +129,7 @@ class PolicyProgram(PlanProgram):
         """Whole chunk, float32 (B, H, A); index obs_horizon - 1 is the action at the time of the observation."""
         policy = nnx.merge(self.graph, weights)
         keys = noise_keys(seed, episodes, replans)
-        shape = self.head.pred_horizon, self.spaces.action_dim
+        shape = self.pred_horizon, self.spaces.action_dim
         noise = jax.vmap(lambda key: seeds.normal(key, shape))(keys)
         return policy.plan({name: observations[name] for name in policy.reads}, noise, prefix)
 
@@ -157,9 +150,7 @@ class PolicyProgram(PlanProgram):
 
     @override
     def bytes_per_scene(self) -> int:
-        """Memory [bytes] of the sources of the residual attention and of the widest layer."""
-        tokens = 2 + self.head.obs_horizon * 3 + self.head.pred_horizon
-        return 4 * tokens * self.head.n_emb * (2 * self.head.n_layer + 1 + 12)
+        return self.network_bytes
 
     @override
     def encoder_bytes(self, num_scenes: int) -> int:
@@ -309,9 +300,20 @@ class PolicyPlanner(ProgramPlanner):
 def policy_program(policy: Policy) -> tuple[PolicyProgram, nnx.State]:
     """Split a policy into its pure functions and its weights."""
     graph, weights = nnx.split(policy)
-    head, encoder = policy.config.head, policy.config.encoder
+    config, encoder = policy.config, policy.config.encoder
     if policy.frozen_encoder is not None:
         encoded_bytes, at_once = policy.frozen_encoder.block_memory(encoder.image_size)
     else:  # a convolutional network holds some twenty values per pixel
         encoded_bytes, at_once = 4 * 20 * len(encoder.cameras) * encoder.image_size**2, None
-    return PolicyProgram(graph, head, policy.spaces, encoder.cameras, encoded_bytes, at_once), weights
+    program = PolicyProgram(
+        graph,
+        config.obs_horizon,
+        config.pred_horizon,
+        config.num_action_steps,
+        policy.spaces,
+        encoder.cameras,
+        policy.head.bytes_per_chunk(3 * config.obs_horizon, config.pred_horizon),  # room for a token per camera
+        encoded_bytes,
+        at_once,
+    )
+    return program, weights

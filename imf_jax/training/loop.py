@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +96,7 @@ def train(config: TrainConfig) -> int:
             stream = stack.enter_context(Prefetch(stream_pictures(config, data, first_step)))
             data = data._replace(images=None)
             how = {"pictures": stream, "compile": compile_streamed_step}
-        summary = run_to_end(config, state, frozen, data, meta, resumed, external, validation, **how)
+        summary = run_to_end(config, state, frozen, data, policy.figures, meta, resumed, external, validation, **how)
     say(final_line(config.out, summary, int(summary.state.step) - first_step), markup=False)
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
 
@@ -106,6 +106,7 @@ def run_to_end(
     state: TrainState,
     frozen: FrozenParts,
     data: Any,
+    figures: Sequence[str],
     meta: CheckpointMeta,
     resumed: CheckpointMeta | None,
     external: Mapping[str, Tracker],
@@ -119,6 +120,7 @@ def run_to_end(
         state: the state to start from.
         frozen: the rest of what is trained.
         data: what it is trained on, on the device.
+        figures: of a step, in the order of the log.
         meta: metadata of the checkpoints; step, weights and validation are filled in.
         resumed: metadata of the checkpoint that `state` is from, if it is from one.
         external: trackers by their names.
@@ -127,9 +129,9 @@ def run_to_end(
     """
     first_step = int(state.step)
 
-    def save(state: TrainState, figures: dict[str, float] | None) -> None:
+    def save(state: TrainState, validated: dict[str, float] | None) -> None:
         weights = "newest" if state.average is None else "average"
-        of_state = replace(meta, step=int(state.step), weights=weights, validation=figures)
+        of_state = replace(meta, step=int(state.step), weights=weights, validation=validated)
         saved_state.save_checkpoint(config.out, state, frozen, config, of_state)
         saved_state.prune(config.out, config.keep)
 
@@ -138,7 +140,7 @@ def run_to_end(
         open_run(config)
         run = tracked_run(config, first_step)
         with Trackers(run, external, progress.say) as tracker:
-            trainer = Trainer(config, frozen, data, save, tracker, progress, validate, should_stop, **how)
+            trainer = Trainer(config, frozen, data, figures, save, tracker, progress, validate, should_stop, **how)
             validated = resumed is not None and resumed.validation is not None
             summary = trainer.run(state, validated=validated, saved=resumed is not None)
             tracker.summary(run_summary(config.out, summary))

@@ -31,7 +31,7 @@ from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, ArgumentError
 from imf_jax.files import atomic_write, reported_write_errors, write_bytes, write_json
 from imf_jax.models.encoders.lewm import encoder_files
-from imf_jax.models.world_model import FIGURES, LeWorldModel
+from imf_jax.models.world_model import LeWorldModel
 from imf_jax.models.world_model_file import WORLD_MODEL_FILE, read_world_model, world_model_bytes
 from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.sim.tasks import get_task
@@ -73,7 +73,7 @@ def pretrain(config: PretrainConfig) -> int:
     if config.init is not None:
         say(start_from(model, config.init), markup=False)
     model.action_normalizer.set_statistics("action", action_statistics(np.asarray(data.action)[split.training]))
-    state, frozen = initial_state(model, config, FIGURES)
+    state, frozen = initial_state(model, config)
     state, resumed = restore(config, state, frozen, fingerprint, None)
     first_step = int(state.step)
     say(
@@ -95,8 +95,8 @@ def pretrain(config: PretrainConfig) -> int:
         first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, None, spaces.to_json()
     )
     compile_with = partial(compile_steps, draw=draw_clips(config))
-    how = {"compile": compile_with, "figures": FIGURES, "describe": diagnostics_line}
-    summary = run_to_end(config, state, frozen, clips, meta, resumed, external, validation, **how)
+    how = {"compile": compile_with, "describe": diagnostics_line}
+    summary = run_to_end(config, state, frozen, clips, model.figures, meta, resumed, external, validation, **how)
     trained = trained_policy(summary.state, frozen)
     diagnostics = diagnose.last
     if diagnostics is None or diagnostics.step != int(summary.state.step):

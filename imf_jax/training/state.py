@@ -23,9 +23,6 @@ from imf_jax.training.optimizer import build_optimizer, update_average
 
 Array = jax.Array
 
-SUMMED = ("loss", "mse", "dudt_rms", "grad_norm")
-"""Figures of a step of a policy that are summed until the next line of the log."""
-
 
 class TrainState(NamedTuple):
     """Training state: everything that a step changes.
@@ -36,7 +33,7 @@ class TrainState(NamedTuple):
         statistics: running statistics of batch normalisation, an `nnx.State`; empty where there is none.
         optimizer: state of the optimizer.
         average: moving average of `params` and `statistics` in one `nnx.State`, or None if it is off.
-        sums: float32 scalars, the figures of a step (`SUMMED` of a policy) and `count`: sums over the steps since the
+        sums: float32 scalars, the figures of a step (see `initial_state`) and `count`: sums over the steps since the
             last line of the log.
     """
 
@@ -48,7 +45,7 @@ class TrainState(NamedTuple):
     sums: dict[str, Array]
 
 
-def no_sums(figures: Sequence[str] = SUMMED) -> dict[str, Array]:
+def no_sums(figures: Sequence[str]) -> dict[str, Array]:
     """Empty `TrainState.sums`, of no step."""
     return {name: jnp.zeros((), jnp.float32) for name in (*figures, "count")}
 
@@ -58,15 +55,20 @@ def acting_weights(state: TrainState) -> nnx.State:
     return nnx.merge_state(state.params, state.statistics) if state.average is None else state.average
 
 
-def initial_state(
-    module: nnx.Module, config: TrainConfig | PretrainConfig, figures: Sequence[str] = SUMMED
-) -> tuple[TrainState, FrozenParts]:
-    """Make the state before the first step. It shares no buffer with `module`."""
+def initial_state(module: Any, config: TrainConfig | PretrainConfig) -> tuple[TrainState, FrozenParts]:
+    """Make the state before the first step. It shares no buffer with `module`.
+
+    Args:
+        module: a `Policy`, or another module with `loss` and with the names of what is logged of a step, `figures`.
+        config: the run.
+    """
     frozen, *changing = split_policy(module)
     params, statistics = jax.tree.map(jnp.copy, changing)
     optimizer = build_optimizer(config.optimizer, config.max_steps)
     average = jax.tree.map(jnp.copy, nnx.merge_state(*changing)) if config.optimizer.ema_decay else None
-    state = TrainState(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(params), average, no_sums(figures))
+    state = TrainState(
+        jnp.zeros((), jnp.int32), params, statistics, optimizer.init(params), average, no_sums(module.figures)
+    )
     return state, frozen
 
 
@@ -84,11 +86,11 @@ Draw = Callable[[Any, Array], Any]
 
 def draw_windows(config: TrainConfig) -> Draw:
     """Draw of a policy's batch: windows of `Demonstrations`."""
-    head = config.policy.head
+    policy = config.policy
 
     def draw(data: Demonstrations, key: Array) -> Batch:
         return sample_windows(
-            data, key, config.batch_size, obs_horizon=head.obs_horizon, pred_horizon=head.pred_horizon
+            data, key, config.batch_size, obs_horizon=policy.obs_horizon, pred_horizon=policy.pred_horizon
         )
 
     return draw
@@ -126,6 +128,7 @@ def optimizer_step(
             newest = nnx.merge_state(params, statistics)
             average = update_average(average, newest, config.optimizer.ema_decay, state.step)
         figures = {**info, "loss": loss, "grad_norm": optax.tree.norm(gradient), "count": jnp.ones((), jnp.float32)}
+        assert figures.keys() == state.sums.keys(), "the figures of a module name what its loss returns"
         sums = {name: total + figures[name] for name, total in state.sums.items()}
         return TrainState(state.step + 1, params, statistics, optimizer_state, average, sums)
 
@@ -190,7 +193,7 @@ def compile_streamed_step(config: TrainConfig, state: TrainState, frozen: Frozen
     encoder = config.policy.encoder
     assert isinstance(encoder, ResNetEncoderConfig), "frozen encoders train on features"
     size = (encoder.image_size, encoder.image_size, 3)
-    shape = (config.batch_size, config.policy.head.obs_horizon, len(encoder.cameras), *size)
+    shape = (config.batch_size, config.policy.obs_horizon, len(encoder.cameras), *size)
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
     return streamed_step_program(config, frozen.graph).lower(state, frozen.variables, data, images).compile()
 
@@ -207,7 +210,7 @@ def stream_pictures(config: TrainConfig, data: Demonstrations, first: int) -> It
         uint8 (B, To, C, H, W, 3), on the default device.
     """
     assert data.images is not None
-    horizon, key = config.policy.head.obs_horizon, root_key(config.seed, STEP_STREAM)
+    horizon, key = config.policy.obs_horizon, root_key(config.seed, STEP_STREAM)
     others = data._replace(images=None)
 
     def rows_of(step: Array) -> Array:

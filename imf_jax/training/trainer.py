@@ -15,7 +15,7 @@ from imf_jax.models.policy import FrozenParts
 from imf_jax.training.clock import TrainingClock
 from imf_jax.training.optimizer import learning_rate_schedule
 from imf_jax.training.progress import TrainingProgress
-from imf_jax.training.state import SUMMED, RunStep, RunSteps, TrainState, compile_run_steps, no_sums, trained_policy
+from imf_jax.training.state import RunStep, RunSteps, TrainState, compile_run_steps, no_sums, trained_policy
 from imf_jax.training.trackers import Trackers
 from imf_jax.training.validation import Validation, validation_line
 
@@ -58,12 +58,12 @@ class Trainer:
         config: the run.
         frozen: parts of the policy that are not trained.
         data: the demonstrations, or what else `compile` takes.
+        figures: of a step, which the log gets the mean of.
         save: see `Save`.
         tracker: receives the figures.
         progress: shows them.
         validate: see `Validate`; None turns validation off.
         compile: compiles the steps.
-        figures: of a step, which the log gets the mean of.
         describe: the figures of a validation in one line.
         should_stop: asked between calls of the compiled loop; True ends the run with a checkpoint.
         pictures: of every step from that of the state on, where the compiled code is a `RunStep`.
@@ -72,13 +72,13 @@ class Trainer:
     config: TrainConfig | PretrainConfig
     frozen: FrozenParts
     data: Any
+    figures: Sequence[str]
     save: Save
     tracker: Trackers
     progress: TrainingProgress
     validate: Validate | None = None
     should_stop: Callable[[], bool] = lambda: False
     compile: Callable[[Any, TrainState, FrozenParts, Any], RunSteps | RunStep] = compile_run_steps
-    figures: Sequence[str] = SUMMED
     describe: Callable[[dict[str, float]], str] = validation_line
     pictures: Iterator[Array] | None = None
     _rate: float = field(default=0.0, init=False)

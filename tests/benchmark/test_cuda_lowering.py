@@ -3,7 +3,8 @@
 import re
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -12,13 +13,35 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from imf_jax.benchmark.cuda import programs
 from imf_jax.benchmark.cuda.programs import Program, preset_config, without_pictures
-from imf_jax.config import PretrainConfig
+from imf_jax.config import (
+    DiffusionConfig,
+    FlowConfig,
+    MeanFlowConfig,
+    PolicyConfig,
+    PretrainConfig,
+    RegressionConfig,
+    TransformerConfig,
+    UnetConfig,
+    kind_name,
+)
 from imf_jax.presets import PRETRAIN_DIRECTORY, load_preset
 from imf_jax.sim.backends.warp import WarpBackend
 
 SCENES = 64
 
 STATE, ROW, GRID = preset_config("transfer-state"), preset_config("lewm-384", "row"), preset_config("lewm-384", "grid")
+
+SMALL = {"n_emb": 32, "n_layer": 2, "n_head": 2, "n_kv_head": 2}
+OTHERS = {
+    kind_name(objective): replace(STATE, policy=PolicyConfig(head, objective, sampling_steps=steps))
+    for head, objective, steps in [
+        (TransformerConfig(**SMALL), FlowConfig(), 5),
+        (UnetConfig((16, 32), groups=4, time_dim=16), DiffusionConfig(), 10),
+        (TransformerConfig(**SMALL), MeanFlowConfig(), 1),
+        (UnetConfig((16, 32), groups=4, time_dim=16), RegressionConfig(), 1),
+    ]
+}
+"""Other networks and objectives than those of the presets, in sizes that are lowered quickly."""
 
 EYE = load_preset("lewm-pretrain", PRETRAIN_DIRECTORY, PretrainConfig)
 
@@ -92,6 +115,11 @@ def test_the_loop_calls_warp_and_nothing_else(policy: str) -> None:
         pytest.param(lambda: programs.encode("grid", SCENES), LARGEST_TEXT, id="encoder-grid"),
         pytest.param(lambda: programs.training(STATE), LARGEST_TEXT, id="training-128/4"),
         pytest.param(lambda: programs.training(ROW), MANY_ARRAYS, id="training-384/12"),
+        *(
+            pytest.param(partial(make, config, *more), LARGEST_TEXT, id=f"{make.__name__}-{name}")
+            for name, config in OTHERS.items()
+            for make, *more in ((programs.plan, SCENES), (programs.training,))
+        ),
         pytest.param(lambda: programs.pretraining(EYE), LARGEST_TEXT, id="pre-training-192/12"),
     ],
 )

@@ -10,6 +10,7 @@ from imf_jax.config import (
     CaptureConfig,
     EfficientNetEncoderConfig,
     EvalConfig,
+    FlowConfig,
     LewmEncoderConfig,
     OptimizerConfig,
     PolicyConfig,
@@ -31,6 +32,7 @@ from imf_jax.errors import ArgumentError, UserError
             tracker=("wandb",),
         ),
         TrainConfig(policy=PolicyConfig(encoder=LewmEncoderConfig(Path("encoders/other")))),
+        TrainConfig(policy=PolicyConfig(objective=FlowConfig(prediction="data"))),
         TrainConfig(policy=PolicyConfig(encoder=EfficientNetEncoderConfig(("top",), stride=8))),
         EvalConfig(expert=True, devices="all", capture=CaptureConfig(record_video=3), out=Path("evals/x")),
     ],
@@ -60,9 +62,30 @@ def test_older_files_have_fewer_fields_and_no_types() -> None:
     assert from_dict(TrainConfig, {"policy": {"encoder": {}}}).policy.encoder == StateEncoderConfig()
 
 
+OLDER: dict[str, Any] = {
+    "policy": {
+        "head": {"action_dim": 16, "obs_horizon": 3, "pred_horizon": 12, "num_action_steps": 5, "n_emb": 32},
+        "objective": {"loss": "mse", "prefix_training": 4},
+    }
+}
+"""As stored when horizons belonged to the network, and prefixes to the objective."""
+
+
+def test_older_files_have_the_horizons_in_the_head() -> None:
+    policy = from_dict(TrainConfig, OLDER).policy
+    assert (policy.action_dim, policy.obs_horizon, policy.pred_horizon, policy.num_action_steps) == (16, 3, 12, 5)
+    assert (policy.head.n_emb, policy.objective.loss, policy.prefix_training) == (32, "mse", 4)
+    assert from_dict(TrainConfig, to_dict(from_dict(TrainConfig, OLDER))).policy == policy
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"policy": {"head": {"pred_horizon": "x"}}}, "field policy.pred_horizon is 'x'; it must be a whole number"),
+        (
+            {"policy": {"head": {"pred_horizon": 8}, "pred_horizon": 9}},
+            "field policy.head.pred_horizon is not known; it was written by another version",
+        ),
         ({"max_steps": 2.5}, "field max_steps is 2.5; it must be a whole number"),
         ({"max_steps": True}, "field max_steps is True; it must be a whole number"),
         ({"max_steps": "ten"}, "field max_steps is 'ten'; it must be a whole number"),
@@ -82,7 +105,12 @@ def test_older_files_have_fewer_fields_and_no_types() -> None:
             {"optimizer": {"decay_steps": 1.5}},
             "field optimizer.decay_steps is 1.5; it must be a whole number or null",
         ),
-        ({"policy": {"head": [3]}}, "field policy.head is [3]; it must be a mapping"),
+        ({"optimizer": [3]}, "field optimizer is [3]; it must be a mapping"),
+        (
+            {"policy": {"head": [3]}},
+            "field policy.head is [3]; it must be a mapping with type 'AttnResConfig' or 'TransformerConfig' or "
+            "'UnetConfig'",
+        ),
         ({"policy": {"head": {"n_embd": 3}}}, "field policy.head.n_embd is not known; did you mean n_emb?"),
         ({"policy": {"head": {"x": 3}}}, "field policy.head.x is not known; it was written by another version"),
         ({"resume": "yes", "polcy": {}}, "field polcy is not known; did you mean policy?"),

@@ -16,7 +16,7 @@ from flax import nnx
 
 from imf_jax.checkpoints import load_policy
 from imf_jax.cli import run_main
-from imf_jax.config import HeadConfig
+from imf_jax.config import AttnResConfig, PolicyConfig
 from imf_jax.conversion import imf_head as converter
 from imf_jax.conversion.imf_head import Args, convert
 from imf_jax.conversion.lewm import Args as LewmArgs
@@ -26,10 +26,12 @@ from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders.lewm import load
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives import paths
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-HEAD = HeadConfig(action_dim=16, n_emb=16, n_layer=2, n_head=4, n_kv_head=2, pred_horizon=8, num_action_steps=4)
+SIZES = PolicyConfig(
+    AttnResConfig(n_emb=16, n_layer=2, n_head=4, n_kv_head=2), action_dim=16, pred_horizon=8, num_action_steps=4
+)
 CONDITION = 16 + 7
 FLAGS: dict[str, Any] = {"n_head": 4, "pred_horizon": 8, "num_action_steps": 4}
 
@@ -39,7 +41,7 @@ Tensors = dict[str, np.ndarray]
 @pytest.fixture(scope="module")
 def head() -> AttnResHead:
     """A head with random weights everywhere, pseudo-queries included."""
-    head = AttnResHead(HEAD, CONDITION, rngs=nnx.Rngs(0))
+    head = AttnResHead(SIZES.head, 16, CONDITION, rngs=nnx.Rngs(0))
     random = np.random.default_rng(0)
     params = nnx.state(head, nnx.Param)
     noisy = jax.tree.map(lambda value: value + jnp.asarray(random.normal(0, 0.2, value.shape), jnp.float32), params)
@@ -81,7 +83,7 @@ def test_converted_head_plans_like_its_source(
     report = convert(Args(path, tmp_path / "run", stats=stats, **FLAGS))
     assert len(report.used) == len(weights)
     loaded = load_policy(tmp_path / "run")
-    assert loaded.config.policy.head == HEAD
+    assert loaded.config.policy == SIZES
 
     random = np.random.default_rng(2)
     observation = {
@@ -94,7 +96,7 @@ def test_converted_head_plans_like_its_source(
     for name, key in (("state", "qpos"), ("env_state", "env_state")):
         low, high = (np.array(statistics[key][end], np.float32) for end in ("min", "max"))
         scaled.append(2 * (observation[name] - low) / (high - low) - 1)
-    chunk = imf.sample(head, jnp.asarray(noise), jnp.asarray(np.concatenate(scaled, axis=-1)), 1)
+    chunk = paths.sample(head, jnp.asarray(noise), jnp.asarray(np.concatenate(scaled, axis=-1)), 1)
     low, high = (np.array(statistics["action"][end], np.float32) for end in ("min", "max"))
     expected = (np.asarray(chunk) + 1) / 2 * (high - low) + low
     planned = np.asarray(loaded.policy.plan(jax.tree.map(jnp.asarray, observation), jnp.asarray(noise)))
@@ -107,7 +109,7 @@ def test_settings_come_from_a_config_beside(weights: Tensors, stats: Path, tmp_p
     settings = {"n_head": 4, "n_kv_head": 2, "pred_horizon": 8, "obs_horizon": 2, "num_action_steps": 4}
     (tmp_path / "config.json").write_text(json.dumps({"agent": {"head": settings}}))
     convert(Args(path, tmp_path / "run", stats=stats))
-    assert load_policy(tmp_path / "run").config.policy.head == HEAD
+    assert load_policy(tmp_path / "run").config.policy == SIZES
 
 
 SETTINGS: dict[str, Any] = {"n_head": 4, "n_kv_head": 2, "pred_horizon": 8, "num_action_steps": 4}
@@ -258,7 +260,7 @@ def test_what_does_not_fit_is_refused(
 def test_head_that_sees_takes_its_encoder_along(stats: Path, tmp_path: Path) -> None:
     encoder = tmp_path / "encoder"
     convert_lewm(LewmArgs(FIXTURES / "lewm" / "new.ckpt", encoder, heads=2))
-    head = AttnResHead(HEAD, 12 + 16, rngs=nnx.Rngs(1))
+    head = AttnResHead(SIZES.head, 16, 12 + 16, rngs=nnx.Rngs(1))
     weights = {name: np.ascontiguousarray(value) for name, value in torch_state(head).items()}
     path = save(weights, tmp_path / "head.safetensors")
     with pytest.raises(ArgumentError, match=r"28 channels per step, but robot and scene state .* --lewm"):

@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imf_jax.config import HeadConfig, LatencyConfig, ObjectiveConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, LatencyConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.folder import read_records
 from imf_jax.evaluation.latency import sweep_delays, sweep_plot, sweep_rows, sweep_table
@@ -19,7 +20,7 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.terminal import make_console
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-HEAD = HeadConfig(pred_horizon=8, num_action_steps=4, n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
+SIZES = PolicyConfig(AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1), pred_horizon=8, num_action_steps=4)
 
 
 def records(successes: list[bool]) -> list[EpisodeRecord]:
@@ -63,7 +64,7 @@ def test_rows_compare_each_delay_with_the_smallest_on_the_same_scenes() -> None:
     ],
 )
 def test_delays_are_those_a_policy_can_be_executed_with(options: dict, trained: int, expected: list[int]) -> None:
-    policy = PolicyConfig(head=HEAD, objective=ObjectiveConfig(prefix_training=trained))
+    policy = replace(SIZES, prefix_training=trained)
     assert sweep_delays(LatencyConfig(Path("run"), **options), policy) == expected
 
 
@@ -83,13 +84,13 @@ def test_delays_are_those_a_policy_can_be_executed_with(options: dict, trained: 
 )
 def test_sweeps_that_cannot_run_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        sweep_delays(LatencyConfig(Path("run"), **options), PolicyConfig(head=HEAD))
+        sweep_delays(LatencyConfig(Path("run"), **options), SIZES)
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., Path]) -> Path:
     """A training run with a checkpoint of a tiny policy."""
-    sizes = PolicyConfig(head=HEAD, objective=ObjectiveConfig(prefix_training=2))
+    sizes = replace(SIZES, prefix_training=2)
     return write_run(tmp_path_factory.mktemp("runs") / "tiny", sizes=sizes)
 
 

@@ -10,17 +10,18 @@ import pytest
 from flax import nnx
 from parameters import count_parameters
 
-from imf_jax.config import HeadConfig
+from imf_jax.config import AttnResConfig
 from imf_jax.errors import ArgumentError
-from imf_jax.models.networks.attnres import AttnResHead, RMSNorm, swiglu_width, time_embedding
+from imf_jax.models.networks.attnres import AttnResHead
+from imf_jax.models.networks.layers import RMSNorm, swiglu_width, time_embedding
 from imf_jax.models.policy import weight_decay_mask
 
-SMALL = HeadConfig(action_dim=16, n_emb=32, n_layer=3, n_head=4, n_kv_head=2, pred_horizon=6, num_action_steps=2)
+SMALL = AttnResConfig(n_emb=32, n_layer=3, n_head=4, n_kv_head=2)
 
 
 def small_head(seed: int = 0, **changes: object) -> AttnResHead:
-    config = HeadConfig(**{**SMALL.__dict__, **changes})
-    return AttnResHead(config, 5, rngs=nnx.Rngs(seed))
+    config = AttnResConfig(**{**SMALL.__dict__, **changes})
+    return AttnResHead(config, 16, 5, rngs=nnx.Rngs(seed))
 
 
 @nnx.jit
@@ -36,7 +37,7 @@ def inputs(batch: int = 3, horizon: int = 6) -> tuple[jax.Array, ...]:
 
 
 def test_the_default_head_has_the_size_of_the_original() -> None:
-    head = nnx.eval_shape(lambda: AttnResHead(HeadConfig(action_dim=16), 208, rngs=nnx.Rngs(0)))
+    head = nnx.eval_shape(lambda: AttnResHead(AttnResConfig(), 16, 208, rngs=nnx.Rngs(0)))
     assert count_parameters(head) == 21_493_264
     assert swiglu_width(384) == 1024
 
@@ -175,18 +176,17 @@ def test_only_kernels_of_linear_layers_decay() -> None:
     [
         ({"n_emb": 30}, "n_emb 30 must be a multiple"),
         ({"n_kv_head": 3}, "n_kv_head 3"),
-        ({"num_action_steps": 6}, r"num_action_steps 6 must be in \[1, 5\]"),
         ({"n_layer": 0}, "n_layer is 0"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        HeadConfig(**{**SMALL.__dict__, **changes})
+        AttnResConfig(**{**SMALL.__dict__, **changes})
 
 
 def test_bfloat16_rounds_the_layers_and_nothing_else() -> None:
-    config = HeadConfig(action_dim=4, n_emb=32, n_layer=2, n_head=4, n_kv_head=4)
-    head = AttnResHead(config, 6, rngs=nnx.Rngs(0))
+    config = AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=4)
+    head = AttnResHead(config, 4, 6, rngs=nnx.Rngs(0))
     head.backbone.pseudo_queries[...] = jax.random.normal(jax.random.key(3), head.backbone.pseudo_queries.shape)
     z, condition = jax.random.normal(jax.random.key(0), (3, 16, 4)), jax.random.normal(jax.random.key(1), (3, 2, 6))
     r, t = jnp.zeros(3), jnp.ones(3)

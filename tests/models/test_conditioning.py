@@ -9,12 +9,12 @@ from flax import nnx
 from scipy.spatial.transform import Rotation
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, PolicyConfig, StateEncoderConfig
+from imf_jax.config import AttnResConfig, PolicyConfig, StateEncoderConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.conditioning import relative_poses
 from imf_jax.models.policy import Policy
 
-HEAD = HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=2)
+HEAD = AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=2)
 
 
 def pose(position: Any, rotation: Rotation) -> np.ndarray:

@@ -13,7 +13,7 @@ from efficientnet_weights import TINY, state_dict, tiny_encoder
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax.config import EfficientNetEncoderConfig, HeadConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, EfficientNetEncoderConfig, PolicyConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.conditioning import EfficientNetConditioning
 from imf_jax.models.encoders import efficientnet
@@ -23,7 +23,7 @@ from imf_jax.models.policy import Policy, encoder_identity, unloaded_encoder
 from imf_jax.rollout.planner import policy_program
 
 CONFIG = EfficientNetEncoderConfig(cameras=("top", "front"), image_size=18, stride=8, keypoints=3)
-POLICY = PolicyConfig(HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1), encoder=CONFIG)
+POLICY = PolicyConfig(AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1), encoder=CONFIG)
 
 
 def pictures(batch: int = 2, size: int = 18, seed: int = 0) -> np.ndarray:

@@ -6,19 +6,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from imf_jax.config import HeadConfig, ObjectiveConfig
+from imf_jax.config import AttnResConfig, ImfConfig
 from imf_jax.models.networks.attnres import AttnResHead
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives import dct, imf, paths
 
 BATCH, HORIZON, DIM = 8, 6, 16
 
 
 @pytest.fixture(scope="module")
 def head() -> AttnResHead:
-    config = HeadConfig(
-        action_dim=16, n_emb=32, n_layer=2, n_head=4, n_kv_head=4, pred_horizon=HORIZON, num_action_steps=2
-    )
-    return AttnResHead(config, 5, rngs=nnx.Rngs(0))
+    config = AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=4)
+    return AttnResHead(config, 16, 5, rngs=nnx.Rngs(0))
 
 
 def batch(dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, ...]:
@@ -110,27 +108,27 @@ def test_sampling_a_straight_path_is_exact(steps: int) -> None:
     """For one data point x, u(z, r, t) = (z - x) / t: every number of steps ends at x."""
     x = jax.random.normal(jax.random.key(1), (4, HORIZON, DIM))
     noise = jax.random.normal(jax.random.key(2), x.shape)
-    got = imf.sample(lambda z, r, t, condition: (z - x) / t[:, None, None], noise, jnp.zeros((4, 1, 1)), steps)
+    got = paths.sample(lambda z, r, t, condition: (z - x) / t[:, None, None], noise, jnp.zeros((4, 1, 1)), steps)
     np.testing.assert_allclose(got, x, atol=1e-5)
 
 
 def test_sampling_passes_r_before_t() -> None:
     """u = t - 2 r integrates to different values when the times are swapped or flipped."""
     noise = jnp.zeros((1, 1, 1))
-    got = imf.sample(lambda z, r, t, condition: (t - 2 * r)[:, None, None], noise, noise, 2)
+    got = paths.sample(lambda z, r, t, condition: (t - 2 * r)[:, None, None], noise, noise, 2)
     # intervals (t, r) = (1, .5) and (.5, 0), each half long: -(0.5 * 0) - (0.5 * 0.5)
     np.testing.assert_allclose(got, [[[-0.25]]], atol=1e-6)
 
 
 def test_times_are_ordered_and_half_of_them_equal() -> None:
-    config = ObjectiveConfig()
-    r, t = imf.sample_times(jax.random.key(0), 4000, config)
+    config = ImfConfig()
+    r, t = paths.sample_times(jax.random.key(0), 4000, config)
     assert bool((r <= t).all())
     assert int((r == t).sum()) == 2000
     logit = np.log(t[:2000] / (1 - t[:2000]))
     assert np.mean(logit) == pytest.approx(-0.4, abs=0.08)
     assert np.std(logit) == pytest.approx(1.0, abs=0.08)
-    r, t = imf.sample_times(jax.random.key(0), 4000, ObjectiveConfig(time_distribution="uniform"))
+    r, t = paths.sample_times(jax.random.key(0), 4000, ImfConfig(time_distribution="uniform"))
     assert float(t[2000:].mean()) == pytest.approx(2 / 3, abs=0.02)  # the larger of two uniforms
 
 
@@ -143,11 +141,11 @@ def test_pseudo_huber_is_quadratic_then_linear() -> None:
 @pytest.mark.parametrize("representation", ["time", "dct"])
 @pytest.mark.parametrize("kind", ["mse", "pseudo_huber"])
 def test_padded_steps_carry_no_loss(kind: str, representation: str) -> None:
-    config = ObjectiveConfig(loss=kind, action_representation=representation)
+    config = ImfConfig(loss=kind, action_representation=representation)
     error = jax.random.normal(jax.random.key(0), (3, HORIZON, DIM))
     is_pad = jnp.zeros((3, HORIZON), bool).at[:, 4:].set(True)
     changed = error.at[:, 4:].add(5.0)
-    to = imf.dct if representation == "dct" else lambda values: values
+    to = dct.dct if representation == "dct" else lambda values: values
     one, other = (imf.regression_loss(to(values), is_pad, config) for values in (error, changed))
     assert float(one) == pytest.approx(float(other), rel=1e-5)
     assert float(one) != pytest.approx(float(imf.regression_loss(to(changed), ~is_pad, config)), rel=1e-2)
@@ -155,21 +153,21 @@ def test_padded_steps_carry_no_loss(kind: str, representation: str) -> None:
 
 def test_all_padding_is_not_a_division_by_zero() -> None:
     for mean in (imf.regression_loss, imf.mean_squared_error):
-        assert float(mean(jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool), ObjectiveConfig())) == 0.0
+        assert float(mean(jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool), ImfConfig())) == 0.0
 
 
 @pytest.mark.parametrize(("representation", "given"), [("time", 0), ("time", 2), ("dct", 0)])
 def test_the_logged_error_is_that_of_the_steps_with_loss(representation: str, given: int) -> None:
     """A velocity of zero is wrong by x - e; what is padded or given in x does not count, however large it is."""
-    config = ObjectiveConfig(loss="mse", action_representation=representation)
+    config = ImfConfig(loss="mse", action_representation=representation)
     x = jax.random.normal(jax.random.key(0), (BATCH, HORIZON, DIM))
     is_pad = jnp.zeros((BATCH, HORIZON), bool).at[:, 4:].set(True)
-    is_prefix = imf.prefix_mask(jnp.full(BATCH, given), HORIZON) if given else None
+    is_prefix = paths.prefix_mask(jnp.full(BATCH, given), HORIZON) if given else None
     key = jax.random.key(1)
     masked = is_pad if is_prefix is None else is_pad | is_prefix
 
     def logged(x: jax.Array) -> tuple[float, float]:
-        chunk = imf.dct(x) if representation == "dct" else x
+        chunk = dct.dct(x) if representation == "dct" else x
         loss, info = imf.imf_loss(lambda z, *others: jnp.zeros_like(z), key, chunk, is_pad, None, config, is_prefix)
         return float(loss), float(info["mse"])
 
@@ -180,22 +178,22 @@ def test_the_logged_error_is_that_of_the_steps_with_loss(representation: str, gi
 
 
 def test_dct_is_orthonormal_and_agrees_with_scipy() -> None:
-    from scipy.fft import dct
+    import scipy.fft
 
-    matrix = imf.dct_matrix(HORIZON)
+    matrix = dct.dct_matrix(HORIZON)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(HORIZON), atol=1e-6)
     chunk = np.random.default_rng(0).normal(size=(2, HORIZON, DIM)).astype(np.float32)
-    np.testing.assert_allclose(imf.dct(jnp.asarray(chunk)), dct(chunk, axis=1, norm="ortho"), atol=1e-5)
-    np.testing.assert_allclose(imf.inverse_dct(imf.dct(jnp.asarray(chunk))), chunk, atol=1e-5)
-    np.testing.assert_allclose(imf.dct_weights(5)[:, 0], 1 + (np.arange(5) / 4) ** 2)
+    np.testing.assert_allclose(dct.dct(jnp.asarray(chunk)), scipy.fft.dct(chunk, axis=1, norm="ortho"), atol=1e-5)
+    np.testing.assert_allclose(dct.inverse_dct(dct.dct(jnp.asarray(chunk))), chunk, atol=1e-5)
+    np.testing.assert_allclose(dct.dct_weights(5)[:, 0], 1 + (np.arange(5) / 4) ** 2)
 
 
 def test_a_network_that_predicts_the_data_exactly_has_the_velocity_of_the_path() -> None:
     x, noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4, 3)), jnp.float32)
-    exact = imf.from_data(lambda z, r, t, condition: condition)
+    exact = paths.from_data(lambda z, r, t, condition: condition)
     r = jnp.array([0.0, 0.1, 0.0, 0.3, 0.2, 0.5])
     t = jnp.array([0.1, 0.4, 1.0, 0.9, 0.2, 0.6])
-    z = imf.interpolate(x, noise, t)
+    z = paths.interpolate(x, noise, t)
     terms = imf.compound_velocity(exact, z, r, t, x)
     for term in (terms.instantaneous, terms.average, terms.compound):
         np.testing.assert_allclose(term, noise - x, atol=2e-5)
@@ -204,12 +202,12 @@ def test_a_network_that_predicts_the_data_exactly_has_the_velocity_of_the_path()
 
 def test_one_step_from_noise_is_the_predicted_data() -> None:
     noise = np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
-    network = imf.from_data(lambda z, r, t, condition: 0.1 * z + condition)
-    chunk = imf.sample(network, jnp.asarray(noise), jnp.full((2, 1, 1), 0.5), 1)
+    network = paths.from_data(lambda z, r, t, condition: 0.1 * z + condition)
+    chunk = paths.sample(network, jnp.asarray(noise), jnp.full((2, 1, 1), 0.5), 1)
     np.testing.assert_allclose(chunk, 0.1 * noise + 0.5, atol=1e-6)
 
 
 def test_small_times_do_not_blow_errors_up() -> None:
-    off = imf.from_data(lambda z, r, t, condition: z - 0.01)
+    off = paths.from_data(lambda z, r, t, condition: z - 0.01)
     z = jnp.zeros((1, 2, 3))
-    assert float(jnp.abs(off(z, jnp.zeros(1), jnp.full(1, 1e-6), None)).max()) <= 0.01 / imf.SMALLEST_TIME + 1e-6
+    assert float(jnp.abs(off(z, jnp.zeros(1), jnp.full(1, 1e-6), None)).max()) <= 0.01 / paths.SMALLEST_TIME + 1e-6

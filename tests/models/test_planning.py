@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, PolicyConfig
 from imf_jax.models.policy import Policy
 
 pytestmark = pytest.mark.optimized
@@ -25,7 +25,9 @@ Inputs = tuple[dict[str, jax.Array], jax.Array]
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    policy = Policy(PolicyConfig(head=HeadConfig(n_emb=64, n_layer=2), sampling_steps=2), SPACES, 7, rngs=nnx.Rngs(0))
+    policy = Policy(
+        PolicyConfig(head=AttnResConfig(n_emb=64, n_layer=2), sampling_steps=2), SPACES, 7, rngs=nnx.Rngs(0)
+    )
     queries = policy.head.backbone.pseudo_queries
     queries[...] = jax.random.normal(jax.random.key(1), queries.shape)
     compiled = nnx.jit(Policy.plan)

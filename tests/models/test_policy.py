@@ -1,5 +1,7 @@
 """Normalizer and policy: units in, units out."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,12 @@ import pytest
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, ImfConfig, PolicyConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.normalizer import Normalizer
 from imf_jax.models.policy import Policy
 
-HEAD = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=4, pred_horizon=8, num_action_steps=4)
+SIZES = PolicyConfig(AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=4), pred_horizon=8, num_action_steps=4)
 
 
 def statistics(rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -32,7 +34,7 @@ def stats() -> dict[str, dict[str, np.ndarray]]:
 
 
 def make(stats, **changes: object) -> Policy:
-    policy = Policy(PolicyConfig(head=HEAD, **changes), SPACES, 7, rngs=nnx.Rngs(0))
+    policy = Policy(replace(SIZES, **changes), SPACES, 7, rngs=nnx.Rngs(0))
     policy.set_statistics(stats)
     return policy
 
@@ -83,7 +85,7 @@ def test_unusable_statistics_are_refused_by_name(broken: dict) -> None:
 @pytest.mark.parametrize("representation", ["time", "dct"])
 @pytest.mark.parametrize("normalization", ["min_max", "mean_std"])
 def test_plans_are_in_physical_units(stats, normalization: str, representation: str) -> None:
-    objective = ObjectiveConfig(action_representation=representation)
+    objective = ImfConfig(action_representation=representation)
     policy = make(stats, normalization=normalization, objective=objective)
     noise = jax.random.normal(jax.random.key(1), (2, 8, 16))
     chunk = np.asarray(policy.plan(observation(), noise))
@@ -123,4 +125,4 @@ def test_the_loss_falls_when_the_target_is_learned(stats) -> None:
 
 def test_actions_must_be_those_of_the_robot() -> None:
     with pytest.raises(ArgumentError, match="action_dim is 12, but actions of robot 'two_diana7' have 16 entries"):
-        Policy(PolicyConfig(head=HeadConfig(**{**HEAD.__dict__, "action_dim": 12})), SPACES, 7, rngs=nnx.Rngs(0))
+        Policy(replace(SIZES, action_dim=12), SPACES, 7, rngs=nnx.Rngs(0))

@@ -1,5 +1,7 @@
 """Chunks whose first actions are given: clean in z_t, still along the path, without loss, kept when sampling."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,18 +9,18 @@ import pytest
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, ObjectiveConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, ImfConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives import imf, paths
 from imf_jax.models.policy import Policy, Prefix, weight_decay_mask
 
-HEAD = HeadConfig(obs_horizon=3, pred_horizon=8, num_action_steps=4, n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
+HEAD = AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
+SIZES = PolicyConfig(HEAD, obs_horizon=3, pred_horizon=8, num_action_steps=4)
 LONGEST = 4
 
 
 def make(prefix_training: int = LONGEST) -> Policy:
-    objective = ObjectiveConfig(prefix_training=prefix_training)
-    return Policy(PolicyConfig(head=HEAD, objective=objective), SPACES, 7, rngs=nnx.Rngs(0))
+    return Policy(replace(SIZES, prefix_training=prefix_training), SPACES, 7, rngs=nnx.Rngs(0))
 
 
 def batch(size: int = 6) -> dict:
@@ -52,10 +54,10 @@ def test_given_steps_are_clean_and_the_others_are_not() -> None:
         seen.append((z, t))
         return z
 
-    x, is_prefix = batch()["action"], imf.prefix_mask(jnp.array([0, 1, 2, 3, 7, 8]), 8)
-    flow_matching = ObjectiveConfig(equal_time_fraction=1.0)
+    x, is_prefix = batch()["action"], paths.prefix_mask(jnp.array([0, 1, 2, 3, 7, 8]), 8)
+    flow_matching = ImfConfig(equal_time_fraction=1.0)
     imf.imf_loss(
-        imf.given_prefix(velocity), jax.random.key(2), x, batch()["is_pad"], (jnp.zeros(6), is_prefix), flow_matching,
+        paths.given_prefix(velocity), jax.random.key(2), x, batch()["is_pad"], (jnp.zeros(6), is_prefix), flow_matching,
         is_prefix,
     )  # fmt: skip
     ((z, _),) = seen
@@ -66,18 +68,18 @@ def test_given_steps_are_clean_and_the_others_are_not() -> None:
 def test_given_steps_carry_no_loss() -> None:
     """A velocity of zero leaves the error -(e - x) of the steps that are neither given nor padding."""
     x, is_pad = batch()["action"], batch()["is_pad"]
-    is_prefix = imf.prefix_mask(jnp.array([0, 1, 2, 3, 4, 5]), 8)
+    is_prefix = paths.prefix_mask(jnp.array([0, 1, 2, 3, 4, 5]), 8)
 
     def still(z: jax.Array, *others: jax.Array) -> jax.Array:
         return jnp.zeros_like(z)
 
-    config, key = ObjectiveConfig(), jax.random.key(3)
-    loss, _ = imf.imf_loss(imf.given_prefix(still), key, x, is_pad, (jnp.zeros(6), is_prefix), config, is_prefix)
+    config, key = ImfConfig(), jax.random.key(3)
+    loss, _ = imf.imf_loss(paths.given_prefix(still), key, x, is_pad, (jnp.zeros(6), is_prefix), config, is_prefix)
     expected, _ = imf.imf_loss(still, key, x, is_pad | is_prefix, jnp.zeros(6), config)
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     everything = jnp.ones_like(is_prefix)
     nothing, info = imf.imf_loss(
-        imf.given_prefix(still), key, x, is_pad, (jnp.zeros(6), everything), config, everything
+        paths.given_prefix(still), key, x, is_pad, (jnp.zeros(6), everything), config, everything
     )
     assert (float(nothing), float(info["mse"])) == (0.0, 0.0)
 
@@ -90,8 +92,8 @@ def test_given_steps_do_not_move_along_the_path() -> None:
 
     z = batch(2)["action"]
     r, t = jnp.zeros(2), jnp.ones(2)
-    is_prefix = imf.prefix_mask(jnp.array([3, 0]), 8)
-    terms = imf.compound_velocity(imf.given_prefix(total), z, r, t, (jnp.zeros(2), is_prefix))
+    is_prefix = paths.prefix_mask(jnp.array([3, 0]), 8)
+    terms = imf.compound_velocity(paths.given_prefix(total), z, r, t, (jnp.zeros(2), is_prefix))
     moving = np.array([5, 8])[:, None]
     expected = moving * np.asarray(z.sum(axis=1))
     np.testing.assert_allclose(terms.derivative[:, -1], expected, rtol=1e-4)
@@ -104,7 +106,7 @@ def test_plans_keep_what_is_given_and_follow_it() -> None:
     policy.head.output.kernel[...] = jax.random.normal(jax.random.key(8), policy.head.output.kernel.shape)
     noise = jax.random.normal(jax.random.key(4), (2, 8, 16))
     given = jnp.full((2, 8, 16), 0.3).at[..., [3, 4, 5, 6, 11, 12, 13, 14]].set(0.5)
-    is_given = imf.prefix_mask(jnp.array([5, 0]), 8)
+    is_given = paths.prefix_mask(jnp.array([5, 0]), 8)
     plan = nnx.jit(lambda policy, prefix=None: policy.plan(observation, noise, prefix))
     free, held = plan(policy), plan(policy, Prefix(given, is_given))
     moved = plan(policy, Prefix(given.at[..., 0].add(1), is_given))
@@ -126,13 +128,16 @@ def test_training_learns_the_mark_and_nothing_else_is_new() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "message"),
+    ("settings", "message"),
     [
         ({"prefix_training": -1}, "--prefix-training -1 must not be negative"),
         ({"prefix_training": 6}, r"--prefix-training 6 leaves nothing of a chunk to learn; it must be in \[0, 5\]"),
-        ({"prefix_training": 2, "action_representation": "dct"}, "needs objective.action_representation time"),
+        (
+            {"prefix_training": 2, "objective": ImfConfig(action_representation="dct")},
+            "--prefix-training needs",
+        ),
     ],
 )
-def test_settings_that_cannot_work_are_refused(objective: dict, message: str) -> None:
+def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        PolicyConfig(head=HEAD, objective=ObjectiveConfig(**objective))
+        replace(SIZES, **settings)

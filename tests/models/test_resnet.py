@@ -10,7 +10,7 @@ from flax import nnx
 from parameters import count_parameters
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, PolicyConfig, ResNetEncoderConfig
+from imf_jax.config import AttnResConfig, PolicyConfig, ResNetEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.conditioning import ResNetConditioning
 from imf_jax.models.encoders.resnet import ResNet18, ResNetEncoder, color_jitter, crop, crop_offsets, spatial_softmax
@@ -203,7 +203,7 @@ def test_features_come_before_the_state(token_per_camera: bool, monkeypatch: pyt
 
 
 def test_policy_sizes_its_head_by_the_tokens() -> None:
-    head = HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
+    head = AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
     for encoder, dim in [(CONFIG, 28), (replace(CONFIG, token_per_camera=True), 22)]:
         config = PolicyConfig(head=head, encoder=encoder)
         policy = nnx.eval_shape(lambda config=config: Policy(config, SPACES, 7, rngs=nnx.Rngs(0)))

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from imf_jax.config import HeadConfig, ObjectiveConfig
+from imf_jax.config import AttnResConfig, ImfConfig
 from imf_jax.models.encoders.torch_names import load_torch_state, torch_slots, torch_state
-from imf_jax.models.networks import attnres
+from imf_jax.models.networks import layers
 from imf_jax.models.networks.attnres import AttnResHead
-from imf_jax.models.objectives import imf
+from imf_jax.models.objectives import imf, paths
 
 pytestmark = pytest.mark.optimized
 
@@ -40,12 +40,11 @@ class Reference(NamedTuple):
 def reference(request: pytest.FixtureRequest) -> Reference:
     with np.load(request.param) as file:
         arrays = {name: file[name] for name in file.files}
-    n_emb, n_layer, n_head, n_kv_head, pred_horizon, _, cond_dim, action_dim, _ = (int(v) for v in arrays["config"])
-    config = HeadConfig(
-        action_dim=action_dim, obs_horizon=1, pred_horizon=pred_horizon, num_action_steps=1,
+    n_emb, n_layer, n_head, n_kv_head, _, _, cond_dim, action_dim, _ = (int(v) for v in arrays["config"])
+    config = AttnResConfig(
         n_emb=n_emb, n_layer=n_layer, n_head=n_head, n_kv_head=n_kv_head,
     )  # fmt: skip
-    head = AttnResHead(config, cond_dim, rngs=nnx.Rngs(0))
+    head = AttnResHead(config, action_dim, cond_dim, rngs=nnx.Rngs(0))
     weights = {name.removeprefix("param/"): array for name, array in arrays.items() if name.startswith("param/")}
     report = load_torch_state(head, weights)
     assert report.complete, report
@@ -71,13 +70,13 @@ def terms(reference: Reference, r: np.ndarray | None = None, t: np.ndarray | Non
 def loss(weights: nnx.State, graph: nnx.GraphDef, arrays: dict[str, np.ndarray], kind: str) -> jax.Array:
     z, r, t, condition, x, e = (jnp.asarray(arrays[name]) for name in ("z", "r", "t", "cond", "x", "e"))
     compound = imf.compound_velocity(nnx.merge(graph, weights), z, r, t, condition).compound
-    config = ObjectiveConfig(loss=kind)
+    config = ImfConfig(loss=kind)
     return imf.regression_loss(compound - (e - x), jnp.zeros(x.shape[:2], bool), config)
 
 
 def test_interpolation(reference: Reference) -> None:
     arrays = reference.arrays
-    z = imf.interpolate(*(jnp.asarray(arrays[name]) for name in ("x", "e", "t")))
+    z = paths.interpolate(*(jnp.asarray(arrays[name]) for name in ("x", "e", "t")))
     assert deviation(z, arrays["z"]) < VALUE_TOLERANCE
 
 
@@ -109,7 +108,7 @@ def test_gradients(reference: Reference) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_samples(reference: Reference, steps: int) -> None:
     arrays = reference.arrays
-    sample = nnx.jit(imf.sample, static_argnums=3)
+    sample = nnx.jit(paths.sample, static_argnums=3)
     got = sample(reference.head, jnp.asarray(arrays["e"]), jnp.asarray(arrays["cond"]), steps)
     assert deviation(got, arrays[f"actions_{steps}step"]) < VALUE_TOLERANCE
 
@@ -129,7 +128,7 @@ def test_the_tolerance_catches_known_wrong_variants(
     got = terms(reference)
     interval = (arrays["t"] - arrays["r"])[:, None, None]
     if wrong == "half-split RoPE":
-        monkeypatch.setattr(attnres, "rotate_pairs", half_split)
+        monkeypatch.setattr(layers, "rotate_pairs", half_split)
         value, want = terms(reference).average, arrays["u"]
     elif wrong == "flipped time":
         value, want = terms(reference, 1 - arrays["r"], 1 - arrays["t"]).average, arrays["u"]
@@ -157,7 +156,9 @@ def test_a_state_that_does_not_fit_is_reported_and_not_loaded(reference: Referen
     name, other = list(state)[:2]
     wrong = {**state, name: state[name][..., :-1], "extra": np.zeros(3)}
     del wrong[other]
-    fresh = AttnResHead(reference.head.config, reference.head.condition_dim, rngs=nnx.Rngs(1))
+    fresh = AttnResHead(
+        reference.head.config, reference.head.action_dim, reference.head.condition_dim, rngs=nnx.Rngs(1)
+    )
     before = torch_state(fresh)
     report = load_torch_state(fresh, wrong)
     assert report.missing == [other]

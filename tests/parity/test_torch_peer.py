@@ -10,7 +10,7 @@ from flax import nnx
 from imf_jax.benchmark import policy, torch_head
 from imf_jax.benchmark.peers import TorchPolicy, require_peers
 from imf_jax.benchmark.suite import untrained_policies
-from imf_jax.config import HeadConfig
+from imf_jax.config import AttnResConfig
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
 
@@ -35,8 +35,8 @@ def test_the_policy_of_the_vector_environments_plans_all_scenes() -> None:
 
 def test_the_peer_trains_all_its_weights() -> None:
     """A step computes the gradient of every weight, as the other sides do."""
-    config = HeadConfig(action_dim=policy.ACTION_DIM, n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
-    head = AttnResHead(config, policy.CONDITION_DIM, rngs=nnx.Rngs(0))
+    config = AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)
+    head = AttnResHead(config, policy.ACTION_DIM, policy.CONDITION_DIM, rngs=nnx.Rngs(0))
     peer = torch_head.build(asdict(config), torch_state(head), 1)
-    peer.train_step(*policy.make_batch(config, 4))
+    peer.train_step(*policy.make_batch(4))
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in peer.head.parameters())

@@ -10,7 +10,6 @@ import pytest
 from point_world import MAX_STEPS, PointBackend
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig
 from imf_jax.recording.correction import CorrectedPlanner, CorrectedProgram, InterventionRules
 from imf_jax.rollout.delay import DelayedProgram, DelayedWeights
 from imf_jax.rollout.planner import ProgramPlanner
@@ -20,7 +19,7 @@ from imf_jax.spaces import RobotSpaces
 pytestmark = pytest.mark.usefixtures("point_expert")
 
 EVERY = 4
-HEAD = HeadConfig(obs_horizon=2, pred_horizon=8, num_action_steps=EVERY)
+HORIZON = 8
 RULES = InterventionRules(beta=0.5, correction_steps=7)
 
 
@@ -29,13 +28,13 @@ class Marked:
     """A policy whose actions say where they are from: x is 1 % of the plan's number plus a tenth of its place in the
     chunk, y how many actions the plan was given. All are far from every target, and grip what is not measured."""
 
-    head: HeadConfig = HEAD
+    pred_horizon: int = HORIZON
     spaces: RobotSpaces = SPACES
     obs_horizon: int = 2
     cameras: tuple[str, ...] = ()
 
     def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, plans: Any, prefix: Any) -> jax.Array:
-        place = jnp.arange(self.head.pred_horizon) / 10
+        place = jnp.arange(self.pred_horizon) / 10
         x = (plans[:, None] + place) / 100
         given = 0 * x if prefix is None else prefix.is_given.sum(axis=1, keepdims=True) + 0 * x
         return (

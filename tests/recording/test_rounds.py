@@ -11,7 +11,7 @@ import pytest
 from transfer_task import SPACES
 
 from imf_jax.checkpoints import CheckpointMeta
-from imf_jax.config import HeadConfig, PolicyConfig, TrainConfig
+from imf_jax.config import AttnResConfig, PolicyConfig, TrainConfig
 from imf_jax.config.recording import DaggerConfig, DatasetConfig, RolloutConfig
 from imf_jax.data.episodes import Episode, list_episodes, read_episode, write_episodes
 from imf_jax.data.lerobot.reader import open_dataset
@@ -55,7 +55,7 @@ def run(tmp_path: Path) -> Path:
     """A policy that knows nothing."""
     write_episodes(tmp_path / "demos", [demonstration(number) for number in range(3)])
     write_statistics(tmp_path / "demos")
-    head = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
+    head = AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
     untrained(TrainConfig(data=tmp_path / "demos", out=tmp_path / "run", policy=PolicyConfig(head=head)))
     return tmp_path / "run"
 

@@ -20,7 +20,7 @@ from point_world import MAX_STEPS, SIZE, PointBackend, Straight
 from transfer_task import SPACES
 
 from imf_jax.benchmark.random_walk import Wanderer
-from imf_jax.config import HeadConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.models.policy import Policy
@@ -290,7 +290,7 @@ def test_the_expert_hands_over_on_warp_as_on_native(warp_run: Any, transfer_back
 
 def test_the_first_plan_on_warp_is_that_on_native(warp_run: Any, transfer_backend: Any, tmp_path: Path) -> None:
     """Scenes and keys are equal on every backend, so the first actions are too; and a second run gives the same."""
-    head = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
+    head = AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
     host = Wanderer(Policy(PolicyConfig(head=head), SPACES, 7, rngs=nnx.Rngs(0)), plan_batch=4, task="transfer")
 
     def actions(name: str, roll: Callable[..., Any]) -> list[np.ndarray]:

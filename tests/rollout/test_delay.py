@@ -14,7 +14,7 @@ from point_world import PointBackend
 from test_compiled import what_happened
 from transfer_task import SPACES
 
-from imf_jax.config import ExecutionConfig, HeadConfig, ObjectiveConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, ExecutionConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.compiled import CompiledRollout
@@ -27,7 +27,7 @@ from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
 from imf_jax.spaces import RobotSpaces
 
-HEAD = HeadConfig(obs_horizon=2, pred_horizon=8, num_action_steps=4, n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
+SIZES = PolicyConfig(AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2), pred_horizon=8, num_action_steps=4)
 USABLE = 7
 """Actions of a chunk for now and later: indices obs_horizon - 1 .. pred_horizon - 1."""
 
@@ -39,14 +39,14 @@ class Chunks:
     The second entry says how many steps of the chunk were given.
     """
 
-    head: HeadConfig = HEAD
+    pred_horizon: int = SIZES.pred_horizon
     spaces: RobotSpaces = SPACES
     broken: int = -1
     obs_horizon: int = 2
     cameras: tuple[str, ...] = ()
 
     def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any) -> jax.Array:
-        horizon = self.head.pred_horizon
+        horizon = self.pred_horizon
         values = 100.0 * replans[:, None] + jnp.arange(horizon)
         values = jnp.where((replans == self.broken)[:, None], jnp.nan, values)
         given = jnp.zeros_like(values) if prefix is None else prefix.is_given.sum(axis=1, keepdims=True) + 0 * values
@@ -162,7 +162,7 @@ class Towards(Chunks):
     def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any) -> jax.Array:
         here, target = observations["state"][:, -1, :3], observations["env_state"][:, -1]
         noise = jax.vmap(lambda key: jax.random.normal(key, (3,)))(noise_keys(seed, episodes, replans))
-        steps = jnp.arange(self.head.pred_horizon) / self.head.pred_horizon
+        steps = jnp.arange(self.pred_horizon) / self.pred_horizon
         way = here[:, None] + 0.3 * steps[:, None] * (target - here)[:, None] + 1e-2 * noise[:, None]
         quaternion = jnp.broadcast_to(jnp.array([1.0, 0, 0, 0]), (*way.shape[:2], 4))
         return jnp.concatenate([way, quaternion, jnp.zeros((*way.shape[:2], 9))], axis=-1)
@@ -208,8 +208,7 @@ def test_one_program_serves_every_delay() -> None:
 
 
 def make_policy(prefix_training: int = 0) -> Policy:
-    objective = ObjectiveConfig(prefix_training=prefix_training)
-    return Policy(PolicyConfig(head=HEAD, objective=objective), SPACES, 3, rngs=nnx.Rngs(0))
+    return Policy(replace(SIZES, prefix_training=prefix_training), SPACES, 3, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +277,6 @@ def test_contradictions_are_refused(options: dict[str, Any], message: str) -> No
     ],
 )
 def test_what_a_policy_cannot_execute_is_refused(options: dict[str, Any], trained: int, message: str) -> None:
-    policy = SimpleNamespace(config=PolicyConfig(head=HEAD, objective=ObjectiveConfig(prefix_training=trained)))
+    policy = SimpleNamespace(config=replace(SIZES, prefix_training=trained))
     with pytest.raises(ArgumentError, match=message):
         policy_planner(policy, 4, ExecutionConfig(inference="async", **options))

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, PolicyConfig
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
@@ -37,7 +37,7 @@ class Wanderer(PolicyPlanner):
 
 @pytest.fixture(scope="module")
 def planner() -> PolicyPlanner:
-    head = HeadConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
+    head = AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
     return Wanderer(Policy(PolicyConfig(head=head), SPACES, 7, rngs=nnx.Rngs(0)), plan_batch=4)
 
 

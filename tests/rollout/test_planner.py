@@ -9,20 +9,20 @@ import pytest
 from flax import nnx
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, PolicyConfig
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PolicyPlanner, plan_rows
 from imf_jax.rollout.timing import StageClock
 
 pytestmark = pytest.mark.optimized
 
-HEAD = HeadConfig(obs_horizon=2, pred_horizon=8, num_action_steps=4, n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
+SIZES = PolicyConfig(AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2), pred_horizon=8, num_action_steps=4)
 ENV_STATE_DIM = 3
 
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return Policy(PolicyConfig(head=HEAD), SPACES, ENV_STATE_DIM, rngs=nnx.Rngs(0))
+    return Policy(SIZES, SPACES, ENV_STATE_DIM, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_plan_is_the_documented_function_of_policy_keys_and_slice(policy: Policy
     key = jax.random.key(3)
     for step in (16, 1, 2):
         key = jax.random.fold_in(key, step)
-    noise = jax.random.normal(key, (1, HEAD.pred_horizon, 16))
+    noise = jax.random.normal(key, (1, SIZES.pred_horizon, 16))
     chunk = policy.plan({name: values[[6]] for name, values in observations.items()}, noise)
     np.testing.assert_allclose(planned, chunk[:, 1:5], atol=1e-5)
     assert planned.shape == (1, 4, 16)
@@ -86,7 +86,7 @@ def test_noise_depends_on_seed_episode_and_replan(policy: Policy, observations: 
 def test_number_of_scenes_seed_and_weights_share_one_compilation(observations: Any) -> None:
     compiled = plan_rows._cache_size()
     for seed, rows in ((0, [0]), (1, [0, 1]), (2, list(range(12)))):
-        trained_further = Policy(PolicyConfig(head=HEAD), SPACES, ENV_STATE_DIM, rngs=nnx.Rngs(seed))
+        trained_further = Policy(SIZES, SPACES, ENV_STATE_DIM, rngs=nnx.Rngs(seed))
         plan(PolicyPlanner(trained_further, plan_batch=3), observations, rows, seed=seed)
     assert plan_rows._cache_size() == compiled + 1
 

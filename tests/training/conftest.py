@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
+from imf_jax.config import AttnResConfig, OptimizerConfig, PolicyConfig, TrainConfig, ValidationConfig
 from imf_jax.data.episodes import Episode, write_episodes
 from imf_jax.data.statistics import write_statistics
 
@@ -56,7 +56,7 @@ def config(demos, tmp_path) -> TrainConfig:
         batch_size=4,
         save_every=100,
         log_every=2,
-        policy=PolicyConfig(head=HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)),
+        policy=PolicyConfig(head=AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2, decay_steps=6, ema_decay=0.9),
         validation=ValidationConfig(num_episodes=0),
     )

@@ -18,7 +18,7 @@ from rich.console import Console
 from transfer_task import SPACES
 
 from imf_jax import checkpoints
-from imf_jax.config import to_dict
+from imf_jax.config import RegressionConfig, UnetConfig, to_dict
 from imf_jax.data.episodes import write_episode
 from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations
@@ -54,6 +54,17 @@ def test_grouping_of_steps_does_not_matter(config, same_leaves):
     same_leaves(run(1, 3), once)
     assert int(once.step) == 4
     assert float(once.sums["count"]) == 4
+
+
+def test_checkpoints_carry_the_objective_and_network_and_the_log_has_what_the_loss_returns(config, with_out):
+    head = UnetConfig(widths=(8, 16), kernel_size=3, groups=4, time_dim=8)
+    policy = replace(config.policy, head=head, objective=RegressionConfig())
+    run = with_out("run", policy=policy, max_steps=2)
+    assert loop.train(run) == EXIT_OK
+    (line,) = read_metrics(run.out)
+    assert list(line) == ["step", "loss", "grad_norm", "learning_rate", "steps_per_s", "step_share"]
+    loaded = checkpoints.load_policy(run.out)
+    assert (loaded.policy.config.head, loaded.policy.config.objective) == (head, RegressionConfig())
 
 
 def test_two_and_two_steps_equal_four(config, with_out, same_leaves):
@@ -247,9 +258,8 @@ def test_demonstrations_that_are_refused(config, with_out, make_demonstration, t
     write_statistics(foreign)
     with pytest.raises(UserError, match=r"demonstration 0 in .* is of robot 'three_hands', .* of robot 'two_diana7'"):
         loop.train(with_out("a", data=foreign))
-    head = replace(config.policy.head, action_dim=8)
     with pytest.raises(ArgumentError, match="action_dim is 8"):
-        loop.train(with_out("a", policy=replace(config.policy, head=head)))
+        loop.train(with_out("a", policy=replace(config.policy, action_dim=8)))
     with pytest.raises(ArgumentError, match="unknown task"):
         loop.train(with_out("a", task="juggling"))
     assert not (tmp_path / "a").exists()

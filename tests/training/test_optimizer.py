@@ -7,7 +7,7 @@ import optax
 import pytest
 from transfer_task import SPACES
 
-from imf_jax.config import HeadConfig, OptimizerConfig, PolicyConfig, TrainConfig
+from imf_jax.config import AttnResConfig, OptimizerConfig, PolicyConfig, TrainConfig
 from imf_jax.models.policy import build_policy
 from imf_jax.training.optimizer import build_optimizer, learning_rate_schedule, update_average
 from imf_jax.training.state import initial_state
@@ -38,7 +38,7 @@ def test_schedule_of_extreme_lengths(warmup, steps):
 
 
 def test_only_kernels_of_linear_layers_decay():
-    config = TrainConfig(policy=PolicyConfig(head=HeadConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)))
+    config = TrainConfig(policy=PolicyConfig(head=AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1)))
     state, _ = initial_state(build_policy(config, SPACES, 7), config)
     params = jax.tree.map(jnp.ones_like, state.params)
     optimizer = build_optimizer(OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.1), 10)

@@ -12,13 +12,21 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imf_jax.benchmark.lewm import SIZES
-from imf_jax.config import LewmEncoderConfig, PolicyConfig, PretrainConfig, StateEncoderConfig, TrainConfig
+from imf_jax.config import (
+    AttnResConfig,
+    LewmEncoderConfig,
+    PolicyConfig,
+    PretrainConfig,
+    StateEncoderConfig,
+    TrainConfig,
+    kind_name,
+)
 from imf_jax.data.clips import ClipData
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.encoders.lewm import config_dict
 from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.models.policy import FrozenParts, Policy, build_policy, unloaded_encoder
-from imf_jax.models.world_model import FIGURES, LeWorldModel
+from imf_jax.models.world_model import LeWorldModel
 from imf_jax.presets import load_preset
 from imf_jax.rollout.loop_program import LoopProgram
 from imf_jax.rollout.planner import PolicyProgram, policy_program
@@ -82,8 +90,9 @@ def without_pictures(config: TrainConfig) -> TrainConfig:
 
 
 def head_size(config: PolicyConfig) -> str:
-    """Width and layers of the head, as "384/12"."""
-    return f"{config.head.n_emb}/{config.head.n_layer}"
+    """Size of the network, as "384/12", after its kind if it is not the usual one."""
+    kind = "" if isinstance(config.head, AttnResConfig) else f"{kind_name(config.head)} "
+    return f"{kind}{config.head.size}"
 
 
 def make_policy(config: TrainConfig) -> Policy:
@@ -155,7 +164,7 @@ def pretraining(config: PretrainConfig) -> Program:
 
     def begin() -> tuple[TrainState, FrozenParts]:
         module = LeWorldModel(model, action_dim, root_key(config.seed, INIT_STREAM))
-        return initial_state(module, config, FIGURES)
+        return initial_state(module, config)
 
     state, frozen = nnx.eval_shape(begin)
     program = training_program(config, frozen.graph, draw_clips(config))

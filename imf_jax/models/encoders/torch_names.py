@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from imf_jax.models.networks.attnres import Attention, AttnResHead, SwiGLU
+from imf_jax.models.networks.attnres import AttnResHead
+from imf_jax.models.networks.layers import Attention, SwiGLU
 
 
 @dataclass(frozen=True)

@@ -1,91 +1,24 @@
-"""The IMF-AttnRes transformer: average velocity u(z, r, t | condition) of a chunk of actions.
+"""The IMF-AttnRes transformer: residual attention in place of residual sums.
 
-Tokens, in order: `[r | t | condition tokens | action tokens]`. Attention and SwiGLU sub-layers alternate; each reads
-a softmax mixture of the raw outputs of all earlier sub-layers ("attention residuals") in place of their running sum.
-
-Inside, activations are matrices (rows = batch x tokens, channels), which keeps every linear layer one matrix product.
+Each sub-layer reads a softmax mixture of the raw outputs of all earlier sub-layers ("attention residuals") in place of
+their running sum; see `imf_jax.models.networks.transformer` for the rest.
 """
 
 import operator
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from imf_jax.config import HeadConfig
-from imf_jax.jax_settings import matmul_precision
+from imf_jax.config import TransformerSizes
+from imf_jax.models.networks.layers import inverse_rms
+from imf_jax.models.networks.transformer import Backbone, TransformerHead
 
 Array = jax.Array
-
-NORM_EPS = 1e-6
-ROPE_THETA = 1e4
-TIME_MAX_PERIOD = 1e4
-
-LayerForm = Literal["auto", "unrolled", "scanned"]
-
-LAYERS_UNROLLED_ON_CPU = 24
-"""Layers up to which a CPU gets the unrolled form: XLA's time and memory for it grow with the square of the layers."""
-
-
-def swiglu_width(n_emb: int) -> int:
-    """Hidden channels of a SwiGLU: floor(2.667 n_emb), rounded up to a multiple of 8."""
-    return -(-(n_emb * 2667 // 1000) // 8) * 8
-
-
-def time_embedding(time: Float[Array, " B"], width: int) -> Float[Array, "B {width}"]:
-    """Sinusoid of a time in [0, 1]: sines, then cosines, at frequencies exp(-i ln 10000 / (width/2 - 1)).
-
-    Args:
-        time: float (B,).
-        width: channels, even.
-
-    Returns:
-        float32 (B, width).
-    """
-    half = width // 2
-    frequencies = np.exp(-np.arange(half) * np.log(TIME_MAX_PERIOD) / max(half - 1, 1))
-    angles = time[:, None] * frequencies.astype(np.float32)
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-def rope_tables(
-    num_tokens: int, head_dim: int
-) -> tuple[Float[np.ndarray, "{num_tokens} {head_dim}//2"], Float[np.ndarray, "{num_tokens} {head_dim}//2"]]:
-    """Cosine and sine of the rotary angles index * theta^(-2 i / head_dim), float32 (num_tokens, head_dim / 2) each."""
-    frequencies = ROPE_THETA ** (-np.arange(0, head_dim, 2) / head_dim)
-    angles = np.arange(num_tokens)[:, None] * frequencies
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-
-def rotate_pairs(
-    x: Float[Array, "B tokens heads head_dim"],
-    cos: Float[np.ndarray, "tokens head_dim//2"],
-    sin: Float[np.ndarray, "tokens head_dim//2"],
-) -> Float[Array, "B tokens heads head_dim"]:
-    """Rotate adjacent channel pairs (0, 1), (2, 3), ... by the angle of their token.
-
-    Args:
-        x: (B, tokens, heads, head_dim).
-        cos: (tokens, head_dim / 2), from `rope_tables`.
-        sin: as `cos`.
-
-    Returns:
-        x, rotated; same shape.
-    """
-    pairs = x.reshape(*x.shape[:-1], -1, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos[:, None, :], sin[:, None, :]
-    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
-
-
-def inverse_rms(x: Float[Array, "*batch C"]) -> Float[Array, "*batch 1"]:
-    """Inverse RMS: 1 / sqrt(mean of squares over the last axis + eps), float32 (..., 1)."""
-    return jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + NORM_EPS)
 
 
 def add_all(arrays: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape"]:
@@ -93,107 +26,21 @@ def add_all(arrays: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape"]:
     return reduce(operator.add, arrays)
 
 
-class Linear(nnx.Linear):
-    """A linear layer. Without a bias, as in the transformer's layers, `--precision bfloat16` rounds what it multiplies.
+class AttnResBackbone(Backbone):
+    """Sub-layers joined by attention residuals; returns the sum of all sources.
 
-    Sums stay in float32. Embeddings and the output layer have a bias and stay exact: they carry the actions.
+    XLA cannot compile the form `unrolled` for GPUs in batches of a few hundred rows.
     """
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
-        """Transform (..., in) to (..., out)."""
-        if self.use_bias or matmul_precision() != "bfloat16":
-            return super().__call__(inputs, out_sharding)
-        # The barrier keeps XLA from folding the rounding away, and with it the product that CPUs have instructions for.
-        rounded, kernel = jax.lax.optimization_barrier(
-            (inputs.astype(jnp.bfloat16), self.kernel[...].astype(jnp.bfloat16))
-        )
-        return jnp.matmul(rounded, kernel, preferred_element_type=jnp.float32)
-
-
-def linear(in_features: int, out_features: int, rngs: nnx.Rngs, *, use_bias: bool = False) -> nnx.Linear:
-    """A linear layer with kernel (in, out) ~ N(0, 0.02) and zero bias."""
-    return Linear(in_features, out_features, use_bias=use_bias, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
-
-
-class RMSNorm(nnx.Module):
-    """RMS normalisation x / rms(x) * scale over the last axis."""
-
-    def __init__(self, width: int) -> None:
-        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
-
-    def __call__(self, x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
-        """Normalise `x`, (..., width), to the same shape."""
-        return x * inverse_rms(x) * self.scale[...]
-
-
-class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions; kv heads serve contiguous groups of query heads."""
-
-    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
-        self.n_head, self.n_kv_head, self.causal = config.n_head, config.n_kv_head, config.causal
-        self.head_dim = config.n_emb // config.n_head
-        # Columns: queries of all heads, then keys, then values, so that one product serves all three.
-        self.qkv = linear(config.n_emb, (self.n_head + 2 * self.n_kv_head) * self.head_dim, rngs)
-        self.out = linear(config.n_emb, config.n_emb, rngs)
-
-    def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
-        """Mix the tokens `x`, (B * num_tokens, n_emb), of each batch row; same shape."""
-        qkv = self.qkv(x).reshape(-1, num_tokens, self.n_head + 2 * self.n_kv_head, self.head_dim)
-        query, key, value = jnp.split(qkv, [self.n_head, self.n_head + self.n_kv_head], axis=2)
-        cos, sin = rope_tables(num_tokens, self.head_dim)
-        query = rotate_pairs(query, cos * self.head_dim**-0.5, sin * self.head_dim**-0.5)
-        key = rotate_pairs(key, cos, sin)
-        query = query.reshape(-1, num_tokens, self.n_kv_head, self.n_head // self.n_kv_head, self.head_dim)
-        scores = jnp.einsum("bqkgd,bskd->bkgqs", query, key)
-        if self.causal:
-            scores = jnp.where(np.tri(num_tokens, dtype=bool), scores, -jnp.inf)
-        mixed = jnp.einsum("bkgqs,bskd->bqkgd", jax.nn.softmax(scores, axis=-1), value)
-        return self.out(mixed.reshape(x.shape))
-
-
-class SwiGLU(nnx.Module):
-    """Feed-forward layer down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
-        width = swiglu_width(config.n_emb)
-        # Columns: gate, then up.
-        self.gate_up = linear(config.n_emb, 2 * width, rngs)
-        self.down = linear(width, config.n_emb, rngs)
-
-    def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
-        """Transform each token of `x`, (B * num_tokens, n_emb), to the same shape."""
-        gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
-        return self.down(jax.nn.silu(gate) * up)
-
-
-class AttnResBackbone(nnx.Module):
-    """2 n_layer sub-layers, attention then SwiGLU, joined by attention residuals; returns the sum of all sources.
-
-    Attributes:
-        form: how the layers are compiled, with the same weights and, up to rounding, the same results. `unrolled` is
-            faster on CPUs. `scanned` compiles one layer, whatever their number, and is what XLA can compile for GPUs:
-            it fails there on the unrolled form in batches of a few hundred rows. `auto` takes the one that suits the
-            default device and the number of layers.
-    """
-
-    form: LayerForm = "auto"
-
-    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs) -> None:
-        kinds = [Attention, SwiGLU] * config.n_layer
-        self.sublayers = nnx.List([kind(config, rngs=rngs) for kind in kinds])
-        self.norms = nnx.List([RMSNorm(config.n_emb) for _ in kinds])
+    def __init__(self, config: TransformerSizes, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
         # Row k is the pseudo-query of sub-layer k; at zero it mixes all its sources equally.
-        self.pseudo_queries = nnx.Param(jnp.zeros((len(kinds), config.n_emb), jnp.float32))
+        self.pseudo_queries = nnx.Param(jnp.zeros((len(self.sublayers), config.n_emb), jnp.float32))
 
-    def __call__(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
-        """Transform the embedded tokens `x`, (B * num_tokens, n_emb), to the same shape."""
-        return self._scanned(x, num_tokens) if self.is_scanned() else self._unrolled(x, num_tokens)
-
-    def is_scanned(self) -> bool:
-        """Whether the form is `scanned`, chosen or given."""
-        if self.form != "auto":
-            return self.form == "scanned"
-        return jax.default_backend() != "cpu" or len(self.sublayers) > 2 * LAYERS_UNROLLED_ON_CPU
+    @property
+    def kept(self) -> int:
+        """The embedded tokens and the outputs of all sub-layers."""
+        return 1 + len(self.sublayers)
 
     def _logits(self, source: Float[Array, "rows C"]) -> Float[Array, "K rows"]:
         """Score of a source in each of the K sub-layers, those before it included."""
@@ -212,10 +59,7 @@ class AttnResBackbone(nnx.Module):
     def _scanned(self, x: Float[Array, "rows C"], num_tokens: int) -> Float[Array, "rows C"]:
         """One compiled layer for all: every mixture is over all sources, and those that are not there yet weigh 0."""
         num_sublayers = len(self.sublayers)
-        pairs = zip(self.norms, self.sublayers, strict=True)
-        layers: list[Any] = [nnx.split(list(layer)) for layer in zip(pairs, pairs, strict=True)]
-        graph = layers[0][0]
-        weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(weights for _, weights in layers))
+        graph, weights = self.stacked_layers()
         index = jnp.arange(1 + num_sublayers)[:, None]
 
         def add_source(memory: tuple[Array, Array], place: Array | int, source: Array) -> tuple[Array, Array]:
@@ -240,54 +84,8 @@ class AttnResBackbone(nnx.Module):
         return jnp.sum(sources, axis=0)
 
 
-class AttnResHead(nnx.Module):
-    """Average velocity of an action chunk.
+class AttnResHead(TransformerHead):
+    """Network of a chunk of actions: a transformer with attention residuals; see `TransformerHead`."""
 
-    Args:
-        config: sizes.
-        condition_dim: channels of a condition token.
-        rngs: source of the initial weights (`params` stream).
-        marks_prefix: the given steps of a chunk can be marked, by a learned vector added to their tokens.
-    """
-
-    def __init__(self, config: HeadConfig, condition_dim: int, *, rngs: nnx.Rngs, marks_prefix: bool = False) -> None:
-        assert config.action_dim is not None, "a policy has put the width of its robot's actions in"
-        self.config, self.condition_dim = config, condition_dim
-        self.action_embedding = linear(config.action_dim, config.n_emb, rngs, use_bias=True)
-        self.condition_embedding = linear(condition_dim, config.n_emb, rngs, use_bias=True)
-        self.time_embedding = linear(config.n_emb, config.n_emb, rngs, use_bias=True)
-        self.backbone = AttnResBackbone(config, rngs=rngs)
-        self.norm = RMSNorm(config.n_emb)
-        self.output = linear(config.n_emb, config.action_dim, rngs, use_bias=True)
-        self.prefix_mark = nnx.Param(jnp.zeros((config.n_emb,), jnp.float32)) if marks_prefix else None
-
-    def __call__(
-        self,
-        z: Float[Array, "B H {self.config.action_dim}"],
-        r: Float[Array, " B"],
-        t: Float[Array, " B"],
-        condition: Float[Array, "B Nc {self.condition_dim}"],
-        is_prefix: Bool[Array, "B H"] | None = None,
-    ) -> Float[Array, "B H {self.config.action_dim}"]:
-        """Velocity averaged over the times from r to t, along the path that is at z at time t.
-
-        Args:
-            z: float32 (B, H, action_dim), a normalised chunk between data (time 0) and noise (time 1).
-            r: float32 (B,), start of the interval, r <= t.
-            t: float32 (B,), its end.
-            condition: float32 (B, Nc, condition_dim).
-            is_prefix: bool (B, H), steps of z that are given; only for a head that marks them.
-
-        Returns:
-            float32 (B, H, action_dim).
-        """
-        actions = self.action_embedding(z)
-        if is_prefix is not None:
-            assert self.prefix_mark is not None
-            actions = actions + jnp.where(is_prefix[..., None], self.prefix_mark[...], 0.0)
-        times = time_embedding(jnp.concatenate([r, t]), self.config.n_emb)
-        r_token, t_token = jnp.split(self.time_embedding(times)[:, None], 2)
-        tokens = jnp.concatenate([r_token, t_token, self.condition_embedding(condition), actions], axis=1)
-        _, num_tokens, width = tokens.shape
-        hidden = self.backbone(tokens.reshape(-1, width), num_tokens).reshape(tokens.shape)
-        return self.output(self.norm(hidden[:, num_tokens - z.shape[1] :]))
+    backbone_kind: ClassVar[type[Backbone]] = AttnResBackbone
+    backbone: AttnResBackbone

@@ -1,44 +1,40 @@
-"""Improved MeanFlow: times, training objective and sampler, as pure functions of a velocity function.
+"""Improved MeanFlow: the compound velocity and its regression, as pure functions of a velocity function.
 
-A `Velocity` maps (z, r, t, condition) to the average velocity u of the path that is at z at time t, over [r, t]; the
-condition is a pytree of leaves (B, ...).
-Time 0 is data, time 1 is noise; z_t = (1 - t) x + t e. Rows of a batch must not influence one another.
+See `imf_jax.models.objectives.paths` for velocities and for sampling. Rows of a batch must not influence one another.
 
 Formulas: Geng et al., "Mean Flows for One-step Generative Modeling" (2025) and "Improved Mean Flows" (2025).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Key
 
 from imf_jax import seeds
-from imf_jax.config import ObjectiveConfig
+from imf_jax.config import ImfConfig
+from imf_jax.models.objectives.dct import dct, dct_weights, inverse_dct
+from imf_jax.models.objectives.paths import (
+    Chunk,
+    Network,
+    Time,
+    Velocity,
+    draw_points,
+    equal_rows,
+    network_velocity,
+    sample,
+    sample_times,
+)
 
 Array = jax.Array
-Chunk = Float[Array, "B H A"]
-"""Chunks of H actions, or a quantity per entry of them."""
-
-Time = Float[Array, " B"]
-"""A time in [0, 1] per chunk."""
-
-Velocity = Callable[[Chunk, Time, Time, Any], Chunk]
-PrefixVelocity = Callable[[Chunk, Time, Time, Any, Bool[Array, "B H"]], Chunk]
-"""Velocity that also receives which steps are given, bool (B, H)."""
-
-
-SMALLEST_TIME = 0.05
-"""Smallest time by which `from_data` divides."""
 
 
 class CompoundVelocity(NamedTuple):
     """Terms of the objective, each float32 (B, H, A).
 
     Attributes:
-        instantaneous: v = f(z, t, t), the tangent of the path; carries no gradient.
+        instantaneous: v, the tangent of the path; carries no gradient.
         average: u = f(z, r, t).
         derivative: du/dt along the path; carries no gradient.
         compound: V = u + (t - r) du/dt, which is regressed onto e - x.
@@ -50,75 +46,9 @@ class CompoundVelocity(NamedTuple):
     compound: Chunk
 
 
-def equal_rows(batch_size: int, config: ObjectiveConfig) -> int:
-    """Number of rows with r = t, the first ones of a batch."""
-    return round(batch_size * config.equal_time_fraction)
-
-
-def sample_times(
-    key: Key[Array, ""], batch_size: int, config: ObjectiveConfig
-) -> tuple[Float[Array, " {batch_size}"], Float[Array, " {batch_size}"]]:
-    """Draw r <= t for a batch; the first `equal_rows(batch_size, config)` rows have r = t.
-
-    Args:
-        key: typed JAX key.
-        batch_size: rows B.
-        config: distribution of the times.
-
-    Returns:
-        (r, t), each float32 (B,) in [0, 1].
-    """
-    if config.time_distribution == "uniform":
-        draws = seeds.uniform(key, (2, batch_size))
-    else:
-        draws = jax.nn.sigmoid(config.time_mean + config.time_std * seeds.normal(key, (2, batch_size)))
-    first, second = draws
-    second = jnp.where(np.arange(batch_size) < equal_rows(batch_size, config), first, second)
-    return jnp.minimum(first, second), jnp.maximum(first, second)
-
-
-def interpolate(x: Chunk, noise: Chunk, t: Time) -> Chunk:
-    """Point of the path, z_t = (1 - t) x + t e; x and noise (B, H, A), t (B,)."""
-    t = t[:, None, None]
-    return (1 - t) * x + t * noise
-
-
-def from_data(data: Callable[..., Chunk]) -> Callable[..., Chunk]:
-    """Velocity of a network that predicts the data x at the end of the path: u(z, r, t) = (z - x) / t.
-
-    Where the prediction is exact this is the velocity of the path, e - x, at every r. Generation from noise in one step
-    gives z - u(z, 0, 1) = x, the output itself, so that an error of the network is an error of the actions and none of
-    the noise has to be reproduced. Below `SMALLEST_TIME` the division would blow errors up.
-    """
-
-    def velocity(z: Chunk, r: Time, t: Time, *condition: Any) -> Chunk:
-        return (z - data(z, r, t, *condition)) / jnp.maximum(t, SMALLEST_TIME)[:, None, None]
-
-    return velocity
-
-
-def given_prefix(velocity: PrefixVelocity) -> Velocity:
-    """Velocity of chunks whose first steps are given: those do not move. Its condition is (condition, is_prefix).
-
-    A given step is clean data at every time, as in training-time real-time chunking: Black et al., "Training-Time
-    Action Conditioning for Efficient Real-Time Chunking" (2025). There the step's own time says so; times here belong
-    to the whole chunk, so the network sees it by a mark on the step's token, and that the step stays where it is also
-    enters du/dt.
-    """
-
-    def moving(z: Chunk, r: Time, t: Time, condition: tuple[Any, Bool[Array, "B H"]]) -> Chunk:
-        observed, is_prefix = condition
-        return jnp.where(is_prefix[..., None], 0.0, velocity(z, r, t, observed, is_prefix))
-
-    return moving
-
-
-def prefix_mask(length: Int[Array, " B"], horizon: int) -> Bool[Array, "B {horizon}"]:
-    """Mask of the first `length` (B,) steps, bool (B, horizon)."""
-    return jnp.arange(horizon) < length[:, None]
-
-
-def compound_velocity(velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any) -> CompoundVelocity:
+def compound_velocity(
+    velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any, tangent: Chunk | None = None
+) -> CompoundVelocity:
     """Average velocity u, its total derivative along the path (a JVP with tangent (v, 0, 1)), and V.
 
     Args:
@@ -127,8 +57,9 @@ def compound_velocity(velocity: Velocity, z: Chunk, r: Time, t: Time, condition:
         r: float32 (B,).
         t: float32 (B,).
         condition: (B, ...).
+        tangent: float32 (B, H, A), the tangent v of the path; by default f(z, t, t).
     """
-    instantaneous = jax.lax.stop_gradient(velocity(z, t, t, condition))
+    instantaneous = jax.lax.stop_gradient(velocity(z, t, t, condition)) if tangent is None else tangent
     average, derivative = jax.jvp(
         lambda z, r, t: velocity(z, r, t, condition), (z, r, t), (instantaneous, jnp.zeros_like(r), jnp.ones_like(t))
     )
@@ -138,7 +69,7 @@ def compound_velocity(velocity: Velocity, z: Chunk, r: Time, t: Time, condition:
 
 
 def batch_compound_velocity(
-    velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any, num_equal: int
+    velocity: Velocity, z: Chunk, r: Time, t: Time, condition: Any, num_equal: int, tangent: Chunk | None = None
 ) -> tuple[Chunk, Float[Array, "B-{num_equal} H A"]]:
     """V of a batch whose first `num_equal` rows have r = t, where V = u and neither v nor du/dt is needed.
 
@@ -156,11 +87,16 @@ def batch_compound_velocity(
     if num_equal == z.shape[0]:
         return velocity(z, r, t, condition), jnp.zeros_like(z[rest])
     if num_equal == 0 or jax.default_backend() != "cpu":
-        terms = compound_velocity(velocity, z, r, t, condition)
+        terms = compound_velocity(velocity, z, r, t, condition, tangent)
         return terms.compound, terms.derivative[rest]
-    terms = compound_velocity(velocity, z[rest], r[rest], t[rest], take(condition, rest))
+    terms = compound_velocity(velocity, z[rest], r[rest], t[rest], take(condition, rest), take(tangent, rest))
     flow_matching = velocity(z[equal], r[equal], t[equal], take(condition, equal))
     return jnp.concatenate([flow_matching, terms.compound]), terms.derivative
+
+
+def root_mean_square(values: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Root of the mean square over all entries; 0 if there are none."""
+    return jnp.sqrt(jnp.sum(jnp.square(values)) / max(values.size, 1))
 
 
 def pseudo_huber(error: Float[Array, "*shape"], delta: float) -> Float[Array, "*shape"]:
@@ -168,31 +104,7 @@ def pseudo_huber(error: Float[Array, "*shape"], delta: float) -> Float[Array, "*
     return delta**2 * (jnp.sqrt(1 + jnp.square(error / delta)) - 1)
 
 
-def dct_matrix(size: int) -> Float[np.ndarray, "{size} {size}"]:
-    """Orthonormal DCT-II as float32 (size, size): coefficients = matrix @ signal, signal = matrix.T @ coefficients."""
-    k, n = np.arange(size)[:, None], np.arange(size)[None, :]
-    matrix = np.sqrt(2 / size) * np.cos(np.pi * k * (2 * n + 1) / (2 * size))
-    matrix[0] /= np.sqrt(2)
-    return matrix.astype(np.float32)
-
-
-def dct(chunk: Float[Array, "*batch H A"]) -> Float[Array, "*batch H A"]:
-    """DCT-II over the horizon, axis -2 of (..., H, A)."""
-    return jnp.einsum("kh,...ha->...ka", dct_matrix(chunk.shape[-2]), chunk)
-
-
-def inverse_dct(coefficients: Float[Array, "*batch H A"]) -> Float[Array, "*batch H A"]:
-    """Inverse of `dct`."""
-    return jnp.einsum("kh,...ka->...ha", dct_matrix(coefficients.shape[-2]), coefficients)
-
-
-def dct_weights(horizon: int) -> Float[np.ndarray, "{horizon} 1"]:
-    """Loss weight 1 + (k / (H - 1))^2 of DCT coefficient k, float32 (H, 1)."""
-    k = np.arange(horizon, dtype=np.float32)[:, None]
-    return 1 + (k / max(horizon - 1, 1)) ** 2
-
-
-def regression_loss(error: Chunk, is_pad: Bool[Array, "B H"], config: ObjectiveConfig) -> Float[Array, ""]:
+def regression_loss(error: Chunk, is_pad: Bool[Array, "B H"], config: ImfConfig) -> Float[Array, ""]:
     """Mean loss of `error` over the action steps that are not padding.
 
     With the DCT representation the error is taken back to time, its padded steps are zeroed, and the coefficients
@@ -217,7 +129,7 @@ def regression_loss(error: Chunk, is_pad: Bool[Array, "B H"], config: ObjectiveC
     return jnp.sum(loss) / jnp.maximum(jnp.sum(valid) * error.shape[2], 1)
 
 
-def mean_squared_error(error: Array, is_pad: Array, config: ObjectiveConfig) -> Array:
+def mean_squared_error(error: Array, is_pad: Array, config: ImfConfig) -> Array:
     """Mean square of `error` over the action steps that are not padding, unweighted; 0 if all are padding.
 
     Arguments as of `regression_loss`. The DCT is orthonormal, so the mean over time is that over the coefficients.
@@ -239,7 +151,7 @@ def imf_loss(
     x: Chunk,
     is_pad: Bool[Array, "B H"],
     condition: Any,
-    config: ObjectiveConfig,
+    config: ImfConfig,
     is_prefix: Bool[Array, "B H"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Training loss of one batch, with times and noise drawn from `key`.
@@ -259,38 +171,46 @@ def imf_loss(
     """
     time_key, noise_key = seeds.split(key)
     r, t = sample_times(time_key, x.shape[0], config)
-    noise = seeds.normal(noise_key, x.shape)
-    z = interpolate(x, noise, t)
-    target = noise - x
-    if is_prefix is not None:
-        z = jnp.where(is_prefix[..., None], x, z)
-        target = jnp.where(is_prefix[..., None], 0.0, target)
-        is_pad = is_pad | is_prefix
+    z, target, is_pad = draw_points(noise_key, x, t, is_pad, is_prefix)
     compound, derivative = batch_compound_velocity(velocity, z, r, t, condition, equal_rows(x.shape[0], config))
     error = compound - target
     info = {
         "mse": mean_squared_error(error, is_pad, config),
-        "dudt_rms": jnp.sqrt(jnp.sum(jnp.square(derivative)) / max(derivative.size, 1)),
+        "dudt_rms": root_mean_square(derivative),
     }
     return regression_loss(error, is_pad, config), info
 
 
-def sample(velocity: Velocity, noise: Chunk, condition: Any, steps: int) -> Chunk:
-    """Generate from noise: over the grid linspace(1, 0, steps + 1), z <- z - (t - r) u(z, r, t).
+@dataclass(frozen=True)
+class ImprovedMeanFlow:
+    """The objective with its network, see `imf_jax.models.generator.Generator`."""
 
-    Args:
-        velocity: the velocity function.
-        noise: float32 (B, H, A) ~ N(0, I), z at time 1; where steps are given, they themselves.
-        condition: (B, ...).
-        steps: function evaluations N; 1 is one-step generation.
+    config: ImfConfig
+    network: Network
+    figures: ClassVar[tuple[str, ...]] = ("mse", "dudt_rms")
 
-    Returns:
-        float32 (B, H, A), z at time 0.
-    """
-    grid = jnp.asarray(np.linspace(1, 0, steps + 1), jnp.float32)
+    def loss(
+        self,
+        key: Key[Array, ""],
+        x: Chunk,
+        is_pad: Bool[Array, "B H"],
+        condition: Float[Array, "B Nc D"],
+        is_prefix: Bool[Array, "B H"] | None = None,
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Training loss; see `imf_loss`."""
+        if self.config.action_representation == "dct":
+            x = dct(x)
+        velocity, given = network_velocity(self.network, self.config.prediction, condition, is_prefix)
+        return imf_loss(velocity, key, x, is_pad, given, self.config, is_prefix)
 
-    def advance(z: Chunk, interval: tuple[Float[Array, ""], Float[Array, ""]]) -> tuple[Chunk, None]:
-        t, r = (jnp.full(z.shape[0], time) for time in interval)
-        return z - (interval[0] - interval[1]) * velocity(z, r, t, condition), None
-
-    return jax.lax.scan(advance, noise, (jnp.asarray(grid[:-1]), jnp.asarray(grid[1:])))[0]
+    def sample(
+        self,
+        noise: Chunk,
+        condition: Float[Array, "B Nc D"],
+        steps: int,
+        is_prefix: Bool[Array, "B H"] | None = None,
+    ) -> Chunk:
+        """Generate chunks; see `imf_jax.models.objectives.paths.sample`."""
+        velocity, given = network_velocity(self.network, self.config.prediction, condition, is_prefix)
+        chunk = sample(velocity, noise, given, steps)
+        return inverse_dct(chunk) if self.config.action_representation == "dct" else chunk
