@@ -1,20 +1,20 @@
 """Pictures per second of each renderer that works here, with and without decimated meshes, by the size of pictures."""
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
 
 from imf_jax import seeds
 from imf_jax.benchmark.components import SEED
+from imf_jax.benchmark.policy import take_turns
 from imf_jax.config import RendererName, VisualName
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.task_scene import TaskScene
-from imf_jax.sim.rendering.opengl_renderer import OpenGLRenderer, find_opengl
-from imf_jax.sim.rendering.warp_renderer import WarpRenderer
+from imf_jax.sim.rendering.opengl_renderer import find_opengl
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def measure_pictures(
         drawing = [scene.renderer(cameras or scene.task.cameras) for scene in parts]
         qpos = _starts(parts[0], scenes)
         pictures = [renderer.render(qpos).astype(int) for renderer in drawing]
-        seconds = np.array([[_time(renderer, qpos) for renderer in drawing] for _ in range(rounds)])
+        seconds = np.array(take_turns([partial(renderer.render, qpos) for renderer in drawing], rounds))
         count = pictures[0].shape[0] * pictures[0].shape[1]
         for index, (renderer, visual) in enumerate(sides):
             whole = pictures[sides.index((renderer, "mesh"))]
@@ -71,8 +71,8 @@ def measure_pictures(
                     size,
                     renderer,
                     visual,
-                    pictures_per_s=count / statistics.median(seconds[:, index]),
-                    ratio=statistics.median(seconds[:, 0] / seconds[:, index]),
+                    pictures_per_s=count / statistics.median(seconds[index]),
+                    ratio=statistics.median(seconds[0] / seconds[index]),
                     difference=float(np.abs(pictures[index] - whole).mean()),
                 )
             )
@@ -86,9 +86,3 @@ def _starts(parts: TaskScene, scenes: int) -> np.ndarray:
     keys = seeds.typed_keys(seeds.key_data(scene_keys(SEED, range(scenes))))
     joints, objects = jax.vmap(parts.sample)(keys)
     return np.asarray(parts.start_qpos(np.asarray(joints), np.asarray(objects)), np.float64)
-
-
-def _time(renderer: WarpRenderer | OpenGLRenderer, qpos: np.ndarray) -> float:
-    start = time.perf_counter()
-    renderer.render(qpos)
-    return time.perf_counter() - start

@@ -85,8 +85,7 @@ def train(config: TrainConfig) -> int:
     )  # fmt: skip
 
     def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate | None:
-        wanted = config.validation.num_episodes > 0
-        if not wanted:
+        if config.validation.num_episodes == 0:
             return None
         return RolloutValidation(config, pictures=meta.pictures, should_stop=should_stop, on_warning=on_warning)
 
