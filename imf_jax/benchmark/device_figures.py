@@ -14,9 +14,9 @@ import numpy as np
 from imf_jax.benchmark import features
 from imf_jax.benchmark.components import SEED
 from imf_jax.benchmark.frames import measure_frames
-from imf_jax.benchmark.rollouts import MeasuredPolicy
+from imf_jax.benchmark.rollouts import WARP, MeasuredPolicy
 from imf_jax.benchmark.scaling import ScalingFigures
-from imf_jax.config import RendererName
+from imf_jax.config import PictureStyle
 from imf_jax.evaluation.setup import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import Observations
@@ -91,7 +91,7 @@ def measure_device(
     max_seconds: float,
     attempt: Attempt,
     on_figure: Callable[[DeviceFigure], None],
-    renderer: RendererName = "warp",
+    style: PictureStyle = WARP,
 ) -> None:
     """Measure the promised figures, quick ones first.
 
@@ -103,7 +103,7 @@ def measure_device(
         max_seconds: an evaluation is not begun if it would take longer than this [s].
         attempt: runs each measurement.
         on_figure: receives each figure when it is there; without a GPU those that are not measured.
-        renderer: what makes the pictures.
+        style: how pictures are drawn.
     """
     if sizes is None:
         blank: Measured = NOT_MEASURED, "no CUDA GPU here"
@@ -131,7 +131,7 @@ def measure_device(
         if not policy.cameras:
             continue
         call = partial(
-            evaluation_time, scaling, policy, backend_name, sizes=sizes, max_seconds=max_seconds, renderer=renderer
+            evaluation_time, scaling, policy, backend_name, sizes=sizes, max_seconds=max_seconds, style=style
         )
         seconds, note = measure(f"{policy.label}: {sizes.episodes:,} episodes", call)
         rate = seconds if isinstance(seconds, str) else sizes.episodes / seconds
@@ -221,7 +221,7 @@ def evaluation_time(
     *,
     sizes: DeviceSizes,
     max_seconds: float,
-    renderer: RendererName,
+    style: PictureStyle,
 ) -> Measured:
     """Time [s] of an evaluation from pixels after compilation, at the best batch size."""
     best, found = best_rate(scaling, measured_policy)
@@ -235,7 +235,13 @@ def evaluation_time(
     batches = math.ceil(sizes.episodes / batch)
     num_envs = math.ceil(sizes.episodes / batches)
     planner = measured_policy.plan_with(min(num_envs, batch))
-    backend = make_backend(backend_name, measured_policy.task, image_size=planner.image_size, renderer=renderer)
+    backend = make_backend(
+        backend_name,
+        measured_policy.task,
+        image_size=planner.image_size,
+        renderer=style.renderer,
+        visual=style.visual,
+    )
     records: list[EpisodeRecord] = []
     result = make_rollout(
         backend,

@@ -70,18 +70,23 @@ def _host(backend: Any, spaces: Any, keys: np.ndarray, cameras: tuple[str, ...],
 
 
 def _compiled(backend: Any, spaces: Any, keys: np.ndarray, cameras: tuple[str, ...], steps: int) -> Callable[[], Any]:
-    state, output = jax.jit(backend.reset)(seeds.typed_keys(keys))
-    still = hold(spaces, output.state, output.end_effector)
+    constants = backend.constants(len(keys))
     size = backend.image_size
-    blank = jnp.zeros((len(keys), len(cameras), size, size, 3), jnp.uint8)
-    Carry = tuple[SimState, StepOutput, jax.Array]
+    Carry = tuple[Any, SimState, StepOutput, jax.Array]
 
-    def step(carry: Carry, _: None, action: jax.Array) -> tuple[Carry, None]:
-        state, output = backend.step(carry[0], action)
-        return (state, output, backend.pictures(output.qpos, cameras)), None
+    def begin(constants: Any, keys: jax.Array) -> tuple[SimState, StepOutput]:
+        return backend.start(constants, backend.allocate(constants, len(keys)), seeds.typed_keys(keys))
 
-    def simulate(carry: Carry, action: jax.Array) -> Carry:
-        return jax.lax.scan(lambda carry, none: step(carry, none, action), carry, length=steps)[0]
+    def simulate(constants: Any, state: SimState, output: StepOutput, action: jax.Array) -> jax.Array:
+        def step(carry: Carry, _: None) -> tuple[Carry, None]:
+            data, state, output = backend.advance(constants, *carry[:2], action)
+            return (data, state, output, backend.pictures(constants, data, output.qpos, cameras)), None
 
+        blank = jnp.zeros((len(keys), len(cameras), size, size, 3), jnp.uint8)
+        start = backend.allocate(constants, len(keys)), state, output, blank
+        return jax.lax.scan(step, start, length=steps)[0][-1]
+
+    state, output = jax.jit(begin)(constants, keys)
+    still = hold(spaces, output.state, output.end_effector)
     program = jax.jit(simulate)
-    return lambda: jax.block_until_ready(program((state, output, blank), still))
+    return lambda: jax.block_until_ready(program(constants, state, output, still))

@@ -4,6 +4,7 @@ The sides share process, scenes, policy and actions, and take turns batch by bat
 hits all of them alike. A batch of episodes starts together; all have the same fixed length.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from imf_jax.benchmark.components import (
     require_full_length,
 )
 from imf_jax.benchmark.sequential import SequentialSystem
-from imf_jax.config import RendererName, require
+from imf_jax.config import PictureStyle, require
 from imf_jax.evaluation.setup import make_rollout
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.capacity import require_fit
@@ -29,6 +30,8 @@ from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.episode_log import RolloutProgress, RolloutResult
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.backends.choice import COMPILED, make_backend
+
+WARP = PictureStyle()
 
 PLAN_ROWS = 64
 """Scenes planned in one call on the native backend, or fewer if there are fewer; compiled loops plan all at once."""
@@ -129,8 +132,11 @@ def run_batches(
     steps: int,
     batches: int,
     between: Callable[[], None] = lambda: None,
+    max_seconds: float = math.inf,
 ) -> tuple[list[float], RolloutResult]:
     """Run the closed loop over `batches` batches of episodes; returns the time of each [s] and the result.
+
+    No further batch is begun once they have taken `max_seconds` together.
 
     Raises:
         ArgumentError: an episode ended early.
@@ -152,6 +158,7 @@ def run_batches(
         num_envs=batch,
         on_record=keep,
         on_progress=clock,
+        should_stop=lambda: sum(clock.seconds) > max_seconds,
     ).run()
     return clock.seconds, result
 
@@ -163,7 +170,7 @@ def measure_loop(
     batch: int,
     steps: int,
     repeats: int,
-    renderer: RendererName = "warp",
+    style: PictureStyle = WARP,
 ) -> LoopFigures:
     """Time the parts, the closed loop and the baseline in turns.
 
@@ -173,20 +180,26 @@ def measure_loop(
         batch: scenes at once.
         steps: control steps of an episode, a multiple of the actions per plan.
         repeats: rounds.
-        renderer: what makes the pictures.
+        style: how pictures are drawn.
 
     Raises:
         ArgumentError: `steps` does not suit, an episode ended early, or the batch does not fit in memory.
     """
     planner = measured_policy.plan_with(min(batch, PLAN_ROWS))
     require_whole_plans(steps, planner, backend_name)
-    backend = make_backend(backend_name, measured_policy.task, image_size=planner.image_size, renderer=renderer)
+    backend = make_backend(
+        backend_name,
+        measured_policy.task,
+        image_size=planner.image_size,
+        renderer=style.renderer,
+        visual=style.visual,
+    )
     require_fit(backend, planner, batch, jax.local_devices()[:1] if backend.compiled else ())
     work = record_work(backend, planner, batch=batch, steps=steps)
     parts = {"physics": bare_physics(backend, work), "planning": bare_planning(backend, planner, work)}
     if planner.cameras:
         parts["rendering"] = bare_rendering(backend, planner, work)
-    baseline = SequentialSystem(measured_policy.task, measured_policy.plan_with(1), renderer=renderer)
+    baseline = SequentialSystem(measured_policy.task, measured_policy.plan_with(1), style=style)
     for part in parts.values():
         part()
     baseline.run(0, planner.num_action_steps)

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 from imf_jax.benchmark.device_state import captured_graphs, peak_memory_gb
-from imf_jax.benchmark.rollouts import PLAN_ROWS, MeasuredPolicy, require_whole_plans, run_batches
-from imf_jax.config import RendererName
+from imf_jax.benchmark.rollouts import PLAN_ROWS, WARP, MeasuredPolicy, require_whole_plans, run_batches
+from imf_jax.config import PictureStyle
 from imf_jax.errors import ArgumentError, one_line
 from imf_jax.rollout.capacity import require_fit
 from imf_jax.sim.backends.choice import make_backend
@@ -58,7 +58,7 @@ def measure_scaling(
     steps: int,
     repeats: int,
     max_seconds: float,
-    renderer: RendererName = "warp",
+    style: PictureStyle = WARP,
     on_row: Callable[[ScalingFigures], None] = lambda row: None,
 ) -> list[ScalingFigures]:
     """Control steps per second at some batch sizes.
@@ -74,7 +74,7 @@ def measure_scaling(
         steps: control steps of an episode.
         repeats: batches of each size, fewer where the time is short.
         max_seconds: budget for the batches of all sizes [s]; starts, most of which is compilation, do not count.
-        renderer: what makes the pictures.
+        style: how pictures are drawn.
         on_row: receives each row when it is there.
     """
     require_whole_plans(steps, measured_policy.plan_with(1), backend_name)
@@ -97,12 +97,19 @@ def measure_scaling(
                 if backend is None or backend.compiled:
                     # What a compiled backend keeps for a batch size on the device goes with it.
                     backend = make_backend(
-                        backend_name, measured_policy.task, image_size=planner.image_size, renderer=renderer
+                        backend_name,
+                        measured_policy.task,
+                        image_size=planner.image_size,
+                        renderer=style.renderer,
+                        visual=style.visual,
                     )
                 note = _memory_problem(backend, planner, batch)
                 if not note:
-                    seconds, result = run_batches(backend, planner, batch=batch, steps=steps, batches=batches)
-                    left -= sum(seconds)
+                    # Nothing is known of the first size: it may take so long that one batch of it must do.
+                    seconds, result = run_batches(
+                        backend, planner, batch=batch, steps=steps, batches=batches, max_seconds=left / 4
+                    )
+                    left, batches = left - sum(seconds), len(seconds)
                     rate, warmup_s = batch * steps / statistics.median(seconds), result.warmup_s
             except ArgumentError as error:
                 note, ended_early = str(error), True

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from imf_jax.benchmark.components import SEED
-from imf_jax.config import RendererName
+from imf_jax.config import PictureStyle, RendererName
 from imf_jax.errors import UserError
 from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.seeds import scene_keys
@@ -28,22 +28,23 @@ class SequentialSystem:
     Args:
         task: name of the task.
         planner: what plans; it must plan one row at a time.
-        renderer: what makes the pictures.
+        style: how pictures are drawn.
 
     Raises:
         UserError: JAX is configured not to use the CPU.
     """
 
-    def __init__(self, task: str, planner: PolicyPlanner, *, renderer: RendererName = "warp") -> None:
+    def __init__(self, task: str, planner: PolicyPlanner, *, style: PictureStyle | None = None) -> None:
         assert planner.rows == 1
         self._planner = planner
         self._host = _cpu()
+        style = style or PictureStyle()
         with jax.default_device(self._host):
-            self._parts = TaskScene(task, image_size=planner.image_size, renderer=renderer)
+            self._parts = TaskScene(task, style.visual, planner.image_size, style.renderer)
         self._sample = jax.jit(self._parts.sample)
         self._targets = jax.jit(self._parts.targets)
         self._data = mujoco.MjData(self._parts.model)
-        self._camera = self._make_camera(renderer) if planner.cameras else None
+        self._camera = self._make_camera(style.renderer) if planner.cameras else None
 
     def run(self, episode: int, steps: int) -> tuple[float, np.ndarray]:
         """Run an episode for `steps` control steps; time [s] without the reset, and where it led, float64 (nq,)."""

@@ -15,11 +15,11 @@ from imf_jax.benchmark.device_state import count_captures, on_cuda
 from imf_jax.benchmark.evaluation import EvaluationFigures, measure_evaluation
 from imf_jax.benchmark.random_walk import Wanderer, untrained_policy
 from imf_jax.benchmark.replay import actions_in_contact, replaying
-from imf_jax.benchmark.rollouts import LoopFigures, MeasuredPolicy, measure_loop, require_whole_plans
+from imf_jax.benchmark.rollouts import WARP, LoopFigures, MeasuredPolicy, measure_loop, require_whole_plans
 from imf_jax.benchmark.scaling import ScalingFigures, batch_sizes, measure_scaling
 from imf_jax.benchmark.tables import FAILED, Table
 from imf_jax.checkpoints import load_policy
-from imf_jax.config import IMAGE_SIZE, LewmEncoderConfig, RendererName, require
+from imf_jax.config import IMAGE_SIZE, LewmEncoderConfig, PictureStyle, require
 from imf_jax.errors import UserError, one_line
 from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.rollout.planner import PolicyPlanner
@@ -163,7 +163,7 @@ def measure_rollouts(
     repeats: int,
     max_batch: int,
     max_seconds: float,
-    renderer: RendererName = "warp",
+    style: PictureStyle = WARP,
     dry_run: bool = False,
     say: Callable[[str], None] = lambda line: None,
     on_figures: Callable[[RolloutFigures], None] = lambda figures: None,
@@ -178,18 +178,18 @@ def measure_rollouts(
         repeats: rounds.
         max_batch: the largest batch size.
         max_seconds: budget for all batch sizes together, and for the evaluation on a GPU [s].
-        renderer: what makes the pictures.
+        style: how pictures are drawn.
         dry_run: measure all that is measured on a GPU, in that order and in the smallest sizes, whatever is here.
         say: receives a line when something begins.
         on_figures: receives what is known so far whenever something ends.
 
     Raises:
-        ArgumentError: see `measure_loop`; or a renderer that would render nothing. A device that fails is no error:
+        ArgumentError: see `measure_loop`; or pictures that nothing would see. A device that fails is no error:
             its message is among the figures.
     """
     require(
-        renderer == "warp" or any(measured_policy.cameras for measured_policy in policies),
-        f"--renderer {renderer} would render nothing: no policy that is measured sees pictures",
+        style == WARP or any(measured_policy.cameras for measured_policy in policies),
+        f"nothing would be rendered by {style}: no policy that is measured sees pictures",
     )
     cuda = on_cuda() or dry_run
     usual_sizes = DRY_RUN if dry_run else USUAL
@@ -220,7 +220,7 @@ def measure_rollouts(
             batch=batch or usual.batch,
             steps=steps or usual.steps,
             repeats=repeats,
-            renderer=renderer if measured_policy.cameras else "warp",
+            style=style if measured_policy.cameras else WARP,
         )
         figures.loops.append(row)
 
@@ -241,7 +241,7 @@ def measure_rollouts(
             steps=steps or usual_sizes[cuda, bool(measured_policy.cameras)].scaling_steps,
             repeats=repeats,
             max_seconds=max_seconds / len(policies),
-            renderer=renderer if measured_policy.cameras else "warp",
+            style=style if measured_policy.cameras else WARP,
             on_row=keep,
         )
 
@@ -266,7 +266,7 @@ def measure_rollouts(
             figures.scaling,
             backend,
             max_seconds=max_seconds,
-            renderer=renderer,
+            style=style,
             sizes=DRY_RUN_SIZES if dry_run else PROMISED_SIZES if cuda else None,
             attempt=attempt,
             on_figure=keep,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import tyro
 
 from imf_jax.cli import run_main
-from imf_jax.config import IMAGE_SIZE, BackendName, RendererName, flag, require, require_counts
+from imf_jax.config import (
+    IMAGE_SIZE,
+    BackendName,
+    PictureStyle,
+    RendererName,
+    VisualName,
+    flag,
+    require,
+    require_counts,
+)
 from imf_jax.errors import EXIT_FAILED, EXIT_OK
 from imf_jax.files import write_bytes, write_json
 from imf_jax.terminal import make_console, make_table
@@ -170,6 +179,8 @@ class RolloutsBenchmark:
     max_seconds: float = 120.0
     # Renderer of the pictures.
     renderer: RendererName = "warp"
+    # Meshes in these pictures: as they are, or decimated.
+    visual: VisualName = "mesh"
     # Measure all that is measured on a GPU, in that order and in the smallest sizes, wherever this runs: a rehearsal.
     dry_run: bool = False
     # File that receives the figures as JSON, from the first ones on.
@@ -229,7 +240,7 @@ class RolloutsBenchmark:
             repeats=self.repeats,
             max_batch=self.max_batch,
             max_seconds=self.max_seconds,
-            renderer=self.renderer,
+            style=PictureStyle(self.renderer, self.visual),
             dry_run=self.dry_run,
             say=lambda line: console.print(line, style="dim"),
             on_figures=keep,

@@ -33,6 +33,7 @@ from imf_jax.benchmark.scaling import ScalingFigures, batch_sizes, measure_scali
 from imf_jax.benchmark.sequential import SequentialSystem
 from imf_jax.benchmark.suite import RolloutFigures, Views, measure_rollouts, untrained_policies
 from imf_jax.benchmark.tables import markdown, scaling_plot
+from imf_jax.config import PictureStyle
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.encoders.lewm import LewmSizes
 from imf_jax.models.encoders.vit import VitSizes
@@ -144,8 +145,8 @@ def test_episodes_must_be_whole_calls_of_a_compiled_loop(state: MeasuredPolicy) 
 
 def test_a_renderer_without_pictures_is_refused(state: MeasuredPolicy) -> None:
     options: dict[str, Any] = {"batch": 1, "steps": 8, "repeats": 1, "max_batch": 1, "max_seconds": 1.0}
-    with pytest.raises(ArgumentError, match="--renderer opengl would render nothing"):
-        measure_rollouts([state], "native", renderer="opengl", **options)
+    with pytest.raises(ArgumentError, match="nothing would be rendered by opengl"):
+        measure_rollouts([state], "native", style=PictureStyle("opengl"), **options)
 
 
 def test_early_ends_are_refused() -> None:
@@ -281,7 +282,7 @@ def test_promised_figures_are_filled_where_a_gpu_is(
     # The evaluation has another task and length than the batches, but the same loop.
     monkeypatch.setattr(Transfer, "max_steps", 16)
     monkeypatch.setattr(device_figures, "get_task", lambda name: here.task)
-    options: dict[str, Any] = {"renderer": "warp", "sizes": sizes}
+    options: dict[str, Any] = {"style": PictureStyle(), "sizes": sizes}
     seconds, note = device_figures.evaluation_time(rows, state, "native", max_seconds=60, **options)
     assert isinstance(seconds, float)
     assert note.endswith("; 0 ended early")

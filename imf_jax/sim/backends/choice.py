@@ -113,7 +113,7 @@ def make_backend(
     """Make the backend `name` (from `resolve_backend`) for a task; see the classes. `devices`: of a compiled backend.
 
     Raises:
-        ArgumentError: a renderer or meshes that the backend cannot draw with.
+        ArgumentError: a renderer that the backend cannot draw with.
     """
     how: dict[str, Any] = {"image_size": image_size, "interpolation": interpolation}
     if name == "native":
@@ -124,11 +124,10 @@ def make_backend(
         from imf_jax.sim.backends.mjx import MjxBackend
 
         return MjxBackend(task, renderer=renderer, visual=visual, devices=devices, **how)
-    for flag, value, possible in (("renderer", renderer, "warp"), ("visual", visual, "mesh")):
-        require(
-            value == possible,
-            f"--{flag} {value} cannot be part of --backend warp; leave it out, or take another backend",
-        )
+    require(
+        renderer == "warp",
+        f"--renderer {renderer} cannot be part of --backend warp; leave it out, or take another backend",
+    )
     from imf_jax.sim.backends.warp import WarpBackend
 
-    return WarpBackend(task, devices=devices, **how)
+    return WarpBackend(task, visual=visual, devices=devices, **how)

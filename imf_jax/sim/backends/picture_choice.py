@@ -89,8 +89,8 @@ def possible_style(style: PictureStyle | None, backend: str) -> tuple[PictureSty
         the style, and why it is another one, empty if it is not.
     """
     style = style or PictureStyle()
-    if backend == "warp" and style != PictureStyle():
-        return PictureStyle(), "--backend warp cannot draw so"
+    if backend == "warp" and style.renderer != "warp":
+        return PictureStyle("warp", style.visual), "--backend warp cannot draw so"
     if style.renderer == "opengl" and find_opengl() is None:
         return PictureStyle("warp", style.visual), "no off-screen OpenGL works here"
     return style, ""

@@ -19,6 +19,10 @@ from imf_jax.sim.backends.mjx_base import Constants, DeviceBackend, count_collid
 from imf_jax.sim.rendering.warp_renderer import tracer_settings
 from imf_jax.sim.rendering.warp_runtime import exclusive_launches, start_warp, warp_device
 
+DRAWN = ("mesh_normal", "mesh_faceadr", "mesh_normaladr", "geom_pos", "geom_quat")
+"""Fields of the model in which the scene that pictures show differs from that of the physics: normals in any case, see
+`_without_meshes`, and all of these if the meshes are decimated."""
+
 
 class WarpBackend(DeviceBackend):
     """Batched scenes of one task on MJX-Warp.
@@ -37,7 +41,8 @@ class WarpBackend(DeviceBackend):
         model = mjx.put_model(self.model, self._devices[0], impl="warp")
         # What overflows is reported per run (`StepOutput.overflow`) instead of printed by kernels per step.
         model = model.tree_replace({"opt._impl.warn_overflow": 0})
-        self._mesh_normal = model.mesh_normal
+        names = DRAWN if self.visual == "decimated" else DRAWN[:1]
+        self._drawn = {name: _as_in(model, name, getattr(self._parts.drawn_model, name)) for name in names}
         return model if _touches_meshes(self.model) else _without_meshes(model)
 
     def _blank(self, count: int) -> mjx.Data:
@@ -63,10 +68,13 @@ class WarpBackend(DeviceBackend):
     @override
     def pictures(self, constants: Constants, data: mjx.Data, qpos: jax.Array, cameras: tuple[str, ...]) -> jax.Array:
         model, _ = constants.unpack()
+        model = model.tree_replace(self._drawn)
         context = self._context(qpos.shape[0], cameras).pytree()
         data = _place_cameras_and_lights(self.model, self._place(model, data, qpos))
+        if self.visual == "decimated":
+            data = _place_still_meshes(self._parts.drawn_model, data)
         data = mjx.refit_bvh(model, data, context)
-        packed, _, _ = mjx.render(model.tree_replace({"mesh_normal": self._mesh_normal}), data, context)
+        packed, _, _ = mjx.render(model, data, context)
         size = self.image_size
         return unpack_pixels(packed).reshape(qpos.shape[0], len(cameras), size, size, 3)
 
@@ -82,12 +90,18 @@ class WarpBackend(DeviceBackend):
         if key not in self._contexts:
             with exclusive_launches():
                 self._contexts[key] = mjx.create_render_context(
-                    self.model,
+                    self._parts.drawn_model,
                     nworld=count,
                     devices=[warp_device(device) for device in self._devices],
-                    **tracer_settings(self.model, cameras, self.image_size, self.image_size),
+                    **tracer_settings(self._parts.drawn_model, cameras, self.image_size, self.image_size),
                 )
         return self._contexts[key]
+
+
+def _as_in(model: mjx.Model, name: str, value: np.ndarray) -> np.ndarray | jax.Array:
+    """A field of a MuJoCo model as MJX keeps that field: as an array of JAX, or of numpy if it is static."""
+    kept = getattr(model, name)
+    return np.asarray(value, kept.dtype) if isinstance(kept, np.ndarray) else jnp.asarray(value, kept.dtype)
 
 
 def unpack_pixels(packed: jax.Array) -> jax.Array:
@@ -157,6 +171,16 @@ def _place_cameras_and_lights(model: mujoco.MjModel, data: mjx.Data) -> mjx.Data
             "_impl.light_xdir": directions,
         }
     )
+
+
+def _place_still_meshes(drawn: mujoco.MjModel, data: mjx.Data) -> mjx.Data:
+    """Poses of geoms that never move, which MJX-Warp's kinematics leaves as `make_data` found them in its model."""
+    still = np.flatnonzero(drawn.body_weldid[drawn.geom_bodyid] == 0)
+    placed = mujoco.MjData(drawn)
+    mujoco.mj_kinematics(drawn, placed)
+    positions = data.geom_xpos.at[:, still].set(np.float32(placed.geom_xpos[still]))
+    rotations = data.geom_xmat.at[:, still].set(np.float32(placed.geom_xmat[still].reshape(-1, 3, 3)))
+    return data.tree_replace({"geom_xpos": positions, "geom_xmat": rotations})
 
 
 def _looking_at(positions: jax.Array, targets: jax.Array) -> jax.Array:
