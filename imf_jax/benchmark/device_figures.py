@@ -92,6 +92,7 @@ def measure_device(
     attempt: Attempt,
     on_figure: Callable[[DeviceFigure], None],
     style: PictureStyle = WARP,
+    frames: bool = True,
 ) -> None:
     """Measure the promised figures, quick ones first.
 
@@ -104,6 +105,7 @@ def measure_device(
         attempt: runs each measurement.
         on_figure: receives each figure when it is there; without a GPU those that are not measured.
         style: how pictures are drawn.
+        frames: also measure frames without a policy.
     """
     if sizes is None:
         blank: Measured = NOT_MEASURED, "no CUDA GPU here"
@@ -118,8 +120,9 @@ def measure_device(
 
     for policy in policies:
         on_figure(_figure("closed loop", policy.label, bool(policy.cameras), best_rate(scaling, policy)))
-    found = measure("frames without a policy", partial(frame_rate, policies[0].task, backend_name, sizes))
-    on_figure(_frames_figure(sizes, found))
+    if frames:
+        found = measure("frames without a policy", partial(frame_rate, policies[0].task, backend_name, sizes))
+        on_figure(_frames_figure(sizes, found))
     for policy in policies:
         found = measure(f"{policy.label}: one plan", partial(plan_time, policy, sizes.plans))
         on_figure(_figure("one plan, batch 1", policy.label, bool(policy.cameras), found))

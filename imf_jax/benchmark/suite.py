@@ -1,7 +1,7 @@
 """The whole benchmark of the closed loop: its policies, sizes, order of measurements and results.
 
-On a CUDA GPU the batch sizes that count come first, and the policy that sees before the one that does not; whatever is
-cut short, by an error, a kill or a time limit, leaves the figures before it.
+On a CUDA GPU the promised figures come first: batch sizes that count, and the policy that sees before the one that
+does not. Whatever is cut short, by an error, a kill or a time limit, leaves the figures before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from imf_jax.benchmark.device_figures import PROMISED_SIZES, DeviceFigure, DeviceSizes, measure_device
+from imf_jax.benchmark.device_figures import PROMISED, PROMISED_SIZES, DeviceFigure, DeviceSizes, measure_device
 from imf_jax.benchmark.device_state import count_captures, on_cuda
 from imf_jax.benchmark.evaluation import EvaluationFigures, measure_evaluation
 from imf_jax.benchmark.random_walk import Wanderer, untrained_policy
@@ -256,7 +256,7 @@ def measure_rollouts(
             names = ", ".join(f"{size:,}" for size in sizes)
             attempt(f"{measured_policy.label}: batch sizes {names}", partial(scaling, measured_policy, sizes))
 
-    def promised() -> None:
+    def promised(policies: Sequence[MeasuredPolicy], frames: bool = True) -> None:
         def keep(figure: DeviceFigure) -> None:
             figures.device.append(figure)
             on_figures(figures)
@@ -270,6 +270,7 @@ def measure_rollouts(
             sizes=DRY_RUN_SIZES if dry_run else PROMISED_SIZES if cuda else None,
             attempt=attempt,
             on_figure=keep,
+            frames=frames,
         )
 
     def evaluations() -> None:
@@ -287,9 +288,14 @@ def measure_rollouts(
     if cuda:
         first = [size for size in ((2,) if dry_run else FIRST_ON_CUDA) if size <= max_batch]
         ordered = sorted(policies, key=lambda measured_policy: not measured_policy.cameras)
-        for measured_policy in ordered:
+        main = [measured_policy for measured_policy in ordered if measured_policy.label in PROMISED] or ordered
+        for measured_policy in main:
             scale(measured_policy, first)
-        promised()
+        promised(main)
+        if others := [measured_policy for measured_policy in ordered if measured_policy not in main]:
+            for measured_policy in others:
+                scale(measured_policy, first)
+            promised(others, frames=False)
         for measured_policy in ordered:
             loops(measured_policy)
         evaluations()
@@ -300,5 +306,5 @@ def measure_rollouts(
             loops(measured_policy)
             scale(measured_policy, every_size)
         evaluations()
-        promised()
+        promised(policies)
     return figures

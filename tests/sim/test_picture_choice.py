@@ -98,8 +98,6 @@ def test_a_policy_sees_what_it_learned_from(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level("WARNING"):
         assert choose_style(flags(renderer="warp"), policy(OPENGL), "native") == PictureStyle("warp", "decimated")
         assert choose_style(flags(), policy(OPENGL), "warp") == PictureStyle("warp", "decimated")
-            "warp", "decimated"
-        )
     learned = "the policy learned from pictures of opengl with decimated meshes and now sees those of warp"
     assert caplog.messages == [
         f"{learned} with decimated meshes", f"{learned} with decimated meshes: --backend warp cannot draw so",
