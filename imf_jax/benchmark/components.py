@@ -22,7 +22,7 @@ from imf_jax import seeds
 from imf_jax.config import require
 from imf_jax.evaluation.setup import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.planner import PolicyPlanner, plan_rows
+from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import SimState, StepOutput
@@ -239,9 +239,7 @@ def bare_planning(backend: Any, planner: PolicyPlanner, work: Work) -> Callable[
     def plan() -> Any:
         actions = None
         for observations, episodes, replans in calls:
-            actions, _ = plan_rows(
-                planner.program, planner.weights, (), observations | pictures, None, np.uint32(SEED), episodes, replans
-            )
+            actions, _ = planner.plan_rows((), observations | pictures, None, np.uint32(SEED), episodes, replans)
             if one_by_one:
                 actions.block_until_ready()
         return jax.block_until_ready(actions)

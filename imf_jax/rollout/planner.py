@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,6 +18,9 @@ from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import keep_rows
 from imf_jax.spaces import RobotSpaces
+
+PLANS_KEPT = 64
+"""Programs whose compiled plan is kept."""
 
 Observations = dict[str, np.ndarray]
 """`state` float32 (A, obs_horizon, S) and `env_state` float32 (A, obs_horizon, E), oldest first; for a planner with
@@ -158,26 +161,30 @@ class PolicyProgram(PlanProgram):
         return self.encoded_bytes * min(observations, self.encoded_at_once or observations)
 
 
-@partial(jax.jit, static_argnums=0)
-def plan_rows(
-    program: PlanProgram,
-    weights: Any,
-    memory: Any,
-    observations: dict[str, jax.Array],
-    output: Any,
-    seed: jax.Array,
-    episodes: jax.Array,
-    replans: jax.Array,
-) -> tuple[jax.Array, Any]:
-    """Run `PlanProgram.plan`; scenes whose episode has just begun (replan 0) get a new memory first.
+@lru_cache(maxsize=PLANS_KEPT)
+def compiled_plan(program: PlanProgram, structure: Any) -> Callable[..., tuple[jax.Array, Any]]:
+    """Compile `PlanProgram.plan`; scenes whose episode has just begun (replan 0) get a new memory first.
 
-    `output` may be None for a program that does not read it.
-
-    Compiled once per program and batch size: planners of the same policy at different training steps share the
-    compiled code.
+    The result takes the arguments of `plan`, but the leaves of the weights, whose `structure` is given: to take the
+    weights apart and to compare programs takes longer than to dispatch a plan. `output` may be None for a program that
+    does not read it. Equal programs share what is compiled, once per batch size, also those of one policy at different
+    training steps.
     """
-    memory = keep_rows(replans == 0, program.start(output), memory)
-    return program.plan(weights, memory, observations, output, seed, episodes, replans)
+
+    def plan_rows(
+        leaves: list[jax.Array],
+        memory: Any,
+        observations: dict[str, jax.Array],
+        output: Any,
+        seed: jax.Array,
+        episodes: jax.Array,
+        replans: jax.Array,
+    ) -> tuple[jax.Array, Any]:
+        weights = jax.tree.unflatten(structure, leaves)
+        memory = keep_rows(replans == 0, program.start(output), memory)
+        return program.plan(weights, memory, observations, output, seed, episodes, replans)
+
+    return jax.jit(plan_rows)
 
 
 class ProgramPlanner:
@@ -206,6 +213,12 @@ class ProgramPlanner:
         self._episodes: list[int] = []
         self._memory: Any = None
 
+    @cached_property
+    def plan_rows(self) -> Callable[..., tuple[jax.Array, Any]]:
+        """The compiled plan of `rows` scenes: a function of the arguments of `PlanProgram.plan` without the weights."""
+        leaves, structure = jax.tree.flatten(self.weights)
+        return partial(compiled_plan(self.program, structure), leaves)
+
     def plan(
         self, observations: Observations, output: StepOutput, seed: int, episodes: np.ndarray, replans: np.ndarray
     ) -> np.ndarray:
@@ -229,9 +242,7 @@ class ProgramPlanner:
                 # Padding repeats a real scene: its result is dropped, and its values are harmless.
                 source = np.where(batch >= 0, batch, batch.max())
                 memory, seen, read = jax.tree.map(lambda leaf, source=source: np.asarray(leaf)[source], scenes)
-            planned = plan_rows(
-                self.program,
-                self.weights,
+            planned = self.plan_rows(
                 memory,
                 seen,
                 read,

@@ -11,7 +11,7 @@ from transfer_task import SPACES
 
 from imf_jax.config import AttnResConfig, PolicyConfig
 from imf_jax.models.policy import Policy
-from imf_jax.rollout.planner import PolicyPlanner, plan_rows
+from imf_jax.rollout.planner import PolicyPlanner, compiled_plan
 from imf_jax.rollout.timing import StageClock
 
 pytestmark = pytest.mark.optimized
@@ -84,11 +84,13 @@ def test_noise_depends_on_seed_episode_and_replan(policy: Policy, observations: 
 
 
 def test_number_of_scenes_seed_and_weights_share_one_compilation(observations: Any) -> None:
-    compiled = plan_rows._cache_size()
+    compiled_plan.cache_clear()
     for seed, rows in ((0, [0]), (1, [0, 1]), (2, list(range(12)))):
         trained_further = Policy(SIZES, SPACES, ENV_STATE_DIM, rngs=nnx.Rngs(seed))
-        plan(PolicyPlanner(trained_further, plan_batch=3), observations, rows, seed=seed)
-    assert plan_rows._cache_size() == compiled + 1
+        planner = PolicyPlanner(trained_further, plan_batch=3)
+        plan(planner, observations, rows, seed=seed)
+    assert compiled_plan.cache_info().currsize == 1
+    assert planner.plan_rows.func._cache_size() == 1  # type: ignore[attr-defined]
 
 
 def test_closed_loop_records_are_equal_for_any_num_envs(

@@ -220,6 +220,7 @@ print(os.environ["MUJOCO_GL"], *(name in sys.modules for name in ("warp", "glfw"
 
 @pytest.mark.parametrize("platform", ["nonsense", "egl", "osmesa", "glfw", " "])
 def test_a_stray_gl_setting_breaks_nothing_and_imports_are_lazy(platform: str) -> None:
+    pytest.importorskip("av")
     stray = {"MUJOCO_GL": platform, "PYOPENGL_PLATFORM": "nonsense", "DISPLAY": ":77"}
     environment = os.environ | stray | {"PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run(
