@@ -16,6 +16,7 @@ ROOMS = (
     "cache",
     "files",
     "images",
+    "cores",
     "memory",
     "plots",
     "video",

@@ -3,7 +3,6 @@
 Needs the `parity` extra (torch, transformers) for the comparison.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imf_jax.cores import usable_cores
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes
 from imf_jax.models.encoders.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -106,7 +106,7 @@ def measure(*, batch: int = 32, rounds: int = 10, peer: bool = True, dtype: Any 
     Raises:
         UserError: the comparison was asked for and torch or transformers is not installed.
     """
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     images = np.random.default_rng(1).integers(0, 256, (batch, 224, 224, 3), np.uint8)
     encoder = random_encoder(dtype)
     sides: list[Callable[[], Any]] = [lambda: encoder(images).block_until_ready()]

@@ -21,9 +21,9 @@ import jax
 import numpy as np
 
 from imf_jax.benchmark.components import SEED, record_work
-from imf_jax.benchmark.policy import cpu_threads
 from imf_jax.benchmark.replay import actions_in_contact, replaying
 from imf_jax.benchmark.rollouts import PLAN_ROWS, MeasuredPolicy, require_whole_plans, run_batches
+from imf_jax.cores import usable_cores
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
@@ -173,7 +173,7 @@ def _measure_condition(
             threads,
         )
         for name, times, threads in (
-            (OURS, ours, cpu_threads()),
+            (OURS, ours, usable_cores()),
             *((name, times, policy.threads) for name, times in seconds.items()),
         )
     ]
@@ -203,7 +203,7 @@ class TorchPolicy:
         self._torch, self._action_dim = torch, policy.spaces.action_dim
         condition = np.zeros((batch, self.obs_horizon, policy.head.condition_dim), np.float32)
         speed = {}
-        for threads in sorted({*(2**power for power in range(8) if 2**power < cpu_threads()), cpu_threads()}):
+        for threads in sorted({*(2**power for power in range(8) if 2**power < usable_cores()), usable_cores()}):
             torch.set_num_threads(threads)
             self.plan(condition)
             speed[threads] = statistics.median(_seconds(partial(self.plan, condition)) for _ in range(THREAD_TRIALS))

@@ -5,7 +5,6 @@ The sides share the process, the threads, the weights and the inputs, and must a
 
 import importlib
 import importlib.util
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from flax import nnx
 from imf_jax import seeds
 from imf_jax.benchmark import plain_head
 from imf_jax.config import AttnResConfig, ImfConfig, PolicyConfig
+from imf_jax.cores import usable_cores
 from imf_jax.errors import UserError
 from imf_jax.models.encoders.torch_names import torch_state
 from imf_jax.models.networks.attnres import AttnResHead
@@ -149,7 +149,7 @@ def peer_side(module: Path, head: AttnResHead, train: Batch, plan: Batch) -> Sid
         UserError: the file is not there, or has no `build`; PyTorch is not installed.
     """
     config = {**asdict(head.config), "condition_dim": head.condition_dim}
-    peer = load_peer(module).build(config, torch_state(head), cpu_threads())
+    peer = load_peer(module).build(config, torch_state(head), usable_cores())
     name = "PyTorch" if module == READY_MADE else module.stem
     return Side(name, lambda: peer.train_step(*train), lambda: peer.plan(plan.noise, plan.condition), None, None)
 
@@ -175,11 +175,6 @@ def load_peer(module: Path) -> Any:
     if not hasattr(loaded, "build"):
         raise UserError(f"--peer {module} has no function `build(config, weights, threads)`; add one")
     return loaded
-
-
-def cpu_threads() -> int:
-    """CPU threads this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: int, peer: Path | None) -> list[Timing]:
@@ -209,7 +204,7 @@ def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: in
         (f"plan, batch {plan_batch}", "plan", 10 * rounds),
     ):
         check_agreement(what, [(side.name, getattr(side, call)()) for side in sides])
-        seconds = take_turns([getattr(side, call) for side in sides], count)
+        seconds = take_turns([getattr(side, call) for side in sides], count, warm=call == "plan")
         for side, own in zip(sides, seconds, strict=True):
             ratio = statistics.median(theirs / ours for theirs, ours in zip(own, seconds[0], strict=True))
             median = 1e3 * statistics.median(own)
@@ -218,14 +213,30 @@ def measure(n_emb: int, n_layer: int, *, batch: int, plan_batch: int, rounds: in
     return rows
 
 
-def take_turns(calls: list[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Seconds of every call in every round; noise from elsewhere on the machine then hits all sides alike."""
+REST = 0.01
+"""Rest between two sides [s]: threads of PyTorch and of XLA go on spinning for a while after their work."""
+
+
+def take_turns(calls: list[Callable[[], Any]], rounds: int, *, warm: bool = False) -> list[list[float]]:
+    """Seconds of every call in every round; noise from elsewhere on the machine then hits all sides alike.
+
+    Every round begins with another side, so that none always follows the same one.
+
+    Args:
+        calls: the sides.
+        rounds: rounds.
+        warm: call each side once more before it is timed, so that its threads are awake and its weights in the cache.
+    """
     seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for times, call in zip(seconds, calls, strict=True):
+    for round_ in range(rounds):
+        for turn in range(len(calls)):
+            side = (round_ + turn) % len(calls)
+            time.sleep(REST)
+            if warm:
+                calls[side]()
             start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
+            calls[side]()
+            seconds[side].append(time.perf_counter() - start)
     return seconds
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from imf_jax.benchmark.policy import cpu_threads
 from imf_jax.benchmark.scaling import ScalingFigures
+from imf_jax.cores import usable_cores
 
 FAILED = "Failed"
 """Title of the table of what could not be measured."""
@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
 def machine() -> str:
     """Device, threads and JAX version, in a few words."""
-    return f"{jax.local_devices()[0].device_kind}, {cpu_threads()} CPU threads, jax {jax.__version__}"
+    return f"{jax.local_devices()[0].device_kind}, {usable_cores()} CPU threads, jax {jax.__version__}"
 
 
 def format_cell(value: Any) -> str:

@@ -17,7 +17,7 @@ from unittest import mock
 
 import numpy as np
 
-from imf_jax.benchmark.policy import cpu_threads
+from imf_jax.cores import usable_cores
 from imf_jax.errors import one_line
 from imf_jax.rollout.compiled import CompiledRollout
 from imf_jax.rollout.function_planner import FunctionPlanner
@@ -206,5 +206,5 @@ def compile_modules(recorder: Recorder, folder: Path) -> list[CompiledModule]:
         seconds = time.perf_counter() - start
         return CompiledModule(name, block, len(kernels), not compiled and error is None, seconds, error)
 
-    with ThreadPoolExecutor(cpu_threads()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return list(pool.map(compile_one, recorder.launched.items()))

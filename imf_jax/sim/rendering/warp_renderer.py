@@ -4,13 +4,13 @@ The tracer reads poses only, so any source of `qpos` can be pictured: the poses 
 (`camera.set_poses`), no Warp physics runs, and what is pictured is never a step stale.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mujoco
 import numpy as np
 
+from imf_jax.cores import usable_cores
 from imf_jax.sim.rendering.camera import camera_ids, set_poses
 from imf_jax.sim.rendering.warp_runtime import exclusive_launches, pick_device, start_warp
 
@@ -83,7 +83,7 @@ class WarpRenderer:
         self._device = pick_device(device)
         on_cpu = self._device == "cpu"
         self._num_worlds = num_worlds or (1 if on_cpu else CUDA_WORLDS)
-        self._threads = (threads or _usable_cores()) if on_cpu else 1
+        self._threads = (threads or usable_cores()) if on_cpu else 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="render")
         self._settings = tracer_settings(
             model, self.cameras, height, width, depth=depth, shadows=shadows, samples=samples
@@ -176,12 +176,6 @@ def tracer_settings(
         "enable_emission": bool(model.mat_emission.any()),
         "enable_per_light_ambient": bool(model.light_ambient.any()),
     }
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Tracer:
