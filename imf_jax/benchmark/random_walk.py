@@ -10,7 +10,7 @@ from flax import nnx
 from typing_extensions import override
 
 from imf_jax.benchmark.lewm import random_encoder
-from imf_jax.config import IMAGE_SIZE, AttnResConfig, LewmEncoderConfig, PolicyConfig
+from imf_jax.config import IMAGE_SIZE, AttnResConfig, EncoderDtype, LewmEncoderConfig, PolicyConfig
 from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.models.policy import Policy
@@ -77,6 +77,7 @@ def untrained_policy(
     cameras: bool = False,
     image_size: int = IMAGE_SIZE,
     fusion: Fusion = "grid",
+    encoder_dtype: EncoderDtype = "float32",
 ) -> Policy:
     """A policy with random weights.
 
@@ -87,6 +88,7 @@ def untrained_policy(
         cameras: see through all cameras, by the LEWM encoder with its published sizes.
         image_size: height and width of the pictures [pixels].
         fusion: layout of the views.
+        encoder_dtype: operands of the encoder's matrix products.
 
     Raises:
         ArgumentError: the width cannot be split into heads.
@@ -96,9 +98,9 @@ def untrained_policy(
     options: dict[str, Any] = {}
     encoder = None
     if cameras:
-        options["encoder"] = LewmEncoderConfig(fusion=fusion, image_size=image_size)
+        options["encoder"] = LewmEncoderConfig(fusion=fusion, image_size=image_size, dtype=encoder_dtype)
         plain = random_encoder()
         weights = {name: np.asarray(variable[...]) for name, variable in plain.weights.items()}
-        encoder = LewmEncoder(weights, plain.sizes, fusion=fusion)
+        encoder = LewmEncoder(weights, plain.sizes, fusion=fusion, dtype=jnp.dtype(encoder_dtype))
     config = PolicyConfig(head=head, **options)
     return Policy(config, task.robot.spaces, task.env_state_dim, rngs=nnx.Rngs(0), frozen_encoder=encoder)

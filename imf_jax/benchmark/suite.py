@@ -19,7 +19,7 @@ from imf_jax.benchmark.rollouts import WARP, LoopFigures, MeasuredPolicy, measur
 from imf_jax.benchmark.scaling import ScalingFigures, batch_sizes, measure_scaling
 from imf_jax.benchmark.tables import FAILED, Table
 from imf_jax.checkpoints import load_policy
-from imf_jax.config import IMAGE_SIZE, LewmEncoderConfig, PictureStyle, require
+from imf_jax.config import IMAGE_SIZE, EncoderDtype, LewmEncoderConfig, PictureStyle, require
 from imf_jax.errors import UserError, one_line
 from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.rollout.planner import PolicyPlanner
@@ -53,7 +53,7 @@ USUAL = {
     (False, False): Usual(batch=64, steps=200, scaling_steps=80),
     (False, True): Usual(batch=16, steps=24, scaling_steps=24),
     (True, False): Usual(batch=1024, steps=200, scaling_steps=200),
-    (True, True): Usual(batch=256, steps=200, scaling_steps=200),
+    (True, True): Usual(batch=256, steps=200, scaling_steps=80),
 }
 
 
@@ -65,10 +65,17 @@ DRY_RUN_SIZES = DeviceSizes(
 
 
 class Views(NamedTuple):
-    """Pictures of a policy that sees: layout of the three views, and height and width of each [pixels]."""
+    """Pictures of a policy that sees.
+
+    Attributes:
+        fusion: layout of the three views.
+        image_size: height and width of each [pixels].
+        dtype: operands of the encoder's matrix products.
+    """
 
     fusion: Fusion
     image_size: int
+    dtype: EncoderDtype = "float32"
 
 
 @dataclass(frozen=True)
@@ -125,9 +132,12 @@ def untrained_policies(
     if camera_size is None:
         return found
     width, layers = camera_size
-    for fusion, image_size in views:
-        policy = untrained_policy(width, layers, get_task(task), cameras=True, image_size=image_size, fusion=fusion)
-        label = f"three cameras {image_size}x{image_size}, LEWM {fusion}, {width}/{layers}"
+    for fusion, image_size, dtype in views:
+        policy = untrained_policy(
+            width, layers, get_task(task), cameras=True, image_size=image_size, fusion=fusion, encoder_dtype=dtype
+        )
+        kind = f"LEWM {fusion}" if dtype == "float32" else f"LEWM {fusion} in {dtype}"
+        label = f"three cameras {image_size}x{image_size}, {kind}, {width}/{layers}"
         found.append(MeasuredPolicy(label, policy, make_planner, task))
     return found
 
@@ -140,7 +150,9 @@ def usual_camera_size() -> tuple[int, int]:
 def usual_views() -> list[Views]:
     """What policies see unless the user asks for others: on CUDA what was promised, then what the presets use."""
     presets = LewmEncoderConfig()
-    return [Views("grid", 128), Views(presets.fusion, presets.image_size)] if on_cuda() else [Views("grid", IMAGE_SIZE)]
+    if not on_cuda():
+        return [Views("grid", IMAGE_SIZE)]
+    return [Views("grid", 128), Views("grid", 128, "bfloat16"), Views(presets.fusion, presets.image_size)]
 
 
 def trained_policy(checkpoint: Path) -> MeasuredPolicy:

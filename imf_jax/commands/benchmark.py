@@ -162,6 +162,8 @@ class RolloutsBenchmark:
     fusion: Literal["row", "grid"] | None = None
     # Height and width of its pictures [pixels]; by default 256, and 128 for grid on a GPU.
     image_size: int | None = None
+    # Operands of its encoder's matrix products; by default float32, and on a GPU also bfloat16.
+    encoder_dtype: Literal["float32", "bfloat16"] | None = None
     # Size of its head; by default 384/12 on a GPU and 128/4 on a CPU.
     camera_size: str | None = None
     # Measure the policy of this checkpoint or run folder instead of untrained ones.
@@ -200,8 +202,8 @@ class RolloutsBenchmark:
         require(
             self.checkpoint is None
             or (self.sizes == SIZES and self.cameras and not self._views() and self.task == "transfer"),
-            "--task, --sizes, --camera-size, --fusion, --image-size and --no-cameras are about untrained policies; "
-            "leave them out beside --checkpoint",
+            "--task, --sizes, --camera-size, --fusion, --image-size, --encoder-dtype and --no-cameras are about untrained "
+            "policies; leave them out beside --checkpoint",
         )
         unused = [name for name in self._views() if not self.cameras]
         require(not unused, f"{', '.join(unused)} would do nothing beside --no-cameras; leave out one of them")
@@ -223,8 +225,10 @@ class RolloutsBenchmark:
         else:
             seeing = (camera_size or suite.usual_camera_size()) if self.cameras else None
             views = suite.usual_views()
-            if self.fusion or self.image_size:
-                views = [suite.Views(self.fusion or views[0].fusion, self.image_size or views[0].image_size)]
+            if self.fusion or self.image_size or self.encoder_dtype:
+                first = views[0]
+                dtype = self.encoder_dtype or first.dtype
+                views = [suite.Views(self.fusion or first.fusion, self.image_size or first.image_size, dtype)]
             policies = suite.untrained_policies(sizes, seeing, views=views, task=self.task)
 
         def keep(figures: suite.RolloutFigures) -> None:
@@ -251,7 +255,7 @@ class RolloutsBenchmark:
 
     def _views(self) -> list[str]:
         """Flags about what a policy sees that were given."""
-        return [flag(name) for name in ("camera_size", "fusion", "image_size") if getattr(self, name)]
+        return [flag(name) for name in ("camera_size", "fusion", "image_size", "encoder_dtype") if getattr(self, name)]
 
 
 @dataclass(frozen=True)

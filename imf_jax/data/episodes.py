@@ -169,7 +169,7 @@ def _write_pictures(file: h5py.File, name: str, pictures: np.ndarray) -> None:
     )
 
     def compress(picture: np.ndarray) -> bytes:
-        return zlib.compress(np.ascontiguousarray(picture), GZIP)
+        return zlib.compress(picture.tobytes(), GZIP)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         for step, content in enumerate(pool.map(compress, pictures)):
