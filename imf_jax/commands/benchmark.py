@@ -202,8 +202,8 @@ class RolloutsBenchmark:
         require(
             self.checkpoint is None
             or (self.sizes == SIZES and self.cameras and not self._views() and self.task == "transfer"),
-            "--task, --sizes, --camera-size, --fusion, --image-size, --encoder-dtype and --no-cameras are about untrained "
-            "policies; leave them out beside --checkpoint",
+            "--task, --sizes, --camera-size, --fusion, --image-size, --encoder-dtype and --no-cameras are about "
+            "untrained policies; leave them out beside --checkpoint",
         )
         unused = [name for name in self._views() if not self.cameras]
         require(not unused, f"{', '.join(unused)} would do nothing beside --no-cameras; leave out one of them")
