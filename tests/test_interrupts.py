@@ -10,6 +10,7 @@ import pytest
 PATIENT = """
 import signal, sys, time
 from imf_jax.interrupts import exit_code, signals_interrupt, stop_on_interrupt
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started by nohup
 ignored = [getattr(signal, name) for name in sys.argv[2:]]
 for number in ignored:
     signal.signal(number, signal.SIG_IGN)
