@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from point_world import PointBackend
 
 from imf_jax.benchmark import device_figures, device_state, evaluation, lewm, scaling, suite
 from imf_jax.benchmark.components import (
@@ -305,6 +306,27 @@ def test_frames_are_counted(here: NativeBackend) -> None:
     rate = measure_frames("native", "transfer", batch=2, cameras=("front",), image_size=96, steps=2, repeats=1)
     assert rate.frames_per_s > 0
     assert rate.first_call_s > 0
+
+
+class OnDevice(PointBackend):
+    """What programs of a device may use of a backend, and nothing that is for the host."""
+
+    def reset(self, keys: Any) -> Any:
+        raise AssertionError("for the host")
+
+    step = reset
+
+    def start(self, constants: Any, data: Any, keys: Any) -> Any:
+        return PointBackend.reset(self, keys)
+
+    def advance(self, constants: Any, data: Any, state: Any, action: Any) -> Any:
+        return (data, *PointBackend.step(self, state, action))
+
+
+def test_frames_are_counted_inside_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imf_jax.benchmark.frames.make_backend", lambda *_, **__: OnDevice())
+    rate = measure_frames("warp", "transfer", batch=3, cameras=("front",), image_size=4, steps=2, repeats=1)
+    assert rate.frames_per_s > 0
 
 
 def test_tables_and_plot(state: MeasuredPolicy, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
