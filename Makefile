@@ -13,7 +13,7 @@ DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 DEMO_PIXELS ?= runs/demo-pixels
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-pixels test lint format docs parity cuda-check wheel-check lerobot-check aloha-check gpu-check clean
+.PHONY: help install demo demo-pixels test test-long lint format docs parity cuda-check wheel-check lerobot-check aloha-check gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ demo-pixels: install ## the same from pictures of three cameras (two cores, no G
 
 test: lint ## lint, types and all tests (6 to 8 minutes on two cores, installation included)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
+
+test-long: install ## the tests that take long, which `make test` leaves out
+	IMF_LONG_TESTS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder -m long
 
 lint: install ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

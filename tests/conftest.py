@@ -1,5 +1,6 @@
 """Shared by all tests: what is compiled how, and the demonstration scene, which is built once."""
 
+import gc
 import os
 
 import jax
@@ -13,6 +14,8 @@ install_import_hook(CHECKED, "shape_checks.check_arrays")
 
 from imf_jax.cli import keep_compiled_code
 from imf_jax.sim.backends.native import NativeBackend
+
+gc.set_threshold(100_000, 50, 100)  # tracing makes many objects and hardly any cycles: 4 % of the time
 
 pytest_plugins = ["rollout_fixtures"]
 
@@ -50,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     for item in items:
+        if "IMF_LONG_TESTS" not in os.environ and item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes long; make test-long runs it"))
         stem = item.path.stem
         item.add_marker(pytest.mark.xdist_group("kernels" if stem in SAME_KERNELS else stem))
 

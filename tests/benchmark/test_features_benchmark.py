@@ -10,6 +10,7 @@ from imf_jax.models.encoders.vit import VitSizes
 TINY = LewmSizes(VitSizes(hidden=16, layers=1, heads=1, mlp=16, patch=4, image_size=8), 24, output=12)
 
 
+@pytest.mark.long
 def test_both_sides_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lewm, "SIZES", TINY)
     speed = measure(width=16, layers=1, batch=2, rounds=2, fusion="grid", image_size=8)

@@ -157,6 +157,7 @@ def test_figures_are_handed_on_while_the_benchmark_runs(monkeypatch: pytest.Monk
     assert known == [{"tables": [1]}]
 
 
+@pytest.mark.long
 def test_a_rehearsal_runs_every_step_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On `native` and without a policy that sees, for speed; by itself `--dry-run` takes `warp` and cameras."""
     flags = (

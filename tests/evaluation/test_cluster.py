@@ -85,10 +85,9 @@ def evaluate(run: Path, out: Path, *flags: str, short: bool = False) -> subproce
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
 
 
-LONG = pytest.mark.skipif("IMF_LONG_TESTS" not in os.environ, reason="compiles long; set IMF_LONG_TESTS to run it")
-
-
-@pytest.mark.parametrize("backend", ["native", "warp", pytest.param("mjx", marks=LONG)])
+@pytest.mark.parametrize(
+    "backend", [pytest.param("native", marks=pytest.mark.long), "warp", pytest.param("mjx", marks=pytest.mark.long)]
+)
 def test_two_processes_evaluate_a_checkpoint_as_one_does(
     tmp_path: Path, write_run: Callable[..., Path], backend: str
 ) -> None:

@@ -116,7 +116,14 @@ def test_rows_do_not_influence_one_another() -> None:
     np.testing.assert_array_equal(whole[0], other[0])
 
 
-@pytest.mark.parametrize(("n_layer", "n_kv_head", "causal"), [(1, 4, False), (2, 2, True), (4, 1, False)])
+@pytest.mark.parametrize(
+    ("n_layer", "n_kv_head", "causal"),
+    [
+        pytest.param(1, 4, False, marks=pytest.mark.long),
+        (2, 2, True),
+        pytest.param(4, 1, False, marks=pytest.mark.long),
+    ],
+)
 def test_scanned_layers_are_the_unrolled_ones(n_layer: int, n_kv_head: int, causal: bool) -> None:
     """Outputs, their derivative along a tangent, and gradients of the weights through both."""
     head = small_head(n_layer=n_layer, n_kv_head=n_kv_head, causal=causal)

@@ -315,7 +315,7 @@ def test_the_first_plan_on_warp_is_that_on_native(warp_run: Any, transfer_backen
     assert np.ptp(np.stack(expected), axis=0).max() > 0.01
 
 
-@pytest.mark.skipif("IMF_LONG_TESTS" not in os.environ, reason="minutes; set IMF_LONG_TESTS to run it")
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["mjx", "warp"])
 def test_the_expert_succeeds_as_often_on_every_backend(name: str, transfer_backend: Any) -> None:
     def successes(rollout: type, backend: Any) -> int:

@@ -1,6 +1,5 @@
 """MJX-JAX and MJX-Warp against C MuJoCo: the same scenes, the same motion until contact, the same outcome after it."""
 
-import os
 import warnings
 from typing import Any
 
@@ -29,11 +28,9 @@ def native() -> NativeBackend:
     return NativeBackend("transfer", visual="primitive")
 
 
-LONG = pytest.mark.skipif("IMF_LONG_TESTS" not in os.environ, reason="compiles long; set IMF_LONG_TESTS to run it")
-
 long_on_mjx = pytest.mark.parametrize(
     "backend",
-    [pytest.param(MjxBackend, marks=LONG, id="mjx"), pytest.param(WarpBackend, id="warp")],
+    [pytest.param(MjxBackend, marks=pytest.mark.long, id="mjx"), pytest.param(WarpBackend, id="warp")],
     indirect=True,
     scope="module",
 )
@@ -230,7 +227,7 @@ def test_nothing_overflows(motion: tuple[SimState, StepOutput]) -> None:
     assert not motion[1].overflow.any()
 
 
-@LONG
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["aloha-transfer", "aloha-insertion"])
 def test_scenes_of_aloha_move_as_on_native_until_something_is_grasped(task: str) -> None:
     native, warp = NativeBackend(task), WarpBackend(task, image_size=32)

@@ -67,6 +67,7 @@ def test_checkpoints_carry_the_objective_and_network_and_the_log_has_what_the_lo
     assert (loaded.policy.config.head, loaded.policy.config.objective) == (head, RegressionConfig())
 
 
+@pytest.mark.long
 def test_two_and_two_steps_equal_four(config, with_out, same_leaves):
     whole = with_out("whole")
     assert loop.train(whole) == EXIT_OK

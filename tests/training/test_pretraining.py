@@ -100,6 +100,7 @@ def same_files(first: Path, second: Path) -> None:
         assert (first / "encoder" / name).read_bytes() == (second / "encoder" / name).read_bytes(), name
 
 
+@pytest.mark.long
 def test_two_and_two_steps_equal_four(whole: PretrainConfig, tmp_path: Path) -> None:
     halves = replace(whole, out=tmp_path / "halves", max_steps=2)
     assert pretrain(halves) == EXIT_OK

@@ -211,6 +211,7 @@ def test_streamed_pictures_are_those_of_the_windows_of_every_step(resnet_config:
             np.testing.assert_array_equal(batch, window["observation"]["images"])
 
 
+@pytest.mark.long
 def test_training_from_pictures_resumes_exactly(
     resnet_config: TrainConfig, same_leaves: Callable[[Any, Any], None]
 ) -> None:

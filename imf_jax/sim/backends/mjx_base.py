@@ -5,7 +5,7 @@ what follows from them inside loops, for every physics step.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -189,19 +189,27 @@ class DeviceBackend(Backend, ABC):
         return self._parts.renderer(cameras).render(np.asarray(qpos))
 
     def _reset(self, keys: jax.Array) -> tuple[SimState, StepOutput]:
-        return self._start(self._mjx_model, self._allocate(self.constants(len(keys)), len(keys)), keys)
+        data = self._allocate(self.constants(len(keys)), len(keys))
+        return self._start(self._mjx_model, data, keys, self._put)
 
     def _run_chunk(self, state: SimState, actions: np.ndarray) -> tuple[SimState, StepOutput]:
         count = len(actions)
         data = self._allocate(self.constants(count), count)
-        targets = self._targets(jnp.asarray(state.joint_target), actions)
+        state, actions = self._put((state, actions))
+        targets = self._targets(state.joint_target, actions)
         outputs = []
         for k in range(actions.shape[1]):
             data, state, output = self._control_step(self._mjx_model, data, state, *(leaf[:, k] for leaf in targets))
             outputs.append(output)
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *outputs)
 
-    def _start(self, model: mjx.Model, data: mjx.Data, keys: jax.Array) -> tuple[SimState, StepOutput]:
+    def _put(self, tree: Any) -> Any:
+        """Put arrays on the first device. JAX compiles anew for arrays of which it may choose the device."""
+        return jax.device_put(tree, self._devices[0])
+
+    def _start(
+        self, model: mjx.Model, data: mjx.Data, keys: jax.Array, put: Callable[[Any], Any] = lambda tree: tree
+    ) -> tuple[SimState, StepOutput]:
         joints, objects = self._sample(keys)
         count = joints.shape[0]
         qpos = jnp.asarray(self._parts.start_qpos(joints, objects))
@@ -216,7 +224,7 @@ class DeviceBackend(Backend, ABC):
         )
         ctrl = self._parts.controls(joints, self._parts.start_grippers(joints))
         # A first physics step evaluates the contacts of the start, and where it leads is forgotten.
-        data, evaluated = self._simulate(model, data, start, ctrl, 1)
+        data, evaluated = self._simulate(model, data, *put((start, ctrl)), 1)
         hands = self._hands(self._place(model, data, qpos))
         physics = evaluated._replace(qpos=qpos, qvel=still, hands=hands)
         state = SimState(
