@@ -201,7 +201,8 @@ def measure_rollouts(
     """
     require(
         style == WARP or any(measured_policy.cameras for measured_policy in policies),
-        f"nothing would be rendered by {style}: no policy that is measured sees pictures",
+        f"no policy that is measured sees pictures, so nothing would be drawn by {style}; leave out --renderer and "
+        "--visual",
     )
     cuda = on_cuda() or dry_run
     usual_sizes = DRY_RUN if dry_run else USUAL

@@ -146,7 +146,7 @@ def test_episodes_must_be_whole_calls_of_a_compiled_loop(state: MeasuredPolicy) 
 
 def test_a_renderer_without_pictures_is_refused(state: MeasuredPolicy) -> None:
     options: dict[str, Any] = {"batch": 1, "steps": 8, "repeats": 1, "max_batch": 1, "max_seconds": 1.0}
-    with pytest.raises(ArgumentError, match="nothing would be rendered by opengl"):
+    with pytest.raises(ArgumentError, match="nothing would be drawn by opengl; leave out --renderer"):
         measure_rollouts([state], "native", style=PictureStyle("opengl"), **options)
 
 
