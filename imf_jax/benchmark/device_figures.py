@@ -20,7 +20,6 @@ from imf_jax.config import PictureStyle
 from imf_jax.evaluation.setup import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import Observations
-from imf_jax.sim.backends.choice import make_backend
 from imf_jax.sim.tasks import get_task
 
 NOT_MEASURED = "not measured"
@@ -247,13 +246,7 @@ def evaluation_time(
     batches = math.ceil(sizes.episodes / batch)
     num_envs = math.ceil(sizes.episodes / batches)
     planner = measured_policy.plan_with(min(num_envs, batch))
-    backend = make_backend(
-        backend_name,
-        measured_policy.task,
-        image_size=planner.image_size,
-        renderer=style.renderer,
-        visual=style.visual,
-    )
+    backend = measured_policy.backend(backend_name, style)
     records: list[EpisodeRecord] = []
     result = make_rollout(
         backend,

@@ -62,6 +62,11 @@ class MeasuredPolicy:
         """A planner of `rows` rows."""
         return self.planner(self.policy, rows)
 
+    def backend(self, name: str, style: PictureStyle) -> Any:
+        """A backend for its task, with pictures of the size that it reads."""
+        size = self.policy.config.encoder.image_size
+        return make_backend(name, self.task, image_size=size, renderer=style.renderer, visual=style.visual)
+
 
 @dataclass(frozen=True)
 class LoopFigures:
@@ -187,13 +192,7 @@ def measure_loop(
     """
     planner = measured_policy.plan_with(min(batch, PLAN_ROWS))
     require_whole_plans(steps, planner, backend_name)
-    backend = make_backend(
-        backend_name,
-        measured_policy.task,
-        image_size=planner.image_size,
-        renderer=style.renderer,
-        visual=style.visual,
-    )
+    backend = measured_policy.backend(backend_name, style)
     require_fit(backend, planner, batch, jax.local_devices()[:1] if backend.compiled else ())
     work = record_work(backend, planner, batch=batch, steps=steps)
     parts = {"physics": bare_physics(backend, work), "planning": bare_planning(backend, planner, work)}

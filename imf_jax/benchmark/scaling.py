@@ -13,7 +13,6 @@ from imf_jax.benchmark.rollouts import PLAN_ROWS, WARP, MeasuredPolicy, require_
 from imf_jax.config import PictureStyle
 from imf_jax.errors import ArgumentError, one_line
 from imf_jax.rollout.capacity import require_fit
-from imf_jax.sim.backends.choice import make_backend
 
 
 @dataclass(frozen=True)
@@ -96,13 +95,7 @@ def measure_scaling(
             try:
                 if backend is None or backend.compiled:
                     # What a compiled backend keeps for a batch size on the device goes with it.
-                    backend = make_backend(
-                        backend_name,
-                        measured_policy.task,
-                        image_size=planner.image_size,
-                        renderer=style.renderer,
-                        visual=style.visual,
-                    )
+                    backend = measured_policy.backend(backend_name, style)
                 note = _memory_problem(backend, planner, batch)
                 if not note:
                     # Nothing is known of the first size: it may take so long that one batch of it must do.

@@ -65,7 +65,7 @@ def seeing(monkeypatch: pytest.MonkeyPatch) -> MeasuredPolicy:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, transfer_backend: NativeBackend) -> NativeBackend:
     """The scene that all tests share, wherever the benchmark would build its own."""
-    for module in ("rollouts", "scaling", "frames", "device_figures"):
+    for module in ("rollouts", "frames"):
         monkeypatch.setattr(f"imf_jax.benchmark.{module}.make_backend", lambda *_, **__: transfer_backend)
     return transfer_backend
 
