@@ -40,7 +40,7 @@ class StateEncoderConfig:
 
 @dataclass(frozen=True)
 class LewmEncoderConfig:
-    """Condition on one embedding of all camera views by the frozen LEWM encoder, then robot state."""
+    """Condition on what the frozen LEWM encoder makes of all camera views together, then robot state."""
 
     # Folder with the encoder, from converters/lewm.py or scripts/pretrain.py.
     weights: Path = Path("encoders/lewm")
@@ -53,9 +53,15 @@ class LewmEncoderConfig:
     dtype: EncoderDtype = "float32"
     # Cameras whose pictures are read: those that the encoder was trained on, in that order.
     cameras: tuple[str, ...] = VIEWS
+    # What is read of the encoder: the one embedding of all views, or keypoints in the maps of its patch tokens. Trained
+    # convolutions find these; they locate objects better, and their cache takes more memory.
+    features: Literal["embedding", "patches"] = "embedding"
+    # Keypoints per view of the spatial softmax; each is an x and a y. Of features `patches` only.
+    keypoints: int = 32
 
     def __post_init__(self) -> None:
         require(self.image_size >= 1, f"encoder.image_size {self.image_size} must be at least 1")
+        require(self.keypoints >= 1, f"encoder.keypoints {self.keypoints} must be at least 1")
         require_views("encoder", self.cameras, self.fusion)
 
 

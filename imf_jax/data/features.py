@@ -44,6 +44,7 @@ class FeatureSource:
         image_size: height and width of the pictures [pixels].
         preprocessing: version of the computation.
         dtype: of the encoder's matrix products.
+        output: what of the encoder, "" for its only or first output.
     """
 
     encoder_sha256: str
@@ -52,10 +53,12 @@ class FeatureSource:
     image_size: int
     preprocessing: int = PREPROCESSING_VERSION
     dtype: str = "float32"
+    output: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it; float32, once the only type, goes without saying, so that older caches stay usable."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("dtype", "float32")}
+        """All of it; what was once the only choice goes without saying, so that older caches stay usable."""
+        unsaid = {"dtype": "float32", "output": ""}
+        return {name: value for name, value in asdict(self).items() if unsaid.get(name) != value}
 
     @property
     def key(self) -> str:

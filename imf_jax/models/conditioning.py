@@ -81,9 +81,11 @@ class FrozenConditioning(Conditioning, Protocol):
         encoder: the frozen encoder.
         feature_shape: of the features of one observation step.
         feature_dtype: their type.
+        output: what of the encoder they are, "" for its only or first output; caches tell them apart by it.
     """
 
     encoder: FrozenEncoder
+    output: str
     feature_shape: tuple[int, ...]
     feature_dtype: np.dtype
 
@@ -181,6 +183,7 @@ class LewmConditioning(nnx.Module):
 
     tokens_per_step = 1
     reads: tuple[str, ...] = ("state", "images")
+    output = ""
 
     def __init__(self, config: PolicyConfig, state_dim: int, encoder: lewm.LewmEncoder) -> None:
         assert isinstance(config.encoder, LewmEncoderConfig)
@@ -243,7 +246,7 @@ class ResNetConditioning(nnx.Module):
         self.state.set_statistics("qpos", require_statistics(stats, "qpos"))
 
 
-class EfficientNetConditioning(nnx.Module):
+class KeypointConditioning(nnx.Module):
     """Keypoints in the frozen maps of every camera, then robot state (B, To, S); one token per step.
 
     A 1 x 1 convolution per camera makes a map per keypoint, whose spatial softmax is its position; these convolutions
@@ -260,20 +263,14 @@ class EfficientNetConditioning(nnx.Module):
     tokens_per_step = 1
     reads: tuple[str, ...] = ("state", "images")
 
-    def __init__(
-        self,
-        config: PolicyConfig,
-        state_dim: int,
-        encoder: efficientnet.EfficientNetEncoder,
-        *,
-        rngs: nnx.Rngs,
-    ) -> None:
-        assert isinstance(config.encoder, EfficientNetEncoderConfig)
+    def __init__(self, config: PolicyConfig, state_dim: int, encoder: FrozenEncoder, *, rngs: nnx.Rngs) -> None:
+        assert isinstance(config.encoder, EfficientNetEncoderConfig | LewmEncoderConfig)
         self._config = config.encoder
         self.encoder = encoder
-        cameras, channels = len(config.encoder.cameras), encoder.sizes.channels
-        side = encoder.sizes.map_side(config.encoder.image_size)
-        self.feature_shape, self.feature_dtype = (cameras, side, side, channels), np.dtype(np.float16)
+        self.output = "patches" if isinstance(config.encoder, LewmEncoderConfig) else ""
+        self.feature_shape = encoder.map_shape(len(config.encoder.cameras), config.encoder.image_size)
+        self.feature_dtype = np.dtype(np.float16)
+        cameras, _, _, channels = self.feature_shape
         self.state = Normalizer(state_dim, config.normalization)
         self.dim = cameras * 2 * config.encoder.keypoints + state_dim
         # As in the head: frozen maps have values in the tens, and softmaxes should begin soft.
@@ -291,10 +288,10 @@ class EfficientNetConditioning(nnx.Module):
 
     def embed(
         self, images: Shaped[Array | np.ndarray, "*batch C H W 3"]
-    ) -> Float16[Array, "*batch C h w {self.encoder.sizes.channels}"]:
+    ) -> Float16[Array, "*batch {self.feature_shape[0]} h w channels"]:
         """Frozen maps; see `FrozenConditioning`."""
         check_pictures(images, self._config)
-        maps = self.encoder(images.reshape(-1, *images.shape[-3:]))
+        maps = self.encoder.maps(images.reshape(-1, *images.shape[-4:]))
         return maps.reshape(*images.shape[:-4], *self.feature_shape)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -353,11 +350,13 @@ def build_conditioning(
             dtype=wanted.dtype,
         )
         assert isinstance(encoder, lewm.LewmEncoder)
+        if wanted.features == "patches":
+            return KeypointConditioning(config, spaces.state_dim, encoder, rngs=rngs)
         return LewmConditioning(config, spaces.state_dim, encoder)
     if isinstance(config.encoder, EfficientNetEncoderConfig):
         maps = frozen_encoder or efficientnet.load(config.encoder.stride)
         assert isinstance(maps, efficientnet.EfficientNetEncoder)
-        return EfficientNetConditioning(config, spaces.state_dim, maps, rngs=rngs)
+        return KeypointConditioning(config, spaces.state_dim, maps, rngs=rngs)
     if isinstance(config.encoder, ResNetEncoderConfig):
         return ResNetConditioning(config, spaces.state_dim, rngs=rngs)
     raise ArgumentError(f"policy.encoder {type(config.encoder).__name__} is not known; see imf_jax.config")

@@ -146,7 +146,7 @@ class Policy(nnx.Module):
     @property
     def joint_output_dim(self) -> int | None:
         """Channels of the one embedding that all cameras share; None where no encoder fuses them."""
-        return self.frozen_encoder.joint_output_dim if isinstance(self.frozen_encoder, LewmEncoder) else None
+        return getattr(self.conditioning, "joint_output_dim", None)
 
     def set_statistics(self, stats: Mapping[str, Mapping[str, Any]]) -> None:
         """Set the statistics of the demonstrations, as `stats.json` holds them.

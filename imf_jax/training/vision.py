@@ -55,7 +55,12 @@ def frozen_features(
     """
     encoder = conditioning.encoder
     source = FeatureSource(
-        encoder.fingerprint, str(encoder.fusion), pictures.cameras, pictures.image_size, dtype=str(encoder.dtype)
+        encoder.fingerprint,
+        str(encoder.fusion),
+        pictures.cameras,
+        pictures.image_size,
+        dtype=str(encoder.dtype),
+        output=conditioning.output,
     )
     shape, dtype = conditioning.feature_shape, conditioning.feature_dtype
     step_bytes = dtype.itemsize * math.prod(shape)

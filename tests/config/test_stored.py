@@ -48,7 +48,7 @@ def test_the_form_of_what_is_stored() -> None:
     assert list(values["policy"]["encoder"].items()) == [
         ("type", "LewmEncoderConfig"), ("weights", "encoders/lewm"), ("fusion", "row"), ("image_size", 256),
         ("dtype", "float32"),
-        ("cameras", ["r_vis", "top", "front"]),
+        ("cameras", ["r_vis", "top", "front"]), ("features", "embedding"), ("keypoints", 32),
     ]  # fmt: skip
     assert (values["data"], values["tracker"], values["optimizer"]["decay_steps"]) == (
         "demos/transfer",

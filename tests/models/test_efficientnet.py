@@ -15,7 +15,7 @@ from transfer_task import SPACES
 
 from imf_jax.config import AttnResConfig, EfficientNetEncoderConfig, PolicyConfig
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.models.conditioning import EfficientNetConditioning
+from imf_jax.models.conditioning import KeypointConditioning
 from imf_jax.models.encoders import efficientnet
 from imf_jax.models.encoders.efficientnet import EfficientNetEncoder, feature_map, fold, lite0_sizes, normalize
 from imf_jax.models.encoders.lewm import Frozen
@@ -143,8 +143,8 @@ def test_the_package_is_read() -> None:
     assert encoder(np.full((1, 32, 32, 3), 90, np.uint8)).shape == (1, 4, 4, 40)
 
 
-def conditioning(encoder: EfficientNetEncoder | None = None) -> EfficientNetConditioning:
-    return EfficientNetConditioning(POLICY, 16, encoder or tiny_encoder(), rngs=nnx.Rngs(0))
+def conditioning(encoder: EfficientNetEncoder | None = None) -> KeypointConditioning:
+    return KeypointConditioning(POLICY, 16, encoder or tiny_encoder(), rngs=nnx.Rngs(0))
 
 
 def test_keypoints_come_before_the_state() -> None:

@@ -19,7 +19,7 @@ from imf_jax.conversion.lewm import Args, convert
 from imf_jax.errors import UserError
 from imf_jax.models.encoders import lewm, vit
 from imf_jax.models.encoders.lewm import Frozen, LewmEncoder, load
-from imf_jax.models.encoders.preprocess import VIEW_ORDER, fuse_views, fused_shape, preprocess
+from imf_jax.models.encoders.preprocess import VIEW_ORDER, fuse_views, fused_shape, preprocess, views_of_map
 from imf_jax.models.encoders.vit import position_table
 
 pytestmark = pytest.mark.optimized
@@ -112,6 +112,41 @@ def test_any_cameras_are_laid_out_in_their_order() -> None:
             assert fused_shape(4, fusion, count) == fuse_views(views, fusion, cameras).shape[1:3]
     with pytest.raises(UserError, match="camera 5 is missing"):
         fuse_views(views, "row", ("5",))
+
+
+def test_a_map_is_cut_into_its_views() -> None:
+    views = np.random.default_rng(0).integers(0, 256, (4, 2, 6, 6, 3), np.uint8)
+    for count in range(1, 5):
+        for fusion in ("row", "grid"):
+            fused = fuse_views({str(n): view for n, view in enumerate(views[:count])}, fusion, "0123"[:count])
+            np.testing.assert_array_equal(views_of_map(fused, fusion, count), views[:count].swapaxes(0, 1))
+
+
+def test_maps_of_patches(folder: Path) -> None:
+    encoder = load(folder, fusion="row", cameras=("a", "b"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 2, 20, 20, 3), np.uint8)
+    maps = encoder.maps(images)
+    assert (maps.shape, maps.dtype) == ((2, *encoder.map_shape(2, 20)), jnp.float16)
+    assert maps.shape == (2, 2, 4, 4, encoder.sizes.vit.hidden)
+    # The final LayerNorm has been applied, and a token tells of its own patch.
+    weights = {name: np.asarray(value[...]) for name, value in encoder.weights.items()}
+    plain = (np.asarray(maps, np.float32) - weights["norm.bias"]) / weights["norm.scale"]
+    np.testing.assert_allclose(plain.mean(-1), 0, atol=5e-3)
+    np.testing.assert_allclose(plain.std(-1), 1, atol=5e-3)
+    changed = images.copy()
+    changed[:, 1, :5, :5] = 255 - changed[:, 1, :5, :5]
+    difference = np.abs(np.asarray(encoder.maps(changed), np.float32) - np.asarray(maps, np.float32)).max(-1)
+    assert (difference[:, 1, 0, 0] > 3 * np.delete(difference.reshape(2, -1), 16, axis=1).max(1)).all()
+
+
+def test_views_that_share_patches_have_no_maps(folder: Path) -> None:
+    encoder = load(folder, fusion="grid")
+    assert encoder.map_shape(3, 20) == (3, 2, 2, encoder.sizes.vit.hidden)
+    odd = LewmEncoder(
+        {}, dataclasses.replace(encoder.sizes, vit=dataclasses.replace(encoder.sizes.vit, image_size=20)), fusion="grid"
+    )
+    with pytest.raises(UserError, match="5 x 5 patches of fusion 'grid' do not divide among 3 views; use --policy"):
+        odd.map_shape(3, 20)
 
 
 def test_works_inside_jit(folder: Path, views: dict[str, np.ndarray]) -> None:

@@ -90,6 +90,19 @@ def test_fused_views_match(fusion: str, model: Lewm, tmp_path: Path) -> None:
     assert error <= MAX_EMBEDDING_ERROR
 
 
+def test_maps_of_patches_match(model: Lewm, tmp_path: Path) -> None:
+    cameras = ("r_vis", "top", "front")
+    images = np.random.default_rng(5).integers(0, 256, (2, 3, 256, 256, 3), np.uint8)
+    convert(Args(save(model, tmp_path, "plain", "new"), tmp_path / "out"))
+    fused = fuse({name: images[:, i] for i, name in enumerate(cameras)}, "row")
+    theirs = model.patch_features(preprocess(fused, 224)).reshape(2, 16, 3, 16, 192).transpose(1, 2)
+    with jax.default_matmul_precision("highest"):
+        ours = load(tmp_path / "out", fusion="row", cameras=cameras).maps(images)
+    assert (ours.shape, ours.dtype) == ((2, 3, 16, 16, 192), np.float16)
+    # Half precision: a step is 2^-11 of a value, of which the largest are about 4.
+    assert largest_error(ours, theirs) <= 2**-9 + MAX_CLASS_FEATURE_ERROR
+
+
 @pytest.mark.parametrize("size", [(256, 256), (256, 768), (512, 512), (100, 130), (480, 640), (225, 223), (37, 224)])
 def test_preprocessing_matches(size: tuple[int, int]) -> None:
     images = np.random.default_rng(4).integers(0, 256, (1, *size, 3), np.uint8)

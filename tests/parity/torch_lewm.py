@@ -67,6 +67,11 @@ class Lewm(torch.nn.Module):
         return self.encoder(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0]
 
     @torch.no_grad()
+    def patch_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) preprocessed -> (B, patches, hidden), row by row."""
+        return self.encoder(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+
+    @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) preprocessed -> (B, output)."""
         return self.projector(self.class_feature(pixels))

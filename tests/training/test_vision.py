@@ -135,6 +135,32 @@ def test_training_from_cached_features(
     assert f"from the cache {cache}" in capsys.readouterr().out
 
 
+def test_training_from_cached_patches(lewm_config: TrainConfig, config: TrainConfig) -> None:
+    sees = replace(lewm_config.policy.encoder, features="patches", keypoints=5)
+    patches = replace(lewm_config, policy=replace(lewm_config.policy, encoder=sees))
+    assert loop.train(patches) == EXIT_OK
+    (cache,) = patches.data.glob("features_*.npz")
+    assert loop.train(replace(lewm_config, out=config.out.with_name("embedding"), max_steps=1)) == EXIT_OK
+    assert len([*patches.data.glob("features_*.npz")]) == 2, "embeddings have a cache of their own"
+    with np.load(cache) as stored:
+        assert (stored["features"].shape[:2], stored["features"].dtype) == ((2 * STEPS, 3), np.float16)
+
+    # The checkpoint is whole without the encoder's folder, and plans from pictures as from their maps.
+    shutil.rmtree(sees.weights)
+    loaded = sensitive(checkpoints.load_policy(patches.out).policy)
+    assert loaded.head.condition_dim == 3 * 2 * 5 + 16
+    assert loaded.joint_output_dim is None
+    observed = observation()
+    features = {"state": observed["state"], "features": loaded.conditioning.embed(observed["images"])}
+    noise = np.ones((1, 16, 16), np.float32)
+    plan = np.asarray(loaded.plan(observed, noise))
+    np.testing.assert_allclose(loaded.plan(features, noise), plan, atol=1e-4)
+    kernel = loaded.conditioning.keypoint_maps.kernel
+    kernel[...] = 50 * kernel[...]
+    other = {**observed, "images": np.zeros_like(observed["images"])}
+    assert np.abs(np.asarray(loaded.plan(other, noise)) - np.asarray(loaded.plan(observed, noise))).max() > 1e-2
+
+
 def test_training_from_cached_maps(
     config: TrainConfig, seen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

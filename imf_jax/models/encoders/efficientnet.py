@@ -227,6 +227,16 @@ class EfficientNetEncoder(nnx.Module):
         maps: Array = encode(weights, jnp.asarray(images), self.sizes)
         return jax.lax.stop_gradient(maps)
 
+    def maps(self, images: UInt8[Array | np.ndarray, "B C H W 3"]) -> Float16[Array, "B C h w {self.sizes.channels}"]:
+        """Maps of the pictures of C cameras; see a call."""
+        found = self(images.reshape(-1, *images.shape[-3:]))
+        return found.reshape(*images.shape[:2], *found.shape[1:])
+
+    def map_shape(self, num_cameras: int, image_size: int) -> tuple[int, int, int, int]:
+        """Shape (C, h, w, channels) of `maps` of pictures of C cameras of that height and width [pixels]."""
+        side = self.sizes.map_side(image_size)
+        return num_cameras, side, side, self.sizes.channels
+
     def block_memory(self, image_size: int) -> tuple[int, int]:
         """Memory [bytes], about, for a picture that is being encoded, and how many are encoded at once.
 

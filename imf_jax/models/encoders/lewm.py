@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import nnx
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, Shaped, UInt8
 
 from imf_jax.config import from_dict
 from imf_jax.errors import UserError
@@ -31,10 +31,13 @@ from imf_jax.models.encoders.preprocess import (
     fused_shape,
     preprocess,
     resized_shape,
+    views_of_map,
 )
-from imf_jax.models.encoders.vit import VitSizes, class_feature, gelu, linear
+from imf_jax.models.encoders.vit import VitSizes, class_feature, gelu, linear, patch_map
 
 Array = jax.Array
+Output = Literal["embedding", "class", "patches"]
+"""What is computed: the projector's embedding, the class token before it, or the map of patch tokens."""
 
 FORMAT = "imf_jax.lewm"
 FORMAT_VERSION = 1
@@ -139,18 +142,21 @@ def pictures_at_once(sizes: LewmSizes, height: int, width: int) -> int:
     return max(1, ENCODED_TOKENS // tokens_of_picture(sizes, height, width))
 
 
-@partial(jax.jit, static_argnames=("sizes", "dtype", "projected"))
+@partial(jax.jit, static_argnames=("sizes", "dtype", "output"))
 def encode(
-    weights: Mapping[str, Array], images: UInt8[Array, "B H W 3"], sizes: LewmSizes, dtype: jnp.dtype, projected: bool
-) -> Float[Array, "B output"]:
-    """Preprocess uint8 (B, H, W, 3) and encode: float32 (B, output), or (B, hidden) where not `projected`.
+    weights: Mapping[str, Array], images: UInt8[Array, "B H W 3"], sizes: LewmSizes, dtype: jnp.dtype, output: Output
+) -> Shaped[Array, "*batch_and_feature"]:
+    """Preprocess uint8 (B, H, W, 3) and encode: float32 (B, output) or (B, hidden); patches float16 (B, h, w, hidden).
 
     More than `pictures_at_once` are encoded in equal blocks, one after the other.
     """
 
-    def encode_block(images: UInt8[Array, "block H W 3"]) -> Float[Array, "block output"]:
-        feature = class_feature(weights, preprocess(images, sizes.vit.image_size), sizes.vit, dtype)
-        return project(weights, feature, sizes.batch_norm_eps, dtype) if projected else feature
+    def encode_block(images: UInt8[Array, "block H W 3"]) -> Shaped[Array, "*batch_and_feature"]:
+        pixels = preprocess(images, sizes.vit.image_size)
+        if output == "patches":
+            return patch_map(weights, pixels, sizes.vit, dtype).astype(jnp.float16)
+        feature = class_feature(weights, pixels, sizes.vit, dtype)
+        return project(weights, feature, sizes.batch_norm_eps, dtype) if output == "embedding" else feature
 
     batch, height, width, _ = images.shape
     num_blocks = -(-batch // pictures_at_once(sizes, height, width))
@@ -158,8 +164,8 @@ def encode(
         return encode_block(images)
     block = -(-batch // num_blocks)
     padded = jnp.pad(images, ((0, num_blocks * block - batch), (0, 0), (0, 0), (0, 0)))
-    embeddings = jax.lax.map(encode_block, padded.reshape(num_blocks, block, height, width, 3))
-    return embeddings.reshape(num_blocks * block, -1)[:batch]
+    features = jax.lax.map(encode_block, padded.reshape(num_blocks, block, height, width, 3))
+    return features.reshape(num_blocks * block, *features.shape[2:])[:batch]
 
 
 @dataclass(frozen=True)
@@ -227,13 +233,46 @@ class LewmEncoder(nnx.Module):
         Raises:
             UserError: a camera is missing, or a picture has a wrong dtype, size or channel count.
         """
-        return self._encode(images, projected=True)
+        return self._encode(images, "embedding")
 
     def class_feature(
         self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]
     ) -> Float[Array, "B {self.sizes.vit.hidden}"]:
         """The class token before the projector, float32 (B, hidden), without gradient; errors as for a call."""
-        return self._encode(images, projected=False)
+        return self._encode(images, "class")
+
+    def maps(self, images: UInt8[Array | np.ndarray, "B C H W 3"]) -> Float16[Array, "B C h w {self.sizes.vit.hidden}"]:
+        """Maps of the patch tokens of each view, without gradient, in the form in which they are cached.
+
+        Args:
+            images: uint8 (B, C, H, W, 3), the cameras in their order.
+
+        Returns:
+            float16 (B, C, h, w, hidden).
+
+        Raises:
+            UserError: a picture has a wrong dtype, size or channel count.
+        """
+        assert self.fusion is not None
+        fused = self._encode({camera: images[:, i] for i, camera in enumerate(self.cameras)}, "patches")
+        return views_of_map(fused, self.fusion, len(self.cameras))
+
+    def map_shape(self, num_cameras: int, image_size: int) -> tuple[int, int, int, int]:
+        """Shape (C, h, w, hidden) of `maps` of pictures of C cameras of that height and width [pixels].
+
+        Raises:
+            UserError: patches lie across the borders of the views.
+        """
+        height, width = fused_shape(image_size, self.fusion, num_cameras)
+        vit = self.sizes.vit
+        rows, columns = (side // vit.patch for side in resized_shape(height, width, vit.image_size))
+        cells = (rows * image_size // height, columns * image_size // width)
+        if rows * image_size % height or columns * image_size % width:
+            raise UserError(
+                f"{rows} x {columns} patches of fusion {self.fusion!r} do not divide among {num_cameras} views; "
+                "use --policy.encoder.features embedding"
+            )
+        return (num_cameras, *cells, vit.hidden)
 
     def block_memory(self, image_size: int) -> tuple[int, int]:
         """Memory [bytes], about, for a picture that is being encoded, and how many are encoded at once.
@@ -246,12 +285,12 @@ class LewmEncoder(nnx.Module):
         return self.sizes.vit.picture_bytes(tokens), pictures_at_once(self.sizes, *shape)
 
     def _encode(
-        self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray], projected: bool
-    ) -> Float[Array, "B output"]:
+        self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray], output: Output
+    ) -> Shaped[Array, "*batch_and_feature"]:
         picture = self._picture(images)
         weights = {name: jax.lax.stop_gradient(variable[...]) for name, variable in self.weights.items()}
-        embedding: Array = encode(weights, picture, self.sizes, self.dtype, projected)
-        return jax.lax.stop_gradient(embedding)
+        feature: Array = encode(weights, picture, self.sizes, self.dtype, output)
+        return jax.lax.stop_gradient(feature)
 
     def _picture(self, images: Array | np.ndarray | Mapping[str, Array | np.ndarray]) -> UInt8[Array, "B H W 3"]:
         if isinstance(images, Mapping):

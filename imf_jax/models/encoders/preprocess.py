@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 from imf_jax.config.base import GRID_PLACES
 from imf_jax.errors import UserError
@@ -69,6 +69,26 @@ def fuse_views(
     pictures += [jnp.zeros_like(pictures[0])] * (GRID_PLACES - len(pictures))
     upper, lower = jnp.concatenate(pictures[:2], axis=2), jnp.concatenate(pictures[2:], axis=2)
     return jnp.concatenate([upper, lower], axis=1)
+
+
+def views_of_map(
+    fused: Shaped[Array, "B h w F"], fusion: Fusion, num_views: int
+) -> Shaped[Array, "B {num_views} h_view w_view F"]:
+    """The parts of a map of features that belong to each view of a fused picture, in the order of the views.
+
+    Args:
+        fused: (B, h, w, F), a map of the picture that `fuse_views` makes.
+        fusion: its layout.
+        num_views: views in it.
+
+    Returns:
+        (B, num_views, h, w / num_views, F) for `row`, (B, num_views, h / 2, w / 2, F) for `grid`.
+    """
+    rows, columns = (1, num_views) if fusion == "row" or num_views == 1 else (2, 2)
+    batch, height, width, channels = fused.shape
+    cut = fused.reshape(batch, rows, height // rows, columns, width // columns, channels)
+    views = jnp.transpose(cut, (0, 1, 3, 2, 4, 5))
+    return views.reshape(batch, rows * columns, *views.shape[3:])[:, :num_views]
 
 
 def fused_shape(size: int, fusion: Fusion | None, num_views: int) -> tuple[int, int]:

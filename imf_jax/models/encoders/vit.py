@@ -202,7 +202,30 @@ def class_feature(
     *,
     recompute: bool = False,
 ) -> Float[Array, "B {sizes.hidden}"]:
-    """The class token after the final LayerNorm.
+    """The class token after the final LayerNorm, float32 (B, hidden); see `tokens` for arguments and errors."""
+    class_token = tokens(weights, pixels, sizes, dtype, recompute=recompute)[:, 0]
+    return layer_norm(class_token, weights["norm.scale"], weights["norm.bias"], sizes.layer_norm_eps)
+
+
+def patch_map(
+    weights: Weights, pixels: Float[Array, "B H W 3"], sizes: VitSizes, dtype: jnp.dtype = jnp.float32
+) -> Float[Array, "B H//{sizes.patch} W//{sizes.patch} {sizes.hidden}"]:
+    """The patch tokens after the final LayerNorm as a map, float32 (B, H/p, W/p, hidden); see `tokens`."""
+    batch, height, width, _ = pixels.shape
+    found = tokens(weights, pixels, sizes, dtype)[:, 1:]
+    found = layer_norm(found, weights["norm.scale"], weights["norm.bias"], sizes.layer_norm_eps)
+    return found.reshape(batch, height // sizes.patch, width // sizes.patch, sizes.hidden)
+
+
+def tokens(
+    weights: Weights,
+    pixels: Float[Array, "B H W 3"],
+    sizes: VitSizes,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    recompute: bool = False,
+) -> Float[Array, "B tokens {sizes.hidden}"]:
+    """Tokens after the last layer, before the final LayerNorm: the class token, then the patches row by row.
 
     Args:
         weights: as `sizes.weight_shapes()`.
@@ -213,7 +236,7 @@ def class_feature(
             tokens between layers and for one layer only.
 
     Returns:
-        float32 (B, hidden).
+        float32 (B, 1 + H/p * W/p, hidden).
 
     Raises:
         UserError: H or W is no multiple of the patch side.
@@ -224,8 +247,8 @@ def class_feature(
     hidden, eps = sizes.hidden, sizes.layer_norm_eps
     embedded = linear(patches(pixels, sizes.patch), weights["patch.kernel"], weights["patch.bias"], dtype)
     first = jnp.broadcast_to(weights["class_token"], (batch, 1, hidden))
-    tokens = jnp.concatenate([first, embedded.reshape(batch, -1, hidden)], axis=1)
-    tokens += position_table(weights["positions"], sizes.grid, height // sizes.patch, width // sizes.patch)
+    placed = jnp.concatenate([first, embedded.reshape(batch, -1, hidden)], axis=1)
+    placed += position_table(weights["positions"], sizes.grid, height // sizes.patch, width // sizes.patch)
 
     def block(x: Float[Array, "rows hidden"], layer: Weights) -> tuple[Float[Array, "rows hidden"], None]:
         h = layer_norm(x, layer["norm1.scale"], layer["norm1.bias"], eps)
@@ -237,6 +260,5 @@ def class_feature(
 
     prefix = "layers."
     stacked = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    rows, _ = jax.lax.scan(jax.checkpoint(block) if recompute else block, tokens.reshape(-1, hidden), stacked)
-    class_token = rows.reshape(batch, -1, hidden)[:, 0]
-    return layer_norm(class_token, weights["norm.scale"], weights["norm.bias"], eps)
+    rows, _ = jax.lax.scan(jax.checkpoint(block) if recompute else block, placed.reshape(-1, hidden), stacked)
+    return rows.reshape(batch, -1, hidden)
