@@ -19,15 +19,13 @@ Array = jax.Array
 
 
 class ClipData(NamedTuple):
-    """What clips are drawn from, on the device; N steps in total.
+    """What clips are drawn from, on the device; N steps in total. Their pictures stay in main memory.
 
     Attributes:
-        images: uint8 (N, C, H, W, 3).
         action: float32 (N, A).
         starts: int32 (M,) steps at which a clip may begin.
     """
 
-    images: Array
     action: Array
     starts: Array
 
@@ -98,12 +96,6 @@ def clip_starts(data: Demonstrations, steps: np.ndarray, span: int) -> np.ndarra
     return starts.astype(np.int32)
 
 
-def clips_at(data: ClipData, starts: Array, *, history: int, frameskip: int) -> ClipBatch:
-    """The clips that begin at these steps, int32 (B,)."""
-    frames = frame_steps(starts, history=history, frameskip=frameskip)
-    return ClipBatch(images=data.images[frames], action=data.action[action_steps(frames, frameskip)])
-
-
 def frame_steps(starts: Array, *, history: int, frameskip: int) -> Array:
     """Steps of the frames of clips that begin at `starts`, int32 (B,) -> (B, T + 1)."""
     return starts[:, None] + frameskip * jnp.arange(history + 1)
@@ -114,10 +106,21 @@ def action_steps(frames: Array, frameskip: int) -> Array:
     return frames[:, :-1, None] + jnp.arange(frameskip)
 
 
-def sample_clips(data: ClipData, key: Array, batch_size: int, *, history: int, frameskip: int) -> ClipBatch:
-    """Draw clips uniformly over all starts, with replacement, on the device. `key`: typed JAX key."""
+def draw_frames(data: ClipData, key: Array, batch_size: int, *, history: int, frameskip: int) -> Array:
+    """Draw clips uniformly over all starts, with replacement, on the device.
+
+    Args:
+        data: what to draw from.
+        key: typed JAX key.
+        batch_size: clips B.
+        history: frames T before the last.
+        frameskip: control steps from one frame to the next.
+
+    Returns:
+        int32 (B, T + 1), the steps of their frames.
+    """
     chosen = seeds.randint(key, (batch_size,), 0, len(data.starts))
-    return clips_at(data, data.starts[chosen], history=history, frameskip=frameskip)
+    return frame_steps(data.starts[chosen], history=history, frameskip=frameskip)
 
 
 def action_statistics(action: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Camera pictures of demonstrations: checked first, then read file by file, or as one array, also on the device."""
+"""Camera pictures of demonstrations: checked first, then read file by file, or as one array."""
 
 import hashlib
 import json
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-import jax
 import numpy as np
 
 from imf_jax.config import PictureStyle, from_dict
@@ -22,9 +21,6 @@ COLLECTION = "collection.json"
 
 MEMORY_SHARE = 0.8
 """Share of the free memory that pictures may take; the rest is for training."""
-
-ALIGNMENT = 64
-"""Boundary on which an array must begin for JAX on a CPU to share it [bytes]."""
 
 
 @dataclass(frozen=True)
@@ -138,26 +134,16 @@ def read_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = la
     Raises:
         UserError: they take more memory than there is, or a file cannot be read.
     """
-    _require_room(folder, on_device=False)
-    joined = _aligned((folder.num_steps, *folder.step_shape))
+    sizes = f"{folder.num_steps} steps x {len(folder.cameras)} cameras x {folder.image_size}x{folder.image_size}"
+    mend = "use fewer demonstrations or cameras, or collect at a smaller --image-size"
+    require_memory(folder.num_bytes, f"pictures in {folder.directory}", sizes, mend, on_device=False)
+    joined = np.empty((folder.num_steps, *folder.step_shape), np.uint8)
     first = 0
     for pictures in folder.read_all():
         joined[first : first + len(pictures)] = pictures
         first += len(pictures)
         on_progress(first)
     return joined
-
-
-def load_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = lambda steps: None) -> jax.Array:
-    """Put all pictures on the default device; see `read_pictures`."""
-    _require_room(folder, on_device=True)
-    return jax.device_put(read_pictures(folder, on_progress))
-
-
-def _require_room(folder: PictureFolder, *, on_device: bool) -> None:
-    sizes = f"{folder.num_steps} steps x {len(folder.cameras)} cameras x {folder.image_size}x{folder.image_size}"
-    mend = "use fewer demonstrations or cameras, or collect at a smaller --image-size"
-    require_memory(folder.num_bytes, f"pictures in {folder.directory}", sizes, mend, on_device=on_device)
 
 
 def require_memory(num_bytes: int, what: str, sizes: str, mend: str, *, on_device: bool = True) -> None:
@@ -181,14 +167,6 @@ def require_memory(num_bytes: int, what: str, sizes: str, mend: str, *, on_devic
             raise UserError(
                 f"{what} take {num_bytes / 1e9:.1f} GB ({sizes}), but {place} has {free / 1e9:.1f} GB free; {mend}"
             )
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An uninitialised uint8 array that JAX on a CPU takes over without a copy."""
-    size = int(np.prod(shape))
-    buffer = np.empty(size + ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % ALIGNMENT
-    return buffer[start : start + size].reshape(shape)
 
 
 def _pictures_of(

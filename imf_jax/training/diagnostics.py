@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imf_jax.config import HeldOutConfig
-from imf_jax.data.clips import ClipData, EpisodeSplit, action_steps, frame_steps
+from imf_jax.data.clips import EpisodeSplit, action_steps, frame_steps
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.world_model import LeWorldModel, predict
 from imf_jax.sim.tasks import Task
@@ -205,7 +205,7 @@ class EncoderDiagnostics:
     Args:
         wanted: how many frames.
         data: the demonstrations.
-        clips: pictures and actions; `starts` is not used.
+        images: uint8 (N, C, H, W, 3), their pictures, in main memory.
         split: which steps are held out.
         held_out_starts: int32 (M,) steps of held-out episodes at which a clip may begin.
         task: see `probes`.
@@ -219,13 +219,13 @@ class EncoderDiagnostics:
         self,
         wanted: HeldOutConfig,
         data: Demonstrations,
-        clips: ClipData,
+        images: np.ndarray,
         split: EpisodeSplit,
         held_out_starts: np.ndarray,
         task: Task,
         on_warning: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._wanted, self._data, self._clips, self._task = wanted, data, clips, task
+        self._wanted, self._data, self._images, self._task = wanted, data, images, task
         self._train_steps = evenly(split.training, wanted.frames)
         self._starts = held_out_starts
         self.on_warning = on_warning
@@ -236,7 +236,7 @@ class EncoderDiagnostics:
         config = model.config
         starts = evenly(self._starts, max(self._wanted.frames // (config.history + 1), 1))
         frames = frame_steps(jnp.asarray(starts), history=config.history, frameskip=config.frameskip)
-        actions = model.actions(self._clips.action[action_steps(frames, config.frameskip)])
+        actions = model.actions(self._data.action[action_steps(frames, config.frameskip)])
         test_steps = np.asarray(frames).reshape(-1)
         train, test = self._embed(model, self._train_steps), self._embed(model, test_steps)
         embeddings = test.reshape(*frames.shape, -1)
@@ -267,7 +267,7 @@ class EncoderDiagnostics:
         padded = np.concatenate([steps, np.zeros(-len(steps) % size, steps.dtype)])
         found = []
         for first in range(0, len(padded), size):
-            images = self._clips.images[padded[first : first + size]]
+            images = self._images[padded[first : first + size]]
             found.append(np.asarray(encoder({camera: images[:, c] for c, camera in enumerate(encoder.cameras)})))
         return np.concatenate(found)[: len(steps)]
 

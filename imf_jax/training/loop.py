@@ -4,8 +4,9 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ from imf_jax.sim.tasks import Task, get_task
 from imf_jax.terminal import make_console
 from imf_jax.training import saved_state
 from imf_jax.training.progress import TrainingProgress
-from imf_jax.training.state import TrainState, compile_streamed_step, initial_state, stream_pictures
+from imf_jax.training.state import (
+    StreamedDraw,
+    TrainState,
+    compile_streamed_step,
+    initial_state,
+    stream_pictures,
+    streamed_windows,
+)
 from imf_jax.training.tracker_backends import make_trackers
 from imf_jax.training.trackers import TrackedRun, Tracker, Trackers
 from imf_jax.training.trainer import Trainer, TrainingSummary, Validate
@@ -89,15 +97,28 @@ def train(config: TrainConfig) -> int:
             return None
         return RolloutValidation(config, pictures=meta.pictures, should_stop=should_stop, on_warning=on_warning)
 
+    images, data = data.images, data._replace(images=None)
     with ExitStack() as stack:
         how: dict[str, Any] = {}
-        if data.images is not None:
-            stream = stack.enter_context(Prefetch(stream_pictures(config, data, first_step)))
-            data = data._replace(images=None)
-            how = {"pictures": stream, "compile": compile_streamed_step}
+        if images is not None:
+            draw = streamed_windows(config)
+            how = stack.enter_context(streaming(config, data, np.asarray(images), draw, first_step))
         summary = run_to_end(config, state, frozen, data, policy.figures, meta, resumed, external, validation, **how)
     say(final_line(config.out, summary, int(summary.state.step) - first_step), markup=False)
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
+
+
+@contextmanager
+def streaming(
+    config: TrainConfig | PretrainConfig, data: Any, images: np.ndarray, draw: StreamedDraw, first_step: int
+) -> Iterator[dict[str, Any]]:
+    """Attributes of a `Trainer` whose pictures stay in main memory: a thread prepares those of the next steps.
+
+    See `stream_pictures` for the arguments.
+    """
+    with Prefetch(stream_pictures(config, data, images, draw, first_step)) as stream:
+        compile_with = partial(compile_streamed_step, draw=draw, picture_shape=images.shape[1:])
+        yield {"pictures": stream, "compile": compile_with}
 
 
 def run_to_end(

@@ -8,7 +8,6 @@ A run has the checkpoints, metrics and trackers of any training run, and beside 
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,11 +21,12 @@ from imf_jax.data.clips import (
     ClipData,
     EpisodeSplit,
     action_statistics,
+    action_steps,
     clip_starts,
-    sample_clips,
+    draw_frames,
     split_episodes,
 )
-from imf_jax.data.pictures import find_pictures, load_pictures
+from imf_jax.data.pictures import find_pictures, read_pictures, recorded_style
 from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, ArgumentError
 from imf_jax.files import atomic_write, reported_write_errors, write_bytes, write_json
@@ -37,10 +37,10 @@ from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.sim.tasks import get_task
 from imf_jax.terminal import make_console
 from imf_jax.training.diagnostics import Diagnostics, EncoderDiagnostics, diagnostics_line
-from imf_jax.training.loop import check_out, check_task, data_sha256, restore, run_to_end
+from imf_jax.training.loop import check_out, check_task, data_sha256, restore, run_to_end, streaming
 from imf_jax.training.pretraining_report import write_pretraining_report
 from imf_jax.training.progress import stage_progress
-from imf_jax.training.state import Draw, compile_steps, initial_state, trained_policy
+from imf_jax.training.state import StreamedDraw, initial_state, trained_policy
 from imf_jax.training.tracker_backends import make_trackers
 from imf_jax.training.trainer import TrainingSummary, Validate
 
@@ -82,40 +82,44 @@ def pretrain(config: PretrainConfig) -> int:
         markup=False,
     )
     with stage_progress("read pictures", pictures.num_steps) as on_progress:
-        images = load_pictures(pictures, on_progress)
-    say(f"pictures of {', '.join(pictures.cameras)} in memory: {images.nbytes / 1e9:.2f} GB", markup=False)
-    clips = ClipData(images, data.action, jnp.asarray(starts))
-    diagnose = EncoderDiagnostics(config.validation, data, clips, split, held_out_starts, task)
+        images = read_pictures(pictures, on_progress)
+    say(f"pictures of {', '.join(pictures.cameras)} in main memory: {images.nbytes / 1e9:.2f} GB", markup=False)
+    clips = ClipData(data.action, jnp.asarray(starts))
+    diagnose = EncoderDiagnostics(config.validation, data, images, split, held_out_starts, task)
 
     def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate:
         diagnose.on_warning = on_warning
         return diagnose
 
     meta = CheckpointMeta(
-        first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, None, spaces.to_json()
-    )
-    compile_with = partial(compile_steps, draw=draw_clips(config))
-    how = {"compile": compile_with, "describe": diagnostics_line}
-    summary = run_to_end(config, state, frozen, clips, model.figures, meta, resumed, external, validation, **how)
+        first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, None, spaces.to_json(),
+        recorded_style(config.data),
+    )  # fmt: skip
+    with streaming(config, clips, images, streamed_clips(config), first_step) as how:
+        how["describe"] = diagnostics_line
+        summary = run_to_end(config, state, frozen, clips, model.figures, meta, resumed, external, validation, **how)
     trained = trained_policy(summary.state, frozen)
     diagnostics = diagnose.last
     if diagnostics is None or diagnostics.step != int(summary.state.step):
         diagnose(trained, int(summary.state.step))
         diagnostics = diagnose.last
     assert diagnostics is not None
-    write_results(config, trained, diagnostics, split, clips)
+    write_results(config, trained, diagnostics, split, images)
     say(final_line(config.out, summary, diagnostics, int(summary.state.step) - first_step), markup=False)
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
 
 
-def draw_clips(config: PretrainConfig) -> Draw:
+def streamed_clips(config: PretrainConfig) -> StreamedDraw:
     """Draw of a batch: clips of `ClipData`."""
+    model = config.model
 
-    def draw(data: ClipData, key: jax.Array) -> ClipBatch:
-        model = config.model
-        return sample_clips(data, key, config.batch_size, history=model.history, frameskip=model.frameskip)
+    def frames(data: ClipData, key: jax.Array) -> jax.Array:
+        return draw_frames(data, key, config.batch_size, history=model.history, frameskip=model.frameskip)
 
-    return draw
+    def batch(data: ClipData, key: jax.Array, images: jax.Array) -> ClipBatch:
+        return ClipBatch(images=images, action=data.action[action_steps(frames(data, key), model.frameskip)])
+
+    return StreamedDraw(frames, batch)
 
 
 def start_from(model: LeWorldModel, folder: Path) -> str:
@@ -143,7 +147,7 @@ def start_from(model: LeWorldModel, folder: Path) -> str:
 
 
 def write_results(
-    config: PretrainConfig, model: LeWorldModel, diagnostics: Diagnostics, split: EpisodeSplit, clips: ClipData
+    config: PretrainConfig, model: LeWorldModel, diagnostics: Diagnostics, split: EpisodeSplit, images: np.ndarray
 ) -> None:
     """Write `encoder/`, `diagnostics.json` and `report.html`, each whole or not at all.
 
@@ -166,7 +170,7 @@ def write_results(
             for name, content in files.items():
                 write_bytes(folder / name, content)
         write_json(config.out / DIAGNOSTICS, values)
-    write_pretraining_report(config, diagnostics, split, model, clips)
+    write_pretraining_report(config, diagnostics, split, model, images)
 
 
 def final_line(run: Path, summary: TrainingSummary, diagnostics: Diagnostics, steps: int) -> str:

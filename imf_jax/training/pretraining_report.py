@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from markupsafe import Markup
 
 from imf_jax.config import PretrainConfig, to_dict
-from imf_jax.data.clips import ClipData, EpisodeSplit
+from imf_jax.data.clips import EpisodeSplit
 from imf_jax.evaluation.report.charts import Series, line_chart
 from imf_jax.evaluation.report.page import render_page
 from imf_jax.files import read_metrics
@@ -40,7 +39,7 @@ class Neighbours(NamedTuple):
 
 
 def write_pretraining_report(
-    config: PretrainConfig, diagnostics: Diagnostics, split: EpisodeSplit, model: LeWorldModel, clips: ClipData
+    config: PretrainConfig, diagnostics: Diagnostics, split: EpisodeSplit, model: LeWorldModel, images: np.ndarray
 ) -> Path:
     """Write `report.html` into the run folder, replacing an older one; returns its path.
 
@@ -56,7 +55,7 @@ def write_pretraining_report(
         variance_bound=COLLAPSED_VARIANCE,
         rank_bound=COLLAPSED_RANK,
         charts=training_curves(config.out),
-        neighbours=neighbour_pictures(model, clips, diagnostics.neighbours),
+        neighbours=neighbour_pictures(model, images, diagnostics.neighbours),
         configuration=json.dumps(to_dict(config), indent=2),
     )
 
@@ -74,14 +73,14 @@ def training_curves(run: Path) -> list[tuple[str, Markup]]:
 
 
 def neighbour_pictures(
-    model: LeWorldModel, clips: ClipData, neighbours: tuple[tuple[int, ...], ...]
+    model: LeWorldModel, images: np.ndarray, neighbours: tuple[tuple[int, ...], ...]
 ) -> list[Neighbours]:
     """The fused pictures of every query and of its neighbours."""
     config = model.config
     rows = []
     for steps in neighbours:
-        images = clips.images[jnp.asarray(steps)]
-        views = {camera: images[:, c] for c, camera in enumerate(config.cameras)}
+        frames = images[list(steps)]
+        views = {camera: frames[:, c] for c, camera in enumerate(config.cameras)}
         fused = np.asarray(fuse_views(views, config.fusion, config.cameras))
         query, *nearest = map(_address, fused)
         rows.append(Neighbours(query, nearest))

@@ -5,6 +5,7 @@ compiled loop, so the result depends on neither how steps are grouped into calls
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import optax
 from flax import nnx
 
 from imf_jax import seeds
-from imf_jax.config import PretrainConfig, ResNetEncoderConfig, TrainConfig
+from imf_jax.config import PretrainConfig, TrainConfig
 from imf_jax.data.prefetch import picture_batches
 from imf_jax.data.windows import Batch, Demonstrations, draw_steps, observed_steps, sample_windows
 from imf_jax.models.policy import FrozenParts, split_policy
@@ -169,54 +170,82 @@ def compile_steps(
     return training_program(config, frozen.graph, draw).lower(state, frozen.variables, data, jnp.int32(1)).compile()
 
 
-RunStep = Callable[[TrainState, nnx.State, Demonstrations, Array], TrainState]
+RunStep = Callable[[TrainState, nnx.State, Any, Array], TrainState]
 """(state, variables, data, pictures of the step) -> state after one more step; `state` is used up."""
 
 
-def streamed_step_program(config: TrainConfig, graph: nnx.GraphDef[Any]) -> jax.stages.Wrapped:
-    """A training step that is given its pictures, to be compiled: a function of the arguments of `RunStep`."""
+@dataclass(frozen=True)
+class StreamedDraw:
+    """Draw of a batch whose pictures stay in main memory and are handed in. Both functions are traced.
+
+    Attributes:
+        rows: (data, typed JAX key) -> int32 (B, n), the rows of the pictures that the batch of this key reads.
+        batch: (data, the same key, pictures of these rows uint8 (B, n, C, H, W, 3)) -> batch.
+    """
+
+    rows: Callable[[Any, Array], Array]
+    batch: Callable[[Any, Array, Array], Any]
+
+
+def streamed_windows(config: TrainConfig) -> StreamedDraw:
+    """Draw of a policy's batch: windows of `Demonstrations` without pictures, see `draw_windows`."""
     draw = draw_windows(config)
 
-    def one_step(state: TrainState, variables: nnx.State, data: Demonstrations, images: Array) -> TrainState:
-        def draw_with_images(data: Demonstrations, key: Array) -> Batch:
-            batch = draw(data, key)
-            batch["observation"]["images"] = images
-            return batch
+    def rows(data: Demonstrations, key: Array) -> Array:
+        return observed_steps(data, draw_steps(data, key, config.batch_size), config.policy.obs_horizon)
 
-        return optimizer_step(config, graph, draw_with_images)(state, variables, data)
+    def batch(data: Demonstrations, key: Array, images: Array) -> Batch:
+        window = draw(data, key)
+        window["observation"]["images"] = images
+        return window
+
+    return StreamedDraw(rows, batch)
+
+
+def streamed_step_program(
+    config: TrainConfig | PretrainConfig, graph: nnx.GraphDef[Any], draw: StreamedDraw
+) -> jax.stages.Wrapped:
+    """A training step that is given its pictures, to be compiled: a function of the arguments of `RunStep`."""
+
+    def one_step(state: TrainState, variables: nnx.State, data: Any, images: Array) -> TrainState:
+        return optimizer_step(config, graph, lambda data, key: draw.batch(data, key, images))(state, variables, data)
 
     return jax.jit(one_step, donate_argnums=0)
 
 
-def compile_streamed_step(config: TrainConfig, state: TrainState, frozen: FrozenParts, data: Demonstrations) -> RunStep:
-    """Compile a training step that is given its pictures, see `compile_steps`."""
-    encoder = config.policy.encoder
-    assert isinstance(encoder, ResNetEncoderConfig), "frozen encoders train on features"
-    size = (encoder.image_size, encoder.image_size, 3)
-    shape = (config.batch_size, config.policy.obs_horizon, len(encoder.cameras), *size)
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    return streamed_step_program(config, frozen.graph).lower(state, frozen.variables, data, images).compile()
+def compile_streamed_step(
+    config: TrainConfig | PretrainConfig,
+    state: TrainState,
+    frozen: FrozenParts,
+    data: Any,
+    *,
+    draw: StreamedDraw,
+    picture_shape: tuple[int, ...],
+) -> RunStep:
+    """Compile a training step that is given its pictures; `picture_shape`: (C, H, W, 3). See also `compile_steps`."""
+    rows = jax.eval_shape(draw.rows, data, jax.eval_shape(lambda: root_key(0, STEP_STREAM)))
+    images = jax.ShapeDtypeStruct((*rows.shape, *picture_shape), jnp.uint8)
+    return streamed_step_program(config, frozen.graph, draw).lower(state, frozen.variables, data, images).compile()
 
 
-def stream_pictures(config: TrainConfig, data: Demonstrations, first: int) -> Iterator[Array]:
-    """The pictures of every training step from `first` on: those of the windows that the step itself draws.
+def stream_pictures(
+    config: TrainConfig | PretrainConfig, data: Any, images: np.ndarray, draw: StreamedDraw, first: int
+) -> Iterator[Array]:
+    """The pictures of every training step from `first` on: those of the batch that the step itself draws.
 
     Args:
         config: the run.
-        data: the demonstrations with pictures.
+        data: what batches are drawn from.
+        images: uint8 (N, C, H, W, 3) of all steps, in main memory.
+        draw: see `StreamedDraw`.
         first: number of the first training step.
 
     Yields:
-        uint8 (B, To, C, H, W, 3), on the default device.
+        uint8 (B, n, C, H, W, 3), on the default device.
     """
-    assert data.images is not None
-    horizon, key = config.policy.obs_horizon, root_key(config.seed, STEP_STREAM)
-    others = data._replace(images=None)
-
-    def rows_of(step: Array) -> Array:
-        return observed_steps(others, draw_steps(others, _step_keys(key, step)[0], config.batch_size), horizon)
-
-    return picture_batches(np.asarray(data.images), jax.jit(jax.vmap(rows_of)), first, config.max_steps)
+    key = root_key(config.seed, STEP_STREAM)
+    rows_of = jax.jit(jax.vmap(lambda step: draw.rows(data, _step_keys(key, step)[0])))
+    return picture_batches(images, rows_of, first, config.max_steps)
 
 
 def _step_keys(key: Array, step: Array) -> tuple[Array, Array]:

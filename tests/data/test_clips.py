@@ -8,9 +8,10 @@ import pytest
 from imf_jax.data.clips import (
     ClipData,
     action_statistics,
+    action_steps,
     clip_starts,
-    clips_at,
-    sample_clips,
+    draw_frames,
+    frame_steps,
     split_episodes,
 )
 from imf_jax.data.windows import Demonstrations
@@ -25,25 +26,18 @@ def demonstrations(*lengths: int) -> Demonstrations:
     return Demonstrations(rows, rows, rows, jnp.asarray(first), jnp.asarray(last))
 
 
-def clip_data(data: Demonstrations, starts: np.ndarray) -> ClipData:
-    steps = len(data.first)
-    images = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.uint8)[:, None, None, None, None], (steps, 1, 2, 2, 3))
-    return ClipData(images, data.action, jnp.asarray(starts))
-
-
 def test_clips_hold_every_frame_and_the_actions_that_follow_it() -> None:
-    data = demonstrations(20, 13)
-    batch = clips_at(clip_data(data, np.zeros(1, np.int32)), jnp.array([2, 20]), history=3, frameskip=4)
-    assert batch["images"][:, :, 0, 0, 0, 0].tolist() == [[2, 6, 10, 14], [20, 24, 28, 32]]
-    assert batch["action"][0, :, :, 0].tolist() == [[2, 3, 4, 5], [6, 7, 8, 9], [10, 11, 12, 13]]
+    frames = frame_steps(jnp.array([2, 20]), history=3, frameskip=4)
+    assert frames.tolist() == [[2, 6, 10, 14], [20, 24, 28, 32]]
+    assert action_steps(frames, 4)[0].tolist() == [[2, 3, 4, 5], [6, 7, 8, 9], [10, 11, 12, 13]]
 
 
 def test_clips_stay_within_their_episode() -> None:
     data = demonstrations(20, 13, 5)
     starts = clip_starts(data, np.arange(38), 12)
     assert starts.tolist() == [*range(8), 20]
-    drawn = sample_clips(clip_data(data, starts), jax.random.key(0), 64, history=3, frameskip=4)
-    frames = np.asarray(drawn["images"][:, :, 0, 0, 0, 0]).astype(int)
+    clips = ClipData(data.action, jnp.asarray(starts))
+    frames = np.asarray(draw_frames(clips, jax.random.key(0), 64, history=3, frameskip=4))
     assert set(frames[:, 0]) == set(starts.tolist())
     first = np.asarray(data.first)
     assert (first[frames[:, 0]] == first[frames[:, -1]]).all()

@@ -14,7 +14,7 @@ import pytest
 from imf_jax.data import pictures as pictures_module
 from imf_jax.data.episodes import Episode, episode_path, write_episode
 from imf_jax.data.features import FeatureSource, cache_path, compute_features, read_features, write_features
-from imf_jax.data.pictures import PictureFolder, find_pictures, load_pictures
+from imf_jax.data.pictures import PictureFolder, find_pictures, read_pictures
 from imf_jax.errors import UserError
 
 CAMERAS = ("r_vis", "top", "front")
@@ -55,8 +55,7 @@ def expected_images() -> np.ndarray:
 
 def test_pictures_are_joined_in_the_order_of_episodes_and_cameras(found: PictureFolder) -> None:
     progress: list[int] = []
-    loaded = load_pictures(found, progress.append)
-    assert isinstance(loaded, jax.Array)
+    loaded = read_pictures(found, progress.append)
     np.testing.assert_array_equal(loaded, expected_images())
     assert found.num_bytes == loaded.nbytes
     assert progress == [5, 13, 17]
@@ -66,11 +65,9 @@ def test_pictures_that_do_not_fit_are_refused_before_they_are_read(
     found: PictureFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PictureFolder, "read", lambda *args: pytest.fail("read"))
-    for place, name in [("main memory", "free_main_memory"), ("the device", "free_device_memory")]:
-        with monkeypatch.context() as patch:
-            patch.setattr(pictures_module, name, lambda: 5000)
-            with pytest.raises(UserError, match=rf"17 steps x 3 cameras x 6x6\), but {place} has 0.0 GB free"):
-                load_pictures(found)
+    monkeypatch.setattr(pictures_module, "free_main_memory", lambda: 5000)
+    with pytest.raises(UserError, match=r"17 steps x 3 cameras x 6x6\), but main memory has 0.0 GB free"):
+        read_pictures(found)
 
 
 def test_free_memory_is_known_on_this_machine() -> None:
@@ -109,7 +106,7 @@ def test_a_damaged_file_is_named(folder: Path, found: PictureFolder) -> None:
     with pytest.raises(UserError, match=r"episode_000001\.hdf5: cannot be read"):
         find_pictures(folder, CAMERAS, SIZE)
     with pytest.raises(UserError, match=r"episode_000001\.hdf5: the pictures cannot be read"):
-        load_pictures(found)
+        read_pictures(found)
 
 
 def test_fingerprint_tells_pictures_apart(

@@ -35,7 +35,7 @@ from imf_jax.rollout.scenes import run_chunk
 from imf_jax.seeds import STEP_STREAM, root_key, scene_keys, split_seed
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.training import loop, saved_state, vision
-from imf_jax.training.state import draw_windows, initial_state, stream_pictures
+from imf_jax.training.state import draw_windows, initial_state, stream_pictures, streamed_windows
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
 CAMERAS = ("r_vis", "top", "front")
@@ -227,13 +227,13 @@ def test_streamed_pictures_are_those_of_the_windows_of_every_step(resnet_config:
     """Also from a later step on, as after a resume."""
     resnet_config = replace(resnet_config, max_steps=4)
     data = load_demonstrations(resnet_config.data)[0]
-    data = data._replace(images=read_pictures(find_pictures(resnet_config.data, ("top", "front"), SIZE)))
+    images = read_pictures(find_pictures(resnet_config.data, ("top", "front"), SIZE))
     draw, key = draw_windows(resnet_config), root_key(resnet_config.seed, STEP_STREAM)
     for first in (0, 3):
-        batches = list(stream_pictures(resnet_config, data, first))
+        batches = list(stream_pictures(resnet_config, data, images, streamed_windows(resnet_config), first))
         assert len(batches) == 4 - first
         for step, batch in enumerate(batches, first):
-            window = draw(data._replace(images=jax.device_put(data.images)), seeds.split(seeds.fold_in(key, step))[0])
+            window = draw(data._replace(images=jax.device_put(images)), seeds.split(seeds.fold_in(key, step))[0])
             np.testing.assert_array_equal(batch, window["observation"]["images"])
 
 

@@ -33,8 +33,8 @@ from imf_jax.rollout.planner import PolicyProgram, policy_program
 from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.sim.backends.warp import WarpBackend
 from imf_jax.sim.tasks import get_task
-from imf_jax.training.pretraining import draw_clips
-from imf_jax.training.state import TrainState, draw_windows, initial_state, training_program
+from imf_jax.training.pretraining import streamed_clips
+from imf_jax.training.state import TrainState, draw_windows, initial_state, streamed_step_program, training_program
 
 MAX_STEPS = 200
 REPLANS = 5
@@ -159,7 +159,7 @@ def training(config: TrainConfig) -> Program:
 
 
 def pretraining(config: PretrainConfig) -> Program:
-    """The training loop of pre-training; one step is one pass of it."""
+    """A step of pre-training, which is given its pictures."""
     model, action_dim = config.model, get_task(config.task).robot.spaces.action_dim
 
     def begin() -> tuple[TrainState, FrozenParts]:
@@ -167,14 +167,11 @@ def pretraining(config: PretrainConfig) -> Program:
         return initial_state(module, config)
 
     state, frozen = nnx.eval_shape(begin)
-    program = training_program(config, frozen.graph, draw_clips(config))
+    program = streamed_step_program(config, frozen.graph, streamed_clips(config))
     steps, side = DEMONSTRATION_STEPS, model.image_size
-
-    def blank() -> ClipData:
-        images = jnp.zeros((steps, len(model.cameras), side, side, 3), jnp.uint8)
-        return ClipData(images, action=jnp.zeros((steps, action_dim)), starts=jnp.zeros(steps, jnp.int32))
-
-    arguments = state, frozen.variables, jax.eval_shape(blank), spec((), jnp.int32)
+    data = jax.eval_shape(lambda: ClipData(jnp.zeros((steps, action_dim)), jnp.zeros(steps, jnp.int32)))
+    frames = (config.batch_size, model.history + 1, len(model.cameras), side, side, 3)
+    arguments = state, frozen.variables, data, spec(frames, jnp.uint8)
     return Program(f"pre-training step {model.hidden}/{model.layers}", program, arguments)
 
 
