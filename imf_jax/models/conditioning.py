@@ -273,8 +273,9 @@ class KeypointConditioning(nnx.Module):
         cameras, _, _, channels = self.feature_shape
         self.state = Normalizer(state_dim, config.normalization)
         self.dim = cameras * 2 * config.encoder.keypoints + state_dim
-        # As in the head: frozen maps have values in the tens, and softmaxes should begin soft.
-        initial = nnx.initializers.normal(0.02)(rngs.params(), (cameras, channels, config.encoder.keypoints))
+        # Softmaxes should begin soft, but not flat: maps of EfficientNet vary by 2.6 over time, patch tokens by 0.23.
+        spread = 0.2 if self.output == "patches" else 0.02
+        initial = nnx.initializers.normal(spread)(rngs.params(), (cameras, channels, config.encoder.keypoints))
         self.keypoint_maps = nnx.Dict(kernel=nnx.Param(initial))
 
     def __call__(self, observation: Observation, key: Key[Array, ""] | None = None) -> Float[Array, "B Nc {self.dim}"]:
