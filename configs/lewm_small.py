@@ -3,8 +3,10 @@
     python scripts/collect.py --cameras r_vis top front --image-size 128 --out demos/transfer-128
     python scripts/pretrain.py lewm-pretrain-small
 
-From 200 demonstrations 78 of 200 unseen scenes succeed (39.0 %, 95 % interval 32.5-45.9 %): the encoder does not see
-the box well enough, see docs/benchmarks/pixels.md. Trained in 14 minutes on two CPU cores that had other work to do.
+The policy reads keypoints of the encoder's patch tokens. From 200 demonstrations 469 of 500 unseen scenes succeed (93.8 %,
+95 % interval 91.3-95.6 %). With `--policy.encoder.features embedding`, the one embedding of all views, which 4,000 steps
+train, 78 of 200 do (39.0 %, 32.5-45.9 %): see docs/benchmarks/pixels.md. Trained in 15 minutes on two CPU cores that had
+other work to do.
 """
 
 from pathlib import Path
@@ -21,11 +23,13 @@ from imf_jax.config import (
 config = TrainConfig(
     data=Path("demos/transfer-128"),
     out=Path("runs/lewm-small"),
-    max_steps=4_000,
+    max_steps=6_000,
     save_every=2_000,
     policy=PolicyConfig(
         head=AttnResConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4),
-        encoder=LewmEncoderConfig(weights=Path("runs/lewm-pretrain-small/encoder"), image_size=128),
+        encoder=LewmEncoderConfig(
+            weights=Path("runs/lewm-pretrain-small/encoder"), image_size=128, features="patches"
+        ),
     ),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
     validation=ValidationConfig(every=2_000, num_episodes=20),
