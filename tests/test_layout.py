@@ -12,6 +12,7 @@ ROOMS = (
     "jax_settings",
     "terminal",
     "config",
+    "settings_file",
     "spaces",
     "cache",
     "files",

@@ -16,8 +16,6 @@ A job is one evaluation per seed. Settings that it does not name are those of th
 """
 
 import dataclasses
-import difflib
-import json
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from imf_jax.config import CaptureConfig, EvalConfig, from_dict, require, to_dict
+from imf_jax.config import CaptureConfig, EvalConfig, PolicyConfig, from_dict, require, to_dict
 from imf_jax.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -39,6 +35,7 @@ from imf_jax.errors import (
     UserError,
 )
 from imf_jax.files import new_folders, write_bytes, write_json
+from imf_jax.settings_file import read_settings, require_known
 
 JOB = "job.json"
 TRACEBACK = "traceback.txt"
@@ -70,28 +67,6 @@ class Job:
     config: EvalConfig
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which builds plain types only; a key that is given twice is refused."""
-
-
-def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    def build(part: yaml.Node) -> Any:
-        return loader.construct_object(part, deep=True)
-
-    return _without_repetition([(build(key), build(value)) for key, value in node.value])
-
-
-def _without_repetition(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-    names = [key for key, _ in pairs]
-    repeated = sorted({str(name) for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"{', '.join(repeated)} is given twice")
-    return dict(pairs)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def read_jobs(path: Path, defaults: EvalConfig) -> list[Job]:
     """Read all jobs of a YAML or JSON file, each with a complete configuration.
 
@@ -103,31 +78,36 @@ def read_jobs(path: Path, defaults: EvalConfig) -> list[Job]:
         UserError: the file cannot be read or is no YAML or JSON.
         ArgumentError: a job that could not run: names the job and the key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read --jobs {path} ({getattr(error, 'strerror', None) or error})") from None
-    try:
-        if path.suffix == ".json":
-            content = json.loads(text, object_pairs_hook=_without_repetition)
-        else:
-            content = yaml.load(text, _UniqueKeys)
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"--jobs {path} cannot be understood: {' '.join(str(error).split())}") from None
+    content = read_settings(path, "--jobs")
     entries: Any = content.get("jobs") if isinstance(content, dict) else None
     require(
         isinstance(entries, list) and bool(entries) and set(content) == {"jobs"},
         f"--jobs {path} must hold one key `jobs` with a list of jobs",
     )
-    jobs = [job for number, entry in enumerate(entries, start=1) for job in _read_entry(entry, number, path, defaults)]
+    jobs: list[Job] = []
+    for number, entry in enumerate(entries, start=1):
+        found = read_entry(entry, f"{path}: job", number, defaults)
+        _require_checkpoint(found[0].config, f"{path}: job {entry['name']}")
+        jobs += found
     names = [job.name.lower() for job in jobs]  # some file systems do not distinguish A from a
     repeated = sorted({name for name in names if names.count(name) > 1})
     require(not repeated, f"{path}: two jobs are called {', '.join(repeated)}; give each job a name of its own")
     return jobs
 
 
-def _read_entry(entry: Any, number: int, path: Path, defaults: EvalConfig) -> list[Job]:
-    where = f"{path}: job {number}"
+def read_entry(entry: Any, what: str, number: int, defaults: EvalConfig) -> list[Job]:
+    """Read an entry of a file of jobs: one job per seed. Whether its checkpoint is there is not looked at.
+
+    Args:
+        entry: the entry, plain types.
+        what: it is, for messages.
+        number: of the entry, for messages about one that has no name.
+        defaults: settings that it does not name.
+
+    Raises:
+        ArgumentError: it could not run; names the entry and the key.
+    """
+    where = f"{what} {number}"
     require(isinstance(entry, dict), f"{where} must be a mapping with a name")
     name = entry.get("name")
     require(isinstance(name, str), f"{where} has no name")
@@ -135,15 +115,15 @@ def _read_entry(entry: Any, number: int, path: Path, defaults: EvalConfig) -> li
         NAME.fullmatch(name) is not None and ".." not in name,
         f"{where}: the name {name!r} is unsafe for a folder; use letters, digits, '.', '_' and '-'",
     )
-    where = f"{path}: job {name}"
-    _require_known(entry, KEYS, where)
+    where = f"{what} {name}"
+    require_known(entry, KEYS, where)
     captures = _mapping(entry, "captures", where)
     overrides = _mapping(entry, "overrides", where)
     values = to_dict(defaults) | {"jobs": None, "resume": False, "continue_on_error": False}
     values |= {key: entry[key] for key in ("checkpoint", "expert", "task", "episodes") if key in entry}
     flags = {flag: group for group in (values, *(values[name] for name in GROUPS)) for flag in group}
-    _require_known(captures, CAPTURES, f"{where}, captures")
-    _require_known(overrides, [flag for flag in flags if flag not in NOT_OVERRIDABLE], f"{where}, overrides")
+    require_known(captures, CAPTURES, f"{where}, captures")
+    require_known(overrides, [flag for flag in flags if flag not in NOT_OVERRIDABLE], f"{where}, overrides")
     for flag, value in (overrides | captures).items():
         flags[flag][flag] = value
     seeds = entry.get("seeds", [defaults.seed])
@@ -159,7 +139,6 @@ def _read_entry(entry: Any, number: int, path: Path, defaults: EvalConfig) -> li
             raise ArgumentError(f"{where}: {error}") from None
         jobs.append(Job(name if len(seeds) == 1 else f"{name}_seed{seed}", config))
     require(len(set(seeds)) == len(seeds), f"{where}: a seed is given twice")
-    _require_checkpoint(jobs[0].config, where)
     return jobs
 
 
@@ -169,26 +148,32 @@ def _mapping(entry: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     return {str(name).replace("-", "_"): content for name, content in value.items()}
 
 
-def _require_known(given: dict[str, Any], known: Sequence[str], where: str) -> None:
-    for key in given:
-        close = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; choose from: {', '.join(sorted(known))}"
-        require(key in known, f"{where}: {key!r} is not known{hint}")
-
-
 def _require_checkpoint(config: EvalConfig, where: str) -> None:
     if config.checkpoint is None:
         return
     from imf_jax.checkpoints import read_config, resolve_checkpoint
-    from imf_jax.rollout.delay import require_execution
 
     try:
-        policy = read_config(resolve_checkpoint(config.checkpoint)).policy
-        if config.sampling_steps is not None:
-            policy = dataclasses.replace(policy, sampling_steps=config.sampling_steps)
-        require_execution(config.execution, policy)
+        require_executable(config, read_config(resolve_checkpoint(config.checkpoint)).policy)
     except UserError as error:
         raise ArgumentError(f"{where}: {error}") from None
+
+
+def require_executable(config: EvalConfig, policy: PolicyConfig) -> None:
+    """Refuse an evaluation that a policy cannot be put through.
+
+    Args:
+        config: the evaluation.
+        policy: as it was trained.
+
+    Raises:
+        ArgumentError: names the flag.
+    """
+    from imf_jax.rollout.delay import require_execution
+
+    if config.sampling_steps is not None:
+        policy = dataclasses.replace(policy, sampling_steps=config.sampling_steps)
+    require_execution(config.execution, policy)
 
 
 @contextmanager
