@@ -1,5 +1,7 @@
-"""Free memory of the device and of the host, to refuse in one line what would not fit."""
+"""Memory of the device and of the host: what is free, to refuse in one line what would not fit, and what was used."""
 
+import resource
+import sys
 from pathlib import Path
 
 import jax
@@ -26,3 +28,17 @@ def free_main_memory() -> int | None:
     except (OSError, ValueError, KeyError):
         pass  # not a Linux that tells
     return min(free, default=None)
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Most memory that this process has had so far [bytes].
+
+    Returns:
+        `peak_host_memory`, and `peak_device_memory` on its default device, None where unknown, as on a CPU.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "peak_host_memory": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_device_memory": statistics.get("peak_bytes_in_use"),
+    }

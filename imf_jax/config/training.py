@@ -107,6 +107,8 @@ class RunConfig:
     # Send to trackers at once (online), keep in the run folder for later (offline), or neither (disabled). What
     # tensorboard writes always stays in the folder.
     tracker_mode: TrackerMode = "online"
+    # Name under which services (swanlab, wandb) show this run together with others; suites give theirs.
+    tracker_group: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "save_every", "keep", "log_every"):

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from imf_jax import checkpoints
@@ -22,6 +23,7 @@ from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
 from imf_jax.files import TRAINING_METRICS as METRICS
 from imf_jax.files import write_json
 from imf_jax.interrupts import stop_on_interrupt
+from imf_jax.memory import peak_memory
 from imf_jax.models.policy import FrozenParts, build_policy, encoder_identity, with_action_dim
 from imf_jax.sim.tasks import Task, get_task
 from imf_jax.terminal import make_console
@@ -36,7 +38,7 @@ from imf_jax.training.state import (
     streamed_windows,
 )
 from imf_jax.training.tracker_backends import make_trackers
-from imf_jax.training.trackers import TrackedRun, Tracker, Trackers
+from imf_jax.training.trackers import TRACKING, TrackedRun, Tracker, Trackers
 from imf_jax.training.trainer import Trainer, TrainingSummary, Validate
 from imf_jax.training.validation import FOLDER as VALIDATION
 from imf_jax.training.validation import RolloutValidation, validation_line
@@ -44,12 +46,9 @@ from imf_jax.training.vision import with_vision
 
 MAY_CHANGE = (
     "out", "data", "resume", "max_steps", "keep", "log_every", "save_every", "policy.encoder.weights", "tracker",
-    "tracker_mode",
+    "tracker_mode", "tracker_group",
 )  # fmt: skip
 """Settings that may differ between a run and its continuation. The content of folders may move, but not change."""
-
-TRACKING = "tracking.json"
-"""File with the name of the run in services; only there if a tracker was named."""
 
 
 def train(config: TrainConfig) -> int:
@@ -302,7 +301,8 @@ def tracked_run(config: TrainConfig | PretrainConfig, first_step: int) -> Tracke
     run_id = known or secrets.token_hex(8)
     if config.tracker:
         write_json(path, {"id": run_id})
-    return TrackedRun(config.out.resolve().name, config.out, to_dict(config), first_step, run_id, known is not None)
+    name = config.out.resolve().name
+    return TrackedRun(name, config.out, to_dict(config), first_step, run_id, known is not None, config.tracker_group)
 
 
 def _read_id(path: Path) -> str | None:
@@ -322,6 +322,8 @@ def run_summary(run: Path, summary: TrainingSummary) -> dict[str, Any]:
         "steps_per_s": summary.steps_per_s,
         "step_share": summary.step_share,
         "compile_s": summary.compile_s,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(summary.state.params)),
+        **peak_memory(),
         "best_checkpoint": best and {
             "path": best[0].relative_to(run).as_posix(), "step": best[1].step, "validation": best[1].validation,
         },

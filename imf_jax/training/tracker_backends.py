@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,13 +25,14 @@ class SwanLabTracker(Tracker):
         self._swanlab, self._mode = library, mode
 
     @override
-    def start(self, run: TrackedRun) -> None:
+    def start(self, run: TrackedRun) -> str | None:
         folder = run.folder / "swanlab"
         folder.mkdir(exist_ok=True)
         identity = {"id": run.id, "resume": "allow"} if self._mode == "online" else {}
-        self._swanlab.init(
+        started = self._swanlab.init(
             project=PROJECT,
             name=run.name,
+            group=run.group,
             log_dir=str(folder),
             mode=self._mode,
             config=dict(run.config),
@@ -38,6 +40,7 @@ class SwanLabTracker(Tracker):
             settings=self._swanlab.Settings(interactive=False, terminal={"proxy_type": "none"}),
             **identity,
         )
+        return _address(started, self._mode)
 
     @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -65,17 +68,19 @@ class WandbTracker(Tracker):
         self._wandb, self._mode = library, mode
 
     @override
-    def start(self, run: TrackedRun) -> None:
+    def start(self, run: TrackedRun) -> str | None:
         identity = {"id": run.id, "resume": "allow"} if self._mode == "online" else {}
         self._run = self._wandb.init(
             project=PROJECT,
             name=run.name,
+            group=run.group,
             dir=str(run.folder),
             mode=self._mode,
             config=dict(run.config),
             settings=self._wandb.Settings(console="off", silent=True),
             **identity,
         )
+        return _address(self._run, self._mode)
 
     @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -102,7 +107,7 @@ class TensorBoardTracker(Tracker):
         self._library, self._mode = library, mode
 
     @override
-    def start(self, run: TrackedRun) -> None:
+    def start(self, run: TrackedRun) -> str | None:
         """Start a run; of a resumed one, figures after its first step are marked as void."""
         self._writer = self._library.SummaryWriter(
             logdir=str(run.folder / "tensorboard"),
@@ -110,6 +115,7 @@ class TensorBoardTracker(Tracker):
             write_to_disk=self._mode != "disabled",
         )
         self._writer.add_text("config", _as_code(run.config), run.first_step)
+        return None if self._mode == "disabled" else str(run.folder / "tensorboard")
 
     @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -161,6 +167,15 @@ def _make(name: TrackerName, mode: TrackerMode) -> Tracker:
         f"--tracker {name}: the library {library} {reason}; install it with `pip install 'imf_jax[{name}]'` "
         f"or leave the tracker away"
     )
+
+
+def _address(run: Any, mode: TrackerMode) -> str | None:
+    """Page of a run that a library has started; None where it has none, as offline."""
+    if mode != "online":
+        return None
+    with suppress(Exception):  # the run goes on without a link
+        return getattr(run, "url", None)
+    return None
 
 
 def _as_code(values: Mapping[str, Any]) -> str:

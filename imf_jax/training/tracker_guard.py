@@ -32,14 +32,22 @@ class GuardedTracker:
         tracker: the tracker; see `trackers.Tracker`.
         on_warning: receives one line at the first failure, and one when the tracker is given up.
         queue_size: see `QUEUE_SIZE`.
+        on_address: receives what `start` returns, if that is a text: where the run can be looked at.
     """
 
     def __init__(
-        self, name: str, tracker: Any, on_warning: Callable[[str], None], *, queue_size: int = QUEUE_SIZE
+        self,
+        name: str,
+        tracker: Any,
+        on_warning: Callable[[str], None],
+        *,
+        queue_size: int = QUEUE_SIZE,
+        on_address: Callable[[str], None] = lambda address: None,
     ) -> None:
         self.name = name
         self._tracker = tracker
         self._on_warning = on_warning
+        self._on_address = on_address
         self._calls: queue.Queue[tuple[str, tuple[Any, ...]]] = queue.Queue(queue_size)
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -93,7 +101,9 @@ class GuardedTracker:
 
     def _try(self, method: str, *arguments: Any) -> bool:
         try:
-            getattr(self._tracker, method)(*arguments)
+            answer = getattr(self._tracker, method)(*arguments)
+            if method == "start" and isinstance(answer, str):
+                self._on_address(answer)
         except BaseException as error:  # some libraries raise SystemExit; here it would end the thread unseen
             # A tracker that did not start cannot do anything else either.
             self._failed(f"{method}: {_error_line(error)}", fatal=method == "start")

@@ -7,9 +7,11 @@ external (see `tracker_guard`) that can neither stop nor slow it.
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +22,8 @@ from imf_jax.files import TRAINING_METRICS, read_metrics, write_bytes, write_jso
 from imf_jax.training.tracker_guard import GuardedTracker
 
 SUMMARY = "summary.json"
+TRACKING = "tracking.json"
+"""File with the name of the run in services and where it can be looked at; only there if a tracker was named."""
 IMAGES = "validation/images"
 
 FINISH_TIMEOUT = 30.0
@@ -37,6 +41,7 @@ class TrackedRun:
         first_step: training steps done before; not 0 if the run is resumed.
         id: names the run in services, so that a resumed run continues its curves there.
         resumed: the run has been there before under this `id`.
+        group: under which services show it together with others.
     """
 
     name: str
@@ -45,13 +50,14 @@ class TrackedRun:
     first_step: int = 0
     id: str = ""
     resumed: bool = False
+    group: str | None = None
 
 
 class Tracker:
     """Receives the figures of one training run; called in the order of the methods. By default it does nothing."""
 
-    def start(self, run: TrackedRun) -> None:
-        """Start the run, or resume it after `run.first_step`."""
+    def start(self, run: TrackedRun) -> str | None:
+        """Start the run, or resume it after `run.first_step`; returns where it can be looked at, if anywhere."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Receive the figures of a step. Names are grouped by a slash, as in `validation/success`."""
@@ -124,11 +130,20 @@ class Trackers:
     ) -> None:
         self._local = JsonlTracker()
         self._local.start(run)
-        self._external = [GuardedTracker(name, tracker, on_warning) for name, tracker in external.items()]
+        self._run, self._addresses, self._lock = run, dict[str, str](), threading.Lock()
+        self._external = [
+            GuardedTracker(name, tracker, on_warning, on_address=partial(self._keep_address, name))
+            for name, tracker in external.items()
+        ]
         self._summary: dict[str, Any] = {"status": "failed"}
         self._finish_timeout = finish_timeout
         for tracker in self._external:
             tracker.call("start", run)
+
+    def _keep_address(self, name: str, address: str) -> None:
+        with self._lock:  # every tracker has a thread of its own
+            self._addresses[name] = address
+            write_json(self._run.folder / TRACKING, {"id": self._run.id, "addresses": self._addresses})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Send the figures of a step."""

@@ -19,7 +19,7 @@ from imf_jax.files import TRAINING_METRICS, read_metrics
 from imf_jax.training import loop, tracker_backends
 from imf_jax.training.tracker_backends import BACKENDS, make_trackers
 from imf_jax.training.tracker_guard import MAX_FAILURES, GuardedTracker, left_behind
-from imf_jax.training.trackers import SUMMARY, JsonlTracker, TrackedRun, Trackers
+from imf_jax.training.trackers import SUMMARY, TRACKING, JsonlTracker, TrackedRun, Trackers
 
 
 class FakeTracker:
@@ -176,6 +176,26 @@ def test_services_continue_a_resumed_run(name, tmp_path):
         BACKENDS[name][1](library, mode).start(TrackedRun("run", tmp_path, {}, 4, "abc", resumed=True))
         assert options["mode"] == mode
         assert (options.get("id"), options.get("resume")) == expected
+
+
+@pytest.mark.parametrize("name", ["swanlab", "wandb"])
+def test_runs_of_services_have_a_group_and_a_page(name, tmp_path):
+    options: dict = {}
+
+    def init(**given):
+        options.update(given)
+        return SimpleNamespace(url="https://service/run", log=lambda *a, **k: None, finish=lambda: None)
+
+    run = TrackedRun("run", tmp_path, {}, id="abc", group="study")
+    for mode, page in (("online", "https://service/run"), ("offline", None)):
+        tracker = BACKENDS[name][1](SimpleNamespace(init=init, Settings=dict), mode)
+        assert tracker.start(run) == page
+        assert options["group"] == "study"
+    tracker = BACKENDS[name][1](SimpleNamespace(init=init, Settings=dict, log=print, finish=print), "online")
+    warnings: list[str] = []
+    with Trackers(run, {name: tracker}, warnings.append):
+        time.sleep(0.2)
+    assert json.loads((tmp_path / TRACKING).read_text()) == {"id": "abc", "addresses": {name: "https://service/run"}}
 
 
 def test_errors_are_counted_and_end_a_tracker(follow):
