@@ -33,6 +33,7 @@ ROOMS = (
     "training",
     "recording",
     "presets",
+    "suite",
     "benchmark",
     "conversion",
     "commands",

@@ -38,3 +38,7 @@ def main() -> None:
 def run() -> NoReturn:
     """Run the command line and exit with its code."""
     run_main(main)
+
+
+if __name__ == "__main__":  # suites start `python -m imf_jax.commands.collect`
+    run()

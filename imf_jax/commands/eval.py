@@ -181,3 +181,7 @@ def say_result(summary: Any, reference: dict[str, Any] | None) -> None:
 def run() -> NoReturn:
     """Run the command line and exit with its code."""
     run_main(main)
+
+
+if __name__ == "__main__":  # suites start `python -m imf_jax.commands.eval`
+    run()

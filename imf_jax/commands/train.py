@@ -51,3 +51,7 @@ def run_tracked(main: Callable[[], int]) -> NoReturn:
     except SystemExit as stopped:
         leave_hanging_trackers(stopped.code if isinstance(stopped.code, int) else EXIT_FAILED)
         raise
+
+
+if __name__ == "__main__":  # suites start `python -m imf_jax.commands.train`
+    run()

@@ -32,13 +32,25 @@ GRID = 0.1
 """Distance of the grid lines of a path plot [m]."""
 
 
+CURVE_COLOURS = 8
+"""Colours of curves in the style sheet; further curves begin anew."""
+
+
 class Series(NamedTuple):
-    """Curve of a chart: a name, `x` (N,) and `y` (N,), and whether its points are marked."""
+    """Curve of a chart.
+
+    Attributes:
+        name: of the curve.
+        x, y: float (N,).
+        marked: whether its points are.
+        interval: float (N, 2) bounds around `y`, drawn as bars; only for few points on a linear axis.
+    """
 
     name: str
     x: np.ndarray
     y: np.ndarray
     marked: bool = False
+    interval: np.ndarray | None = None
 
 
 def line_chart(
@@ -91,7 +103,15 @@ def line_chart(
     for number, curve in enumerate(curves):
         x, y = place(curve.x, curve.y)
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+        number %= CURVE_COLOURS
         parts.append(f'<polyline class="curve c{number}" points="{points}"/>')
+        if curve.interval is not None:
+            _, low = place(curve.x, curve.interval[:, 0])
+            _, high = place(curve.x, curve.interval[:, 1])
+            parts += [
+                f'<line class="curve c{number}" x1="{a:.1f}" x2="{a:.1f}" y1="{b:.1f}" y2="{c:.1f}"/>'
+                for a, b, c in zip(x, low, high, strict=True)
+            ]
         if curve.marked or len(x) == 1:
             parts += [
                 f'<circle class="dot c{number}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>' for a, b in zip(x, y, strict=True)
@@ -245,6 +265,8 @@ def range_bar(values: dict[str, float], largest: float, label: str) -> Markup:
 def _usable(curve: Series, log: bool) -> Series:
     finite = np.isfinite(curve.x) & np.isfinite(curve.y) & (curve.y > 0 if log else True)
     x, y = curve.x[finite], curve.y[finite]
+    if curve.interval is not None:
+        return curve._replace(x=x, y=y, interval=curve.interval[finite])
     y = np.log10(y) if log else y
     if len(x) > MAX_POINTS:
         parts = np.array_split(np.arange(len(x)), MAX_POINTS)
