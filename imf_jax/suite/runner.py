@@ -114,7 +114,7 @@ class Runner:
         for name, value in handle.place.items():
             setattr(status, name, value)
         self._running[run.name] = (run, handle, time.monotonic() - status.elapsed_s)
-        self.say(f"{run.name}: started")
+        self.say(f"{run.name}: {'found running' if isinstance(handle, FormerProcess) else 'started'}")
         self.folder.save("running")
 
     def _end(self, name: str, run: Run, code: int, stopping: bool) -> bool:
@@ -161,7 +161,8 @@ class Runner:
 
     def _interrupt(self) -> None:
         if self._running:
-            self.say(f"stopping: {len(self._running)} runs save what they have done; once more to stop at once")
+            names = ", ".join(self._running)
+            self.say(f"stopping: {names} may save what has been done; interrupt once more to stop at once")
         for _, handle, _ in self._running.values():
             handle.interrupt()
 
