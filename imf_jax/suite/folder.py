@@ -24,7 +24,7 @@ from typing import Any
 import imf_jax
 from imf_jax.checkpoints import newest_checkpoint, read_meta
 from imf_jax.config import require
-from imf_jax.errors import ArgumentError
+from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.manifest import LIBRARIES
 from imf_jax.files import read_json, reported_write_errors, write_json
 from imf_jax.suite.plan import Plan
@@ -118,8 +118,8 @@ def changed_settings(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Ite
             yield f"{name} is not in it"
             continue
         old, new = _flat(settings), _flat(asked[name])
-        for key in old.keys() - new.keys() if name.startswith("evaluate ") else old.keys() ^ new.keys():
-            yield f"{name}: {key} was {old.get(key, 'not given')}, now {new.get(key, 'not given')}"
+        # What is new only was added: an evaluation, or a setting that the version before did not have.
+        yield from (f"{name}: {key} was {old[key]}, and is not there now" for key in sorted(old.keys() - new.keys()))
         yield from (
             f"{name}: {key} {old[key]} -> {new[key]}" for key in sorted(old.keys() & new.keys()) if old[key] != new[key]
         )
@@ -206,6 +206,7 @@ def only_suite(path: Path) -> Iterator[None]:
 
     Raises:
         ArgumentError: another one does.
+        UserError: the file system knows no locks.
     """
     with reported_write_errors(path, "suite"):
         path.mkdir(parents=True, exist_ok=True)
@@ -213,8 +214,10 @@ def only_suite(path: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ArgumentError(f"another suite.py runs in {path}; wait for it, or stop it with Ctrl-C") from None
+        except OSError as error:
+            raise UserError(f"files in {path} cannot be locked ({error.strerror}); choose another --out") from None
         yield
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imf_jax.config import CollectConfig, TrackerMode, TrackerName, TrainConfig, require, to_dict
-from imf_jax.errors import ArgumentError
+from imf_jax.errors import ArgumentError, UserError
 from imf_jax.suite.control import Comparisons, make_comparisons
 from imf_jax.suite.demonstrations import Collections, collection_of
 from imf_jax.suite.evaluations import Variant, arm_jobs, make_variants
@@ -149,7 +149,7 @@ def require_buildable(config: TrainConfig, where: str) -> None:
 
     try:
         num_parameters(config)
-    except ArgumentError as error:
+    except UserError as error:
         raise ArgumentError(f"{where}: {error}") from None
 
 
