@@ -15,6 +15,7 @@ from flax import nnx
 from transfer_task import SPACES
 
 from imf_jax import checkpoints, seeds
+from imf_jax.commands import features
 from imf_jax.config import EfficientNetEncoderConfig, LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
 from imf_jax.conversion.lewm import Args, convert
 from imf_jax.data.episodes import episode_path, read_episode, write_episode, write_episodes
@@ -383,3 +384,20 @@ def test_demonstrations_without_a_scene_state_teach_a_policy_that_sees(
     assert loop.train(replace(lewm_config, max_steps=1)) is not None
     with pytest.raises(ArgumentError, match=r"has a scene state of 7 entries, but .* has 0"):
         loop.train(replace(config, data=lewm_config.data, out=config.out.with_name("state")))
+
+
+def test_features_are_cached_by_a_command_of_their_own(lewm_config: TrainConfig, capsys: Any) -> None:
+    """Suites make them once, before several trainings start."""
+    encoder = lewm_config.policy.encoder
+    assert isinstance(encoder, LewmEncoderConfig)
+    flags = ["debug", "--policy.encoder", "lewm", "--policy.encoder.weights", str(encoder.weights)]
+    flags += ["--policy.encoder.image-size", str(SIZE), "--data", str(lewm_config.data)]
+    features.main(flags)
+    assert "frozen features of 20 steps" in capsys.readouterr().out
+    (cache,) = lewm_config.data.glob("features_*.npz")
+    made = cache.read_bytes()
+    features.main(flags)
+    assert "from the cache" in capsys.readouterr().out
+    assert cache.read_bytes() == made
+    with pytest.raises(ArgumentError, match="no frozen encoder"):
+        features.main(["debug", "--data", str(lewm_config.data)])
