@@ -134,9 +134,9 @@ def say_plan(plan: "Plan") -> None:
         known = seconds[run.name]
         rows.append((run.name, amount, parameters, "unknown" if known is None else time_text(known)))
     console.print(make_table(("run", "amount", "parameters", "time"), rows))
-    arms, seeds = len(plan.arms), len(plan.seeds)
+    arms, seeds, variants = len(plan.arms), len(plan.seeds), len(plan.variants)
     console.print(
-        f"{arms} arm{'s' * (arms != 1)} x {seeds} training seed{'s' * (seeds != 1)}, {len(plan.variants)} evaluations: "
+        f"{arms} arm{'s' * (arms != 1)} x {seeds} training seed{'s' * (seeds != 1)}, {variants} evaluation{'s' * (variants != 1)}: "
         f"{len(plan.runs)} runs into {plan.out}"
     )
     found = [value for value in seconds.values() if value is not None]
