@@ -136,8 +136,8 @@ def say_plan(plan: "Plan") -> None:
     console.print(make_table(("run", "amount", "parameters", "time"), rows))
     arms, seeds, variants = len(plan.arms), len(plan.seeds), len(plan.variants)
     console.print(
-        f"{arms} arm{'s' * (arms != 1)} x {seeds} training seed{'s' * (seeds != 1)}, {variants} evaluation{'s' * (variants != 1)}: "
-        f"{len(plan.runs)} runs into {plan.out}"
+        f"{arms} arm{'s' * (arms != 1)} x {seeds} training seed{'s' * (seeds != 1)}, "
+        f"{variants} evaluation{'s' * (variants != 1)}: {len(plan.runs)} runs into {plan.out}"
     )
     found = [value for value in seconds.values() if value is not None]
     unknown = len(seconds) - len(found)
