@@ -1,5 +1,7 @@
 """Run a suite of trainings and evaluations from a file: python scripts/suite.py suites/objectives.yaml --dry-run"""
 
+import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from imf_jax.suite.plan import Plan
 
 console = make_console()
+
+REPORT_INTERVAL = 120.0
+"""Time between two reports of a suite that is under way, at least; all records are read for one [s]."""
 
 
 def main() -> int:
@@ -94,7 +99,7 @@ def run_plan(plan: "Plan", launcher: "Launcher") -> int:
         report = report_writer(folder, view.say)
         runner = Runner(folder, launcher, should_stop, view.say, view.refresh, report)
         code = runner.run()
-        report()
+        report_writer(folder, view.say, every_s=0.0)()
     console.print(counts_line(list(folder.status.values())), style="bold")
     for name, status in folder.status.items():
         if status.state == "failed":
@@ -103,11 +108,19 @@ def run_plan(plan: "Plan", launcher: "Launcher") -> int:
     return code
 
 
-def report_writer(folder: "SuiteFolder", say: Callable[[str], None]) -> Callable[[], None]:
+def report_writer(
+    folder: "SuiteFolder", say: Callable[[str], None], every_s: float = REPORT_INTERVAL
+) -> Callable[[], None]:
     """A function that writes the report of what there is so far; one that cannot be written stops no run."""
     from imf_jax.suite.report import write_suite_report
 
+    written = -math.inf
+
     def write() -> None:
+        nonlocal written
+        if time.monotonic() - written < every_s:
+            return
+        written = time.monotonic()
         try:
             write_suite_report(folder)
         except (UserError, OSError) as error:

@@ -115,7 +115,7 @@ class TensorBoardTracker(Tracker):
             write_to_disk=self._mode != "disabled",
         )
         self._writer.add_text("config", _as_code(run.config), run.first_step)
-        return None if self._mode == "disabled" else str(run.folder / "tensorboard")
+        return None if self._mode == "disabled" else str((run.folder / "tensorboard").resolve())
 
     @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
