@@ -5,6 +5,7 @@ and `jax_enable_x64`, which a user's environment may set. All random numbers of 
 generator, its variant and the types named: scenes, noise, batches and initial weights are the same everywhere.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
@@ -23,6 +24,7 @@ GENERATOR = "threefry2x32"
 _SCENE_STREAM = 0
 _NOISE_STREAM = 1
 _DISTURBANCE_STREAM = 2
+_PERTURBATION_STREAM = 2  # of the key of a scene; 0 and 1 are what `split` makes of it
 INIT_STREAM = 0
 STEP_STREAM = 1
 
@@ -119,6 +121,23 @@ def scene_keys(seed: int, episodes: Sequence[int] | np.ndarray) -> Array:
         (B,) typed JAX keys.
     """
     return _scene_keys(jnp.uint32(seed), jnp.asarray(episodes, jnp.uint32))
+
+
+def scene_key(seed: Array, episode: Array) -> Array:
+    """One of the `scene_keys`, traceable; scalars, uint32."""
+    return _episode_key(seed, episode, _SCENE_STREAM)
+
+
+def perturbation_key(key: Array, name: str) -> Array:
+    """Key of a perturbation of an episode: fold_in(fold_in(key, 2), CRC-32 of its name). Traceable.
+
+    Nothing else that is drawn for the episode follows from it, and no other perturbation.
+
+    Args:
+        key: of the scene, see `scene_keys`.
+        name: of the perturbation.
+    """
+    return fold_in(fold_in(key, _PERTURBATION_STREAM), zlib.crc32(name.encode()))
 
 
 def noise_keys(seed: Array | int, episodes: Array | np.ndarray, replans: Array | np.ndarray) -> Array:

@@ -18,6 +18,7 @@ from imf_jax.config.base import (
     require_seed,
 )
 from imf_jax.config.capture import CaptureConfig
+from imf_jax.config.perturbation import PerturbFlag, require_perturbations
 from imf_jax.config.policy import EncoderDtype
 
 
@@ -123,6 +124,8 @@ class EvalConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     # Execution of planned actions.
     execution: Annotated[ExecutionConfig, tyro.conf.arg(name="")] = field(default_factory=ExecutionConfig)
+    # Conditions that the policy was not trained for, see `PERTURBATIONS`.
+    perturb: PerturbFlag = field(default_factory=dict)
     # Seed of scenes and planning noise; validation and demonstrations use other ranges.
     seed: int = 0
     # Scenes planned in one call; a divisor of num_envs wastes no time. Changes results by rounding only.
@@ -160,6 +163,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         require_counts(self, "episodes", "num_envs", "plan_batch", "sampling_steps", "repeat")
         require_seed(self.seed)
+        require_perturbations(self.perturb)
         if self.jobs is not None:
             require(
                 not self.expert and self.checkpoint is None,

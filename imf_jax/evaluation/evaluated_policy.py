@@ -10,6 +10,7 @@ import numpy as np
 
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, require, to_dict
+from imf_jax.config.perturbation import active, perturbation_text
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.sim.tasks import get_task, task_names
@@ -81,6 +82,30 @@ def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Evalua
     require_robot(loaded.meta, task)
     size = planner.image_size
     return EvaluatedPolicy(planner, task, label, provenance, folder, size, loaded.path, loaded.meta.pictures)
+
+
+def perturbed(policy: EvaluatedPolicy, perturb: Mapping[str, float]) -> EvaluatedPolicy:
+    """The same policy under perturbations, which its provenance and its name then tell.
+
+    Args:
+        policy: the policy.
+        perturb: name -> level, see `imf_jax.config.perturbation`. Level 0 changes nothing but the provenance.
+
+    Raises:
+        ArgumentError: the policy does not have what is perturbed.
+    """
+    if not perturb:
+        return policy
+    from imf_jax.rollout.perturbations.base import perturbed_planner
+
+    planner = perturbed_planner(policy.planner, perturb, get_task(policy.task).robot.spaces)
+    text = perturbation_text(perturb)
+    return policy._replace(
+        planner=planner,
+        label=f"{policy.label}, {text}" if text else policy.label,
+        folder="_".join([policy.folder, *(f"{name}{level:g}" for name, level in active(perturb).items())]),
+        provenance={**policy.provenance, "perturbations": dict(perturb)},
+    )
 
 
 def trained_task(meta: CheckpointMeta) -> str:

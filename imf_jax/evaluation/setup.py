@@ -6,7 +6,7 @@ from typing import Any
 
 from imf_jax.config import EvalConfig, PictureStyle, require
 from imf_jax.config.recording import RolloutConfig
-from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy, load_evaluated_policy
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy, load_evaluated_policy, perturbed
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import Backend
@@ -51,6 +51,8 @@ def assemble(config: EvalConfig | RolloutConfig) -> Setup:
     name = resolve_backend(config.backend)
     devices = resolve_devices(name, config.devices, config.num_envs)
     policy = load_evaluated_policy(config)
+    perturb = config.perturb if isinstance(config, EvalConfig) else {}
+    policy = perturbed(policy, perturb)
     style = choose_style(config, policy, name)
     backend = make_backend(
         name,
@@ -60,6 +62,7 @@ def assemble(config: EvalConfig | RolloutConfig) -> Setup:
         visual=style.visual,
         interpolation=config.execution.action_interpolation,
         devices=devices,
+        perturb=perturb,
     )
     return Setup(policy, backend, tuple(devices) if backend.compiled else (), style)
 

@@ -24,12 +24,15 @@ class SimState(NamedTuple):
             the warm start of inverse kinematics, which therefore depends on commands alone.
         task: the task's own progress pytree (latched stages, counters).
         step: int32 (B,) control steps since reset.
+        changes: what perturbations change of the scenes, see `imf_jax.sim.perturbations.base.SceneChanges`; empty
+            without any.
     """
 
     physics: Any
     joint_target: Array
     task: Any
     step: Array
+    changes: Any = ()
 
 
 class StepOutput(NamedTuple):

@@ -2,8 +2,9 @@
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -109,13 +110,14 @@ def make_backend(
     visual: VisualName = "mesh",
     interpolation: int = 1,
     devices: Sequence[jax.Device] = (),
+    perturb: Mapping[str, float] = MappingProxyType({}),
 ) -> Any:
     """Make the backend `name` (from `resolve_backend`) for a task; see the classes. `devices`: of a compiled backend.
 
     Raises:
-        ArgumentError: a renderer that the backend cannot draw with.
+        ArgumentError: a renderer that the backend cannot draw with, or a perturbation of what the task does not have.
     """
-    how: dict[str, Any] = {"image_size": image_size, "interpolation": interpolation}
+    how: dict[str, Any] = {"image_size": image_size, "interpolation": interpolation, "perturb": perturb}
     if name == "native":
         from imf_jax.sim.backends.native import NativeBackend
 

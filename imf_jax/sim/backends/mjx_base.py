@@ -5,8 +5,9 @@ what follows from them inside loops, for every physics step.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from imf_jax.sim.arrays import Array
 from imf_jax.sim.backends.base import Backend, SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene, require_interpolation
 from imf_jax.sim.batching import in_blocks, keep_rows
+from imf_jax.sim.perturbations.base import Kick, SceneChanges, scaled
 from imf_jax.sim.robots import Visual
 from imf_jax.sim.tasks import Task
 
@@ -80,6 +82,7 @@ class DeviceBackend(Backend, ABC):
         renderer: what makes the pictures.
         interpolation: servo commands per control step, see `TaskScene.commands`.
         devices: the devices of this process that will simulate; its first one by default.
+        perturb: perturbations of the scenes, see `TaskScene`.
     """
 
     name: str
@@ -94,8 +97,9 @@ class DeviceBackend(Backend, ABC):
         renderer: RendererName = "warp",
         interpolation: int = 1,
         devices: Sequence[jax.Device] = (),
+        perturb: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        self._parts = TaskScene(task, visual, image_size, renderer)
+        self._parts = TaskScene(task, visual, image_size, renderer, perturb)
         self.task, self.model = self._parts.task, self._parts.model
         self.cameras, self.control_dt = self.task.cameras, self.task.control_dt
         self._effectors = self._parts.robot.effectors
@@ -210,7 +214,7 @@ class DeviceBackend(Backend, ABC):
     def _start(
         self, model: mjx.Model, data: mjx.Data, keys: jax.Array, put: Callable[[Any], Any] = lambda tree: tree
     ) -> tuple[SimState, StepOutput]:
-        joints, objects = self._sample(keys)
+        joints, objects, changes = self._sample(keys)
         count = joints.shape[0]
         qpos = jnp.asarray(self._parts.start_qpos(joints, objects))
         still = jnp.zeros((count, self.model.nv), jnp.float32)
@@ -224,7 +228,7 @@ class DeviceBackend(Backend, ABC):
         )
         ctrl = self._parts.controls(joints, self._parts.start_grippers(joints))
         # A first physics step evaluates the contacts of the start, and where it leads is forgotten.
-        data, evaluated = self._simulate(model, data, *put((start, ctrl)), 1)
+        data, evaluated = self._simulate(model, data, *put((start, ctrl)), 1, _factors(changes))
         hands = self._hands(self._place(model, data, qpos))
         physics = evaluated._replace(qpos=qpos, qvel=still, hands=hands)
         state = SimState(
@@ -232,6 +236,7 @@ class DeviceBackend(Backend, ABC):
             joint_target=joints,
             task=self.task.start(count, jnp),
             step=jnp.full(count, -1, jnp.int32),
+            changes=changes,
         )
         return self._conclude(state, physics, joints, jnp.zeros((count, len(self._effectors)), jnp.float32))
 
@@ -247,19 +252,32 @@ class DeviceBackend(Backend, ABC):
         """One control step towards joint targets (B, J) and gripper targets (B, G)."""
         target = jnp.asarray(state.joint_target)
         after, overflow = state.physics, jnp.zeros(target.shape[0], bool)
+        if state.changes and state.changes.kick:
+            after = after._replace(qvel=_kicked(after.qvel, state.step, state.changes.kick))
         for ctrl in self._commands(target, joints, grippers, self.interpolation):
-            data, after = self._simulate(model, data, after, ctrl, self.task.substeps // self.interpolation)
+            steps = self.task.substeps // self.interpolation
+            data, after = self._simulate(model, data, after, ctrl, steps, _factors(state.changes))
             overflow |= after.overflow
         state, output = self._conclude(state, after._replace(overflow=overflow), joints, ik_error)
         return data, state, output
 
     def _simulate_scenes(
-        self, model: mjx.Model, data: mjx.Data, physics: MjxPhysics, ctrl: jax.Array, steps: jax.Array | int
+        self,
+        model: mjx.Model,
+        data: mjx.Data,
+        physics: MjxPhysics,
+        ctrl: jax.Array,
+        steps: jax.Array | int,
+        factors: dict[str, jax.Array],
     ) -> tuple[mjx.Data, MjxPhysics]:
-        """`steps` physics steps under constant servo commands (B, nu), then the poses of the hands."""
+        """`steps` physics steps under constant servo commands (B, nu), then the poses of the hands.
+
+        `factors`: of fields of the model in each scene, see `SceneChanges`.
+        """
+        model, axes = _models(model, factors)
 
         def advance(_: jax.Array, carry: tuple[mjx.Data, jax.Array]) -> tuple[mjx.Data, jax.Array]:
-            data = jax.vmap(mjx.step, (None, 0))(model, carry[0])
+            data = jax.vmap(mjx.step, (axes, 0))(model, carry[0])
             return data, carry[1] | self._overflow(data)
 
         data = self._cleared(data).replace(
@@ -272,7 +290,7 @@ class DeviceBackend(Backend, ABC):
         with jax.default_matmul_precision("highest"):
             start = data, jnp.zeros(ctrl.shape[0], bool)
             data, overflow = jax.lax.fori_loop(0, steps, advance, start)
-            placed = jax.vmap(mjx.kinematics, (None, 0))(model, data)
+            placed = jax.vmap(mjx.kinematics, (axes, 0))(model, data)
         after = MjxPhysics(data.qpos, data.qvel, data.qacc_warmstart, self._hands(placed), data.sensordata, overflow)
         return placed, after
 
@@ -308,6 +326,25 @@ class DeviceBackend(Backend, ABC):
             qpos=physics.qpos,
             overflow=after.overflow,
         )
+
+
+def _factors(changes: SceneChanges | tuple[()]) -> dict[str, jax.Array]:
+    return changes.factors if changes else {}
+
+
+def _models(model: mjx.Model, factors: dict[str, jax.Array]) -> tuple[mjx.Model, Any]:
+    """The models of B scenes that differ in some fields only, and the axes along which to map over them."""
+    # Bounding volumes of bodies are something that C MuJoCo alone has.
+    fields = {name: scaled(getattr(model, name), factor) for name, factor in factors.items() if hasattr(model, name)}
+    if not fields:
+        return model, None
+    axes = jax.tree.map(lambda leaf: None, model)
+    return model.tree_replace(fields), axes.tree_replace(dict.fromkeys(fields, 0))
+
+
+def _kicked(qvel: jax.Array, step: Array, kick: Kick) -> jax.Array:
+    """Velocities (B, nv) at the control steps `step` (B,) that come next."""
+    return qvel + jnp.where(step == kick.step, 1.0, 0.0)[:, None] * kick.velocity
 
 
 def count_colliding_meshes(model: mujoco.MjModel) -> int:

@@ -1,5 +1,8 @@
 """C MuJoCo on all cores: many scenes at once through `mujoco.batch`, the right backend on a CPU."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -12,6 +15,7 @@ from imf_jax.sim.arrays import Array
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.task_scene import TaskScene, require_interpolation
 from imf_jax.sim.batching import in_blocks
+from imf_jax.sim.perturbations.base import SceneChanges, scaled
 from imf_jax.sim.robots import Visual
 from imf_jax.sim.tasks import Task
 
@@ -47,6 +51,7 @@ class NativeBackend:
         image_size: int = 256,
         renderer: RendererName = "warp",
         interpolation: int = 1,
+        perturb: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Build the scene of a task.
 
@@ -57,10 +62,11 @@ class NativeBackend:
             image_size: height and width of pictures [pixels].
             renderer: what makes the pictures.
             interpolation: servo commands per control step, see `TaskScene.commands`.
+            perturb: perturbations of the scenes, see `TaskScene`.
         """
         # `StepOutput.finite` reports a diverged scene; by default MuJoCo also logs to a file in the working folder.
         mujoco.set_mju_user_warning(lambda message: None)
-        self._parts = TaskScene(task, visual, image_size, renderer)
+        self._parts = TaskScene(task, visual, image_size, renderer, perturb)
         self.task, self.model = self._parts.task, self._parts.model
         self.cameras, self.control_dt = self.task.cameras, self.task.control_dt
         self.renderer, self.visual, self.image_size, self.interpolation = renderer, visual, image_size, interpolation
@@ -75,9 +81,9 @@ class NativeBackend:
     def reset(self, keys: Array) -> tuple[SimState, StepOutput]:
         """Start B scenes; see `Backend`."""
         with jax.default_device(self._device):
-            joints, objects = in_blocks(self._sample, _key_data(keys))
+            joints, objects, changes = in_blocks(self._sample, _key_data(keys))
         count = len(joints)
-        batch = self._simulations(count)
+        batch = self._simulations(count, changes)
         ids = np.arange(count)
         batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
         batch.qpos[:count] = self._parts.start_qpos(joints, objects)
@@ -88,6 +94,7 @@ class NativeBackend:
             joint_target=joints,
             task=self.task.start(count, np),
             step=np.zeros(count, np.int32),
+            changes=changes,
         )
         return self._conclude(
             state,
@@ -116,18 +123,20 @@ class NativeBackend:
         count, length = actions.shape[:2]
         with jax.default_device(self._device):
             joints, grippers, ik_error = in_blocks(self._targets, np.asarray(state.joint_target, np.float32), actions)
-        batch = self._simulations(count)
+        batch = self._simulations(count, state.changes)
         ids = np.arange(count)
         batch.state[:count] = state.physics
         outputs = []
         for k in range(length):
             before = batch.state[:count].copy()
+            if state.changes and state.changes.kick:
+                kicked = np.flatnonzero(state.step == state.changes.kick.step)
+                batch.qvel[kicked] += state.changes.kick.velocity[kicked]
             commands = self._parts.commands(state.joint_target, joints[:, k], grippers[:, k], self.interpolation)
             finite, overflow = self._advance(batch, ids, before, commands)
-            state = SimState(
+            state = state._replace(
                 physics=batch.state[:count],
                 joint_target=np.where(finite[:, None], joints[:, k], state.joint_target),
-                task=state.task,
                 step=state.step + 1,
             )
             state, output = self._conclude(state, batch, finite, overflow, ik_error[:, k])
@@ -144,13 +153,21 @@ class NativeBackend:
         state = 8 * mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
         return 16 * state + 2 * len(cameras) * 3 * self.image_size**2
 
-    def _simulations(self, count: int) -> mujoco.batch.Batch:
-        """The thread pool's simulations, at least `count` of them; what they hold between calls is meaningless."""
+    def _simulations(self, count: int, changes: SceneChanges | tuple[()]) -> mujoco.batch.Batch:
+        """The thread pool's simulations, at least `count` of them, with the models of these scenes.
+
+        What they hold between calls is meaningless.
+        """
         if self._batch is None or self._batch.nsim < count:
             self._batch = mujoco.batch.Batch(self.model, count, self._threads)
             self._batch.bind("xpos")
             self._batch.bind("xquat")
             self._batch.bind("sensordata")
+        for name, factors in changes.factors.items() if changes else ():
+            nominal = getattr(self.model, name)
+            if nominal.size:
+                field = self._batch.expand(name)
+                field[:count] = scaled(nominal[: field.shape[1]], factors)
         return self._batch
 
     def _advance(

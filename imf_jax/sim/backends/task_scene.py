@@ -3,8 +3,9 @@
 `read` and `evaluate` take numpy or JAX arrays and give the same kind back.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import jax
@@ -17,6 +18,7 @@ from imf_jax.config import RendererName, VisualName
 from imf_jax.errors import ArgumentError, one_line
 from imf_jax.sim.arrays import Array, array_module
 from imf_jax.sim.backends.base import SimState, StepOutput
+from imf_jax.sim.perturbations.base import SceneChanges, ScenePerturbations
 from imf_jax.sim.rendering.camera import camera_names
 from imf_jax.sim.rendering.decimation import decimated_model
 from imf_jax.sim.robots import BoundRobot, Visual
@@ -35,9 +37,11 @@ class TaskScene:
         visual: look of the robot; decimated is its mesh in all but pictures.
         image_size: height and width of pictures [pixels].
         renderer: what makes the pictures: the Warp ray tracer, or OpenGL where a machine has it.
+        perturb: perturbations, name -> level; see `imf_jax.config.perturbation`. Only those of scenes count here.
 
     Raises:
-        ArgumentError: the task and the model of its scene do not fit each other.
+        ArgumentError: the task and the model of its scene do not fit each other, or the task does not have what is
+            perturbed.
         UserError: a package with assets is not installed or has changed.
     """
 
@@ -47,6 +51,7 @@ class TaskScene:
         visual: Visual | VisualName = "mesh",
         image_size: int = 256,
         renderer: RendererName = "warp",
+        perturb: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.task = get_task(task) if isinstance(task, str) else task
         spec, geoms = self.task.make_spec("mesh" if visual == "decimated" else visual)
@@ -66,6 +71,7 @@ class TaskScene:
         objects = (self._object_qpos[:, None] + np.arange(7)).ravel()
         self._qpos_order = np.argsort(np.concatenate([self.robot.qpos, objects]))
         self._ctrl_order = np.argsort(self.robot.ctrl)
+        self._perturbations = ScenePerturbations(perturb, self.task, self.model)
         self._image_size = image_size
         self.renderer_name, self.visual = renderer, visual
         self._renderers: dict[tuple[str, ...], WarpRenderer | OpenGLRenderer] = {}
@@ -73,10 +79,11 @@ class TaskScene:
         self._touch = _touch_addresses(list(touch.values()), address)
         self._contacts = [np.array([address[name] for name in names]) for names in contacts]
 
-    def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Start of one scene, a pure function of its key: joint targets (J,) and object poses (n, 7)."""
+    def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array, SceneChanges | tuple[()]]:
+        """Start of one scene, a pure function of its key: joint targets (J,), object poses (n, 7) and changes."""
         robot, objects = seeds.split(key)
-        return self.robot.sample(robot), self.task.sample(objects)
+        joints, poses = self.robot.sample(robot), self.task.sample(objects)
+        return (joints, *self._perturbations.change(key, poses)) if self._perturbations else (joints, poses, ())
 
     def start_grippers(self, joints: Array) -> Array:
         """Gripper targets (B, G) at the start of scenes with joint targets (B, J)."""

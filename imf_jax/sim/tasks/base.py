@@ -71,6 +71,7 @@ class Task(ABC):
         constraint_rows: rows of constraints per scene, likewise.
         position_noise, yaw_noise, joint_noise: largest standard deviations of the noise of demonstrations on positions
             [m], on rotations about the vertical [rad] and on joint targets [rad].
+        measures_sizes: success is computed with the sizes of the objects, so that these must not be changed.
         contact_pairs: groups of geoms of which the task asks whether they touch, besides fingers and objects.
         cameras: names of the cameras of the scene.
         picture_camera: the one that pictures of paths and videos show unless another is named.
@@ -94,6 +95,7 @@ class Task(ABC):
     position_noise: float = 0.008
     yaw_noise: float = 0.04
     joint_noise: float = 0.01
+    measures_sizes: bool = False
     contact_pairs: tuple[ContactPair, ...] = ()
     expert: str | type | None = None
 

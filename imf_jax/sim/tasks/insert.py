@@ -119,6 +119,7 @@ class Insert(TableTask):
     env_state_dim = 28
     contact_slots, constraint_rows = 48, 256  # under noise the expert needs at most 37 and 216
     position_noise, yaw_noise = 0.006, 0.03
+    measures_sizes = True
     expert = "imf_jax.sim.experts.insert:InsertExpert"
 
     def add_objects(self, spec: mujoco.MjSpec) -> ObjectGeoms:

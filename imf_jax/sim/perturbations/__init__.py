@@ -1,0 +1,1 @@
+"""Perturbations of scenes, one per file; `imf_jax.config.perturbation` lists them."""
