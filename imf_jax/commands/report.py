@@ -14,8 +14,10 @@ from imf_jax.terminal import make_console, make_table
 
 if TYPE_CHECKING:
     from imf_jax.evaluation.report.comparison import Comparison
+    from imf_jax.evaluation.report.levels import LevelRow
 
 COMPARISON = Path("comparison.html")
+LEVEL_HEADS = ("level", "success", "%", "95 % interval", "difference", "lost / won", "p (Holm)", "lost before reaching")
 
 
 def report(folders: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path | None = None) -> None:
@@ -47,6 +49,7 @@ def report(folders: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path
 def say_comparison(comparison: "Comparison") -> None:
     """Print a comparison: success of each, then every pair with its discordant episodes."""
     from imf_jax.evaluation.report.comparison import conclusion
+    from imf_jax.evaluation.report.levels import level_curves
 
     console = make_console()
     rows = []
@@ -60,6 +63,9 @@ def say_comparison(comparison: "Comparison") -> None:
     console.print(f"{len(comparison.evaluations[0].records)} scenes, the same for all")
     heads = ("evaluation", "success", "%", "95 % interval", "errors", "mean return")
     console.print(make_table(heads, rows, left=1))
+    for curve in level_curves(comparison):
+        console.print(f"{curve.policy}: success against the level of {curve.name}")
+        console.print(make_table(LEVEL_HEADS, [_level_cells(row) for row in curve.rows]))
     for pair in comparison.pairs:
         lines = [f"{conclusion(comparison, pair)} (exact McNemar test: p = {pair.p_value:.2g}"]
         lines[0] += (
@@ -71,6 +77,16 @@ def say_comparison(comparison: "Comparison") -> None:
         console.print("\n".join(lines))
     for line in comparison.warnings:
         console.print(f"warning: {line}", style="yellow")
+
+
+def _level_cells(row: "LevelRow") -> tuple[str, ...]:
+    low, high = row.figures["pc_success_ci95"]
+    success = f"{row.figures['n_success']}/{row.figures['n_episodes']}"
+    cells = (f"{row.level:g}", success, f"{row.figures['pc_success']:.1f}", f"{low:.1f}-{high:.1f}")
+    if row.p_value_holm is None:  # what the others are compared with
+        return (*cells, "", "", "", "")
+    changed = f"{len(row.lost)} / {len(row.won)}"
+    return (*cells, f"{row.difference:+.1f}", changed, f"{row.p_value_holm:.2g}", row.lost_text)
 
 
 def main() -> None:

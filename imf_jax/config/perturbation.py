@@ -26,12 +26,14 @@ class Perturbation:
         text: what it changes, and what level 1 means, for people.
         most: the largest level.
         whole: levels are whole numbers.
+        pictured: what it changes looks so in pictures, too; else it cannot be combined with a policy that sees them.
     """
 
     place: str
     text: str
     most: float = math.inf
     whole: bool = False
+    pictured: bool = True
 
     @property
     def of_scene(self) -> bool:
@@ -49,6 +51,7 @@ PERTURBATIONS: Mapping[str, Perturbation] = {
     "object-size": Perturbation(
         f"{_SCENE}.object_size:ObjectSize",
         "objects are larger or smaller by a factor 1.25^u, u uniform in -level .. level; their masses stay",
+        pictured=False,
     ),
     "object-mass": Perturbation(
         f"{_SCENE}.object_mass:ObjectMass",
@@ -79,6 +82,15 @@ PERTURBATIONS: Mapping[str, Perturbation] = {
         f"{_PLAN}.observation_noise:ObservationNoise",
         "white noise on all that the policy observes: standard deviation level x 0.01 (m, rad) on states, level x 10 "
         "of 255 on pictures",
+    ),
+    "lighting": Perturbation(
+        f"{_PLAN}.lighting:Lighting",
+        "pictures are brighter or darker and of more or less contrast by factors 1.5^u, and tinted by 1.2^u of each "
+        "colour, u uniform in -level .. level",
+    ),
+    "camera-pose": Perturbation(
+        f"{_PLAN}.camera_pose:CameraPose",
+        "each camera is turned about its centre: standard deviation level x 1 degree about each axis",
     ),
     "action-noise": Perturbation(
         f"{_PLAN}.action_noise:ActionNoise",

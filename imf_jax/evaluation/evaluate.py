@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imf_jax.config import CaptureConfig, require
+from imf_jax.config.perturbation import active
 from imf_jax.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED
 from imf_jax.evaluation.cluster import Cluster
 from imf_jax.evaluation.folder import METRICS, EvaluationFolder, require_empty
@@ -265,6 +266,7 @@ def run(prepared: Prepared, hooks: Hooks) -> dict[str, Any]:
     backend, alone = setup.backend, prepared.cluster.count == 1
     there = {record.episode for record in records}
     missing = [episode for episode in prepared.episodes if episode not in there]
+    perturbations = active(setup.policy.provenance.get("perturbations", {}))
     clock = StageClock(staged=not backend.compiled) if settings.capture.save_timing else None
     result = RolloutResult()
     with (
@@ -278,6 +280,7 @@ def run(prepared: Prepared, hooks: Hooks) -> dict[str, Any]:
     ):
 
         def keep(record: EpisodeRecord) -> None:
+            record = replace(record, perturbations=perturbations)
             records.append(record)
             files.add(record)
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, require, to_dict
-from imf_jax.config.perturbation import active, perturbation_text
+from imf_jax.config.perturbation import PERTURBATIONS, active, perturbation_text
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.errors import ArgumentError
+from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.tasks import get_task, task_names
 
 
@@ -84,12 +85,13 @@ def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> Evalua
     return EvaluatedPolicy(planner, task, label, provenance, folder, size, loaded.path, loaded.meta.pictures)
 
 
-def perturbed(policy: EvaluatedPolicy, perturb: Mapping[str, float]) -> EvaluatedPolicy:
+def perturbed(policy: EvaluatedPolicy, perturb: Mapping[str, float], backend: Backend) -> EvaluatedPolicy:
     """The same policy under perturbations, which its provenance and its name then tell.
 
     Args:
         policy: the policy.
         perturb: name -> level, see `imf_jax.config.perturbation`. Level 0 changes nothing but the provenance.
+        backend: the simulator, which perturbs the scenes.
 
     Raises:
         ArgumentError: the policy does not have what is perturbed.
@@ -98,7 +100,13 @@ def perturbed(policy: EvaluatedPolicy, perturb: Mapping[str, float]) -> Evaluate
         return policy
     from imf_jax.rollout.perturbations.base import perturbed_planner
 
-    planner = perturbed_planner(policy.planner, perturb, get_task(policy.task).robot.spaces)
+    for name in active(perturb):
+        require(
+            PERTURBATIONS[name].pictured or not policy.planner.cameras,
+            f"--perturb {name}: pictures would not show it; evaluate a policy that reads the scene state instead",
+        )
+    fovy = {name: float(backend.model.camera(name).fovy[0]) for name in policy.planner.cameras}
+    planner = perturbed_planner(policy.planner, perturb, backend.task.robot.spaces, fovy)
     text = perturbation_text(perturb)
     return policy._replace(
         planner=planner,

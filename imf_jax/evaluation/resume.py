@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imf_jax.config import CaptureConfig, RendererName, flag, flat_flags, to_dict
+from imf_jax.config.perturbation import active
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, REPORT
 from imf_jax.files import PARTIAL, read_json, remove_partials, reported_write_errors, write_bytes
@@ -18,7 +19,7 @@ DAMAGED = "episodes.damaged.jsonl"
 
 IGNORED_KEYS = {
     "created", "versions", "device", "devices", "num_envs", "matmul_precision",
-    "policy", "training", "reference", "config",
+    "policy", "training", "reference", "config", "perturbations",
 }  # fmt: skip
 """Entries of a manifest that may differ between the parts of one evaluation, or are compared by their flags."""
 
@@ -31,12 +32,13 @@ _FREE_FLAGS = {
     "devices",
     "jobs",
     "out",
+    "perturb",
     "plot",
     "reference",
     "repeat",
     "resume",
 }
-"""Flags that may differ; checkpoint, backend and delay are compared by their resolved values."""
+"""Flags that may differ; checkpoint, backend, delay and perturbations are compared by their resolved values."""
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -51,6 +53,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         return {
             **{name: value for name, value in manifest.items() if name not in IGNORED_KEYS},
             "checkpoint": checkpoint.get("sha256"),
+            flag("perturb"): active(manifest.get("perturbations") or {}),
             # A capture that was not known yet was not made, and its camera was this one.
             **{flag(name): value for name, value in (captures | flat_flags(flags)).items()},
         }

@@ -52,7 +52,6 @@ def assemble(config: EvalConfig | RolloutConfig) -> Setup:
     devices = resolve_devices(name, config.devices, config.num_envs)
     policy = load_evaluated_policy(config)
     perturb = config.perturb if isinstance(config, EvalConfig) else {}
-    policy = perturbed(policy, perturb)
     style = choose_style(config, policy, name)
     backend = make_backend(
         name,
@@ -64,6 +63,7 @@ def assemble(config: EvalConfig | RolloutConfig) -> Setup:
         devices=devices,
         perturb=perturb,
     )
+    policy = perturbed(policy, perturb, backend)
     return Setup(policy, backend, tuple(devices) if backend.compiled else (), style)
 
 

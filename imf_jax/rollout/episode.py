@@ -34,6 +34,7 @@ class EpisodeRecord:
         max_ik_error: largest distance [m] by which a commanded position had to be moved to become reachable.
         overflow_steps: control steps in which contacts or constraints exceeded the buffers of the simulator.
         error: what went wrong, for status "error" only.
+        perturbations: name -> level of what the episode was perturbed by; absent in JSON if by nothing.
         artifacts: kind of capture -> path relative to the evaluation folder.
     """
 
@@ -52,6 +53,7 @@ class EpisodeRecord:
     overflow_steps: int = 0
     max_stage: int | None = None
     error: str | None = None
+    perturbations: dict[str, float] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -65,6 +67,8 @@ class EpisodeRecord:
         values["return"] = values.pop("return_")
         if self.max_stage is None:
             del values["max_stage"]
+        if not self.perturbations:
+            del values["perturbations"]
         return json.dumps({"schema": SCHEMA_VERSION, **values}, allow_nan=False)
 
     @classmethod

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
+from imf_jax.commands.report import say_comparison
 from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.report.comparison import Comparison, compare, conclusion, holm_correction, mcnemar_p_value
+from imf_jax.evaluation.report.levels import level_curves
 from imf_jax.evaluation.report.load import Evaluation
+from imf_jax.evaluation.report.page import write_comparison
 from imf_jax.rollout.episode import EpisodeRecord
 
 
@@ -96,3 +99,46 @@ def test_names_and_conditions_are_told_apart():
     comparison: Comparison = compare([evaluation("s" * 50, "a", max_steps=700), second])
     assert comparison.labels == ("a (a)", "a (runs/b)")
     assert comparison.warnings == ("the scenes are the same, but max_steps is not: 700, 400", "one line is damaged")
+
+
+def test_evaluations_at_several_levels_are_a_curve():
+    outcomes = {0.0: "s" * 50 + "ff", 1.0: "s" * 48 + "ffsf", 2.0: "s" * 30 + "f" * 22}
+    mass = [
+        evaluation(text, f"a, object-mass {level:g}" if level else "a", perturbations={"object-mass": level})
+        for level, text in outcomes.items()
+    ]
+    other = evaluation("s" * 40 + "f" * 12, "a, push 0.5", perturbations={"push": 0.5})
+    both = evaluation("f" * 52, "a, object-mass 1, push 1", perturbations={"object-mass": 1, "push": 1})
+    stranger = evaluation("f" * 52, "b, object-mass 3", perturbations={"object-mass": 3})
+    comparison = compare([mass[2], stranger, mass[0], other, both, mass[1]])
+    curve, pushed = level_curves(comparison)
+    assert (curve.policy, curve.name) == ("a", "object-mass")
+    assert "2^u" in curve.text
+    assert [row.level for row in curve.rows] == [0, 1, 2]
+    assert [row.figures["n_success"] for row in curve.rows] == [50, 49, 30]
+    reference, slight, strong = curve.rows
+    assert reference.p_value is reference.p_value_holm is None
+    assert (slight.lost, slight.won) == ((48, 49), (50,))
+    assert slight.difference == pytest.approx(-100 / 52)
+    assert slight.p_value == mcnemar_p_value(2, 1)
+    assert (len(strong.lost), strong.won) == (20, ())
+    assert strong.p_value_holm == pytest.approx(2 * mcnemar_p_value(20, 0))
+    assert strong.lost_at == (("left_touch", 20),), "they reached stage 2 of 4"
+    assert strong.lost_text == "20 left touch"
+    assert (pushed.name, [row.level for row in pushed.rows]) == ("push", [0, 0.5])
+    assert curve.chart.count("<circle") == curve.chart.count('<line class="curve') == 3
+    assert level_curves(compare([evaluation("s", "a"), evaluation("f", "b")])) == ()
+
+
+def test_lost_episodes_that_reached_every_stage(tmp_path: Path):
+    def at(level: float, text: str) -> Evaluation:
+        found = evaluation(text, "a" if not level else f"a, push {level:g}", perturbations={"push": level})
+        return replace(found, records=tuple(replace(record, max_stage=4) for record in found.records))
+
+    comparison = compare([at(0.0, "ss"), at(1.0, "sf")])
+    (curve,) = level_curves(comparison)
+    assert curve.rows[1].lost_text == "1 the end"
+    page = write_comparison(comparison, tmp_path / "page.html").read_text()
+    assert "a: push</h2>" in page
+    assert "lost before reaching" in page
+    say_comparison(comparison)

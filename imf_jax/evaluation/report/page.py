@@ -11,6 +11,7 @@ from imf_jax.errors import UserError
 from imf_jax.evaluation.folder import REPORT
 from imf_jax.evaluation.report.charts import shade
 from imf_jax.evaluation.report.comparison import Comparison, conclusion
+from imf_jax.evaluation.report.levels import level_curves
 from imf_jax.evaluation.report.load import Evaluation, read_evaluation
 from imf_jax.evaluation.report.parts import EpisodeRow, episode_rows, path_plots, timing_rows, training_charts
 from imf_jax.evaluation.statistics import episode_statistics, flipped_line, ranking_warning, success_line
@@ -77,6 +78,7 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
             for label, figures in zip(comparison.labels, comparison.statistics, strict=True)
             for rate in _both_rates(label, figures)
         ],
+        curves=level_curves(comparison),
         discordant=_discordant(comparison),
         settings=_settings_that_differ(comparison),
         problems=_shortened(list(comparison.warnings)),

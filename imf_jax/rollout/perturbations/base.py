@@ -7,6 +7,7 @@ both.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +65,13 @@ class PerturbedProgram(PlanProgram):
 
     @classmethod
     def wrap(
-        cls, program: PlanProgram, weights: Any, name: str, level: float, spaces: RobotSpaces
+        cls,
+        program: PlanProgram,
+        weights: Any,
+        name: str,
+        level: float,
+        spaces: RobotSpaces,
+        fovy: Mapping[str, float],
     ) -> tuple[PlanProgram, PerturbedWeights]:
         """Perturb a program.
 
@@ -74,6 +81,7 @@ class PerturbedProgram(PlanProgram):
             name: of the perturbation.
             level: above 0.
             spaces: of the robot.
+            fovy: camera -> vertical field of view [degrees].
 
         Returns:
             the perturbed program and its weights.
@@ -178,6 +186,14 @@ class PerturbedProgram(PlanProgram):
             "--checkpoint",
         )
 
+    def require_pictures(self) -> None:
+        """Refuse a planner that sees no pictures.
+
+        Raises:
+            ArgumentError: it has no cameras.
+        """
+        require(bool(self.cameras), f"--perturb {self.name} would do nothing: this policy sees no pictures")
+
 
 def step_keys(keys: Array, steps: Array) -> Array:
     """Keys (B, T) of the control steps (B, T) of episodes with keys (B,)."""
@@ -189,13 +205,19 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
     return jax.vmap(jax.vmap(lambda key: seeds.normal(key, shape)))(keys)
 
 
-def perturbed_planner(planner: ProgramPlanner, perturb: Mapping[str, float], spaces: RobotSpaces) -> ProgramPlanner:
+def perturbed_planner(
+    planner: ProgramPlanner,
+    perturb: Mapping[str, float],
+    spaces: RobotSpaces,
+    fovy: Mapping[str, float] = MappingProxyType({}),
+) -> ProgramPlanner:
     """A planner under the perturbations that concern planners; itself if there are none.
 
     Args:
         planner: of a policy or an expert.
         perturb: name -> level.
         spaces: of the robot.
+        fovy: vertical field of view of the cameras that the planner sees through [degrees].
 
     Raises:
         ArgumentError: the planner does not have what one of them perturbs.
@@ -203,5 +225,5 @@ def perturbed_planner(planner: ProgramPlanner, perturb: Mapping[str, float], spa
     program, weights = planner.program, planner.weights
     for name, level in active(perturb).items():
         if not PERTURBATIONS[name].of_scene:
-            program, weights = load_perturbation(name).wrap(program, weights, name, level, spaces)
+            program, weights = load_perturbation(name).wrap(program, weights, name, level, spaces, fovy)
     return planner if program is planner.program else ProgramPlanner(program, weights, planner.rows)

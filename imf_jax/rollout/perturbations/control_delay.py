@@ -1,5 +1,6 @@
 """Actions that reach the servos late."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,13 @@ class ControlDelay(PerturbedProgram):
     @classmethod
     @override
     def wrap(
-        cls, program: PlanProgram, weights: Any, name: str, level: float, spaces: RobotSpaces
+        cls,
+        program: PlanProgram,
+        weights: Any,
+        name: str,
+        level: float,
+        spaces: RobotSpaces,
+        fovy: Mapping[str, float],
     ) -> tuple[PlanProgram, PerturbedWeights]:
         return cls(program, name, spaces, int(level)), PerturbedWeights(weights, np.float32(level))
 

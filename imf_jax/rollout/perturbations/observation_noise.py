@@ -12,6 +12,9 @@ from imf_jax.rollout.perturbations.base import Array, PerturbedProgram, normal, 
 STATE_NOISE = 0.01
 """Standard deviation on each number of a state at level 1: [m], [rad], or that of a quaternion or a gripper."""
 
+STREAMS = {"state": 0, "env_state": 1, "images": 2}
+"""Random numbers of each entry of an observation."""
+
 PICTURE_NOISE = 10.0
 """Standard deviation on each number of a picture at level 1, out of 255."""
 
@@ -26,8 +29,8 @@ class ObservationNoise(PerturbedProgram):
     @override
     def observe(self, keys: Array, steps: Array, level: Array, observations: dict[str, Array]) -> dict[str, Array]:
         noisy = {}
-        for number, (name, values) in enumerate(sorted(observations.items())):
-            own = jax.vmap(lambda key, number=number: seeds.fold_in(key, number))(keys)
+        for name, values in observations.items():
+            own = jax.vmap(lambda key, stream=STREAMS[name]: seeds.fold_in(key, stream))(keys)
             noise = level * normal(step_keys(own, steps), values.shape[2:])
             if name == "images":
                 noisy[name] = jnp.clip(jnp.round(values + PICTURE_NOISE * noise), 0, 255).astype(values.dtype)
