@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from cattrs import AttributeValidationNote, BaseValidationError, Converter, ForbiddenExtraKeysError
 from cattrs.cols import homogenous_tuple_structure_factory
@@ -84,6 +84,8 @@ def _unknown_field(error: ForbiddenExtraKeysError, path: str) -> UserError:
 def _expected(hint: Any) -> str:
     """What a type hint allows, in words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _expected(arguments[0])
     if origin is Literal:
         return " or ".join(map(repr, arguments))
     if _is_tagged(hint):

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imf_jax.config import CaptureConfig, EvalConfig, PolicyConfig, from_dict, require, to_dict
+from imf_jax.config.perturbation import active
 from imf_jax.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -87,7 +88,9 @@ def read_jobs(path: Path, defaults: EvalConfig) -> list[Job]:
     jobs: list[Job] = []
     for number, entry in enumerate(entries, start=1):
         found = read_entry(entry, f"{path}: job", number, defaults)
-        _require_checkpoint(found[0].config, f"{path}: job {entry['name']}")
+        where = f"{path}: job {entry['name']}"
+        _require_checkpoint(found[0].config, where)
+        _require_perturbable(found[0].config, where)
         jobs += found
     names = [job.name.lower() for job in jobs]  # some file systems do not distinguish A from a
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -174,6 +177,18 @@ def require_executable(config: EvalConfig, policy: PolicyConfig) -> None:
     if config.sampling_steps is not None:
         policy = dataclasses.replace(policy, sampling_steps=config.sampling_steps)
     require_execution(config.execution, policy)
+
+
+def _require_perturbable(config: EvalConfig, where: str) -> None:
+    """Refuse a perturbation that the job's policy or task does not have, by making both."""
+    if not active(config.perturb):
+        return
+    from imf_jax.evaluation.setup import assemble
+
+    try:
+        assemble(config)
+    except UserError as error:
+        raise ArgumentError(f"{where}: {error}") from None
 
 
 @contextmanager

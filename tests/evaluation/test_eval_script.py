@@ -80,6 +80,46 @@ def test_a_repetition_on_native_is_equal_to_the_bit(script: Callable[..., Any], 
     assert read_json(Path("twice/metrics.json"))["repeats"] == metrics["repeats"]
 
 
+def test_perturbations_are_named_and_level_0_changes_no_bit(script: Callable[..., Any], run_folder: Path) -> None:
+    common = ("eval.py", "--checkpoint", run_folder, "--episodes", 3)
+    assert script(*common, "--out", "plain").code == 0
+    assert script(*common, "--out", "zero", "--perturb", "object-mass=0", "action-noise=0").code == 0
+    assert Path("plain/episodes.jsonl").read_bytes() == Path("zero/episodes.jsonl").read_bytes()
+    assert "perturbations" not in read_json(Path("plain/manifest.json"))
+    assert read_json(Path("zero/manifest.json"))["perturbations"] == {"object-mass": 0, "action-noise": 0}
+
+    levels = ("--perturb", "object-mass=1", "--perturb", "action-noise=0.5", "control-delay=2")
+    perturbed = script(*common, *levels, "--out", "perturbed")
+    assert perturbed.code == 0, perturbed.err
+    named = {"object-mass": 1.0, "action-noise": 0.5, "control-delay": 2.0}
+    assert read_json(Path("perturbed/manifest.json"))["perturbations"] == named
+    assert all(record.perturbations == named for record in read_records(Path("perturbed"))[0])
+    assert "tiny, step 2, object-mass 1, action-noise 0.5, control-delay 2" in Path("perturbed/report.html").read_text()
+    whole = Path("perturbed/episodes.jsonl").read_bytes()
+    assert script(*common, *levels, "--out", "others", "--num-envs", 2).code == 0
+    alone = [replace(record, env_slot=0, start_step=0, end_step=0) for record in read_records(Path("others"))[0]]
+    assert alone == [
+        replace(record, env_slot=0, start_step=0, end_step=0) for record in read_records(Path("perturbed"))[0]
+    ]
+
+    other = script(*common, "--perturb", "object-mass=2", "--out", "perturbed", "--resume")
+    assert other.code == 2
+    assert "perturbed holds an evaluation with another --perturb; repeat its command" in other.err
+    assert script(*common, "--out", "perturbed", "--resume").code == 2
+    Path("perturbed/episodes.jsonl").write_bytes(whole.splitlines(keepends=True)[1])
+    assert script(*common, *levels, "--out", "perturbed", "--resume").code == 0
+    resumed = read_records(Path("perturbed"))[0]
+    assert [replace(record, env_slot=0, start_step=0, end_step=0) for record in resumed] == alone
+    assert script(*common, "--perturb", "push=0", "--out", "plain", "--resume").code == 0
+
+    for level in ("1", "2"):
+        assert script(*common, "--perturb", f"push={level}", "--out", f"push-{level}").code == 0
+    compared = script("report.py", "plain", "push-1", "push-2")
+    assert compared.code == 0, compared.err
+    assert "tiny, step 2: success against the level of push" in compared.out
+    assert "tiny, step 2: push</h2>" in Path("comparison.html").read_text()
+
+
 def test_expert_as_reference(script: Callable[..., Any], run_folder: Path) -> None:
     assert script("eval.py", "--expert", "--episodes", 2, "--out", "expert").code == 0
     run = script("eval.py", "--checkpoint", run_folder, "--episodes", 2, "--out", "run", "--reference", "expert")
@@ -137,6 +177,22 @@ def test_interrupt_keeps_what_is_finished(
         (["--expert", "--task", "juggle"], 2, "unknown task 'juggle'; choose one of: aloha-insertion, "),
         (["--checkpoint", "{run}", "--action-interpolation", 3], 2, "--action-interpolation 3 does not divide the 5"),
         (["--expert", "--save-images", "--camera", "nose"], 2, "'nose' is not in the scene; choose from: "),
+        (["--expert", "--perturb", "mass=1"], 2, "--perturb mass: there is no such perturbation; did you mean object-"),
+        (
+            ["--expert", "--perturb", "push"],
+            2,
+            "--perturb push must be NAME=LEVEL, for example --perturb object-mass=1",
+        ),
+        (["--expert", "--perturb", "push=1", "push=2"], 2, "--perturb names push twice"),
+        (["--expert", "--perturb", "push=nan"], 2, "--perturb push=nan must be NAME=LEVEL"),
+        (["--expert", "--perturb", "push=-1"], 2, "--perturb push=-1: the level must be a number at least 0"),
+        (["--expert", "--perturb", "dropped-frames=1"], 2, "the scripted expert reads the state of the simulator"),
+        (["--checkpoint", "{run}", "--perturb", "lighting=1"], 2, "would do nothing: this policy sees no pictures"),
+        (
+            ["--expert", "--task", "insert", "--perturb", "object-size=1"],
+            2,
+            "is measured with the sizes of its objects",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

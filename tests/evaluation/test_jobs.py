@@ -34,6 +34,8 @@ jobs:
     (late,) = jobs(tmp_path, "jobs: [{name: a, expert: true, overrides: {action-interpolation: 5, video-size: 64}}]")
     assert late.config.execution == ExecutionConfig(action_interpolation=5)
     assert late.config.capture == CaptureConfig(save_images=True, video_size=64)
+    (pushed,) = jobs(tmp_path, "jobs: [{name: a, expert: true, overrides: {perturb: {push: 1, friction: 0.5}}}]")
+    assert pushed.config.perturb == {"push": 1, "friction": 0.5}
     content = {"jobs": [{"name": "b.2", "expert": True}]}
     assert jobs(tmp_path, json.dumps(content), "jobs.json") == [found[-1]]
 
@@ -53,6 +55,26 @@ jobs:
         ("jobs: [{name: a}]", "job a: say what to evaluate"),
         ("jobs: [{name: a, expert: true, episode: 3}]", "'episode' is not known; did you mean episodes"),
         ("jobs: [{name: a, expert: true, overrides: {num_env: 3}}]", "overrides: 'num_env' is not known; did you mean"),
+        (
+            "jobs: [{name: a, expert: true, overrides: {perturb: {pusch: 1}}}]",
+            "job a: --perturb pusch: there is no such",
+        ),
+        (
+            "jobs: [{name: a, expert: true, overrides: {perturb: {push: much}}}]",
+            "job a: field perturb\\['push'\\] is 'much'; it must be a finite number",
+        ),
+        (
+            "jobs: [{name: a, expert: true, overrides: {perturb: push}}]",
+            "job a: field perturb is 'push'; it must be a map",
+        ),
+        (
+            "jobs: [{name: b, expert: true}, {name: a, expert: true, overrides: {perturb: {lighting: 1}}}]",
+            "job a: --perturb lighting would do nothing: this policy sees no pictures",
+        ),
+        (
+            "jobs: [{name: a, expert: true, task: insert, overrides: {perturb: {object-size: 1}}}]",
+            "job a: --perturb object-size: success in task 'insert' is measured",
+        ),
         ("jobs: [{name: a, expert: true, overrides: {out: x}}]", "overrides: 'out' is not known"),
         ("jobs: [{name: a, expert: true, overrides: {delay_steps: 2}}]", "job a: --delay-steps 2 would do nothing"),
         ("jobs: [{name: a, expert: true, overrides: {inference: async}}]", "job a: --inference async needs a"),
