@@ -112,6 +112,11 @@ def test_perturbations_are_named_and_level_0_changes_no_bit(script: Callable[...
     assert [replace(record, env_slot=0, start_step=0, end_step=0) for record in resumed] == alone
     assert script(*common, "--perturb", "push=0", "--out", "plain", "--resume").code == 0
 
+    seen = ("--perturb", "observation-noise=1", "dropped-frames=0.5", "--inference", "async", "--delay-steps", 2)
+    late = script(*common, *seen, "--out", "late")
+    assert late.code == 0, late.err
+    assert Path("late/episodes.jsonl").read_bytes() != Path("plain/episodes.jsonl").read_bytes()
+
     for level in ("1", "2"):
         assert script(*common, "--perturb", f"push={level}", "--out", f"push-{level}").code == 0
     compared = script("report.py", "plain", "push-1", "push-2")

@@ -15,8 +15,11 @@ from imf_jax.checkpoints import META, CheckpointMeta, read_meta, resolve_checkpo
 from imf_jax.config import EvalConfig, LewmEncoderConfig
 from imf_jax.conversion.lewm import Args, convert
 from imf_jax.errors import ArgumentError
-from imf_jax.evaluation.evaluated_policy import load_evaluated_policy, require_robot
+from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy, load_evaluated_policy, perturbed, require_robot
 from imf_jax.files import read_json, write_json
+from imf_jax.rollout.engine import Rollout
+from imf_jax.rollout.function_planner import FunctionPlanner
+from imf_jax.sim.backends.native import NativeBackend
 from imf_jax.spaces import RobotSpaces
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lewm"
@@ -88,3 +91,29 @@ def test_a_policy_without_such_an_encoder_refuses_the_flag(
     assert done.err.count("\n") == 1
     with pytest.raises(ArgumentError, match="the scripted expert has no encoder"):
         EvalConfig(expert=True, encoder_dtype="bfloat16")
+
+
+def test_a_policy_that_sees_is_perturbed_in_its_pictures() -> None:
+    backend = NativeBackend("transfer", visual="primitive", image_size=32)
+    seen: list[np.ndarray] = []
+
+    def act(observations: dict[str, np.ndarray]) -> np.ndarray:
+        seen.append(observations["images"])
+        return np.zeros((len(observations["images"]), 16), np.float32)
+
+    policy = EvaluatedPolicy(FunctionPlanner(act, action_dim=16, cameras=("front", "r_vis")), "transfer", "mine")
+
+    def pictures(perturb: dict[str, float]) -> np.ndarray:
+        seen.clear()
+        planner = perturbed(policy, perturb, backend).planner
+        how = {"seed": 0, "max_steps": 2, "num_envs": 2, "on_record": lambda record: None}
+        Rollout(backend, planner, [0, 1], **how).run()
+        return seen[-1][:2].astype(float)
+
+    plain, lit, turned = (pictures(perturb) for perturb in ({}, {"lighting": 1.0}, {"camera-pose": 1.0}))
+    for changed in (lit, turned):
+        assert plain.shape == changed.shape == (2, 1, 2, 32, 32, 3)
+        assert 1 < np.abs(changed - plain).mean() < 100
+    assert perturbed(policy, {"lighting": 0.5, "push": 0.0}, backend).label == "mine, lighting 0.5"
+    with pytest.raises(ArgumentError, match="--perturb object-size: pictures would not show it"):
+        perturbed(policy, {"object-size": 1.0}, backend)
