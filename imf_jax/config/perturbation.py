@@ -8,7 +8,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,6 +27,7 @@ class Perturbation:
         most: the largest level.
         whole: levels are whole numbers.
         pictured: what it changes looks so in pictures, too; else it cannot be combined with a policy that sees them.
+        changes: what of a policy's input it changes, if nothing else; a planner without that would not notice.
     """
 
     place: str
@@ -34,6 +35,7 @@ class Perturbation:
     most: float = math.inf
     whole: bool = False
     pictured: bool = True
+    changes: Literal["observations", "pictures"] | None = None
 
     @property
     def of_scene(self) -> bool:
@@ -77,20 +79,24 @@ PERTURBATIONS: Mapping[str, Perturbation] = {
         "each observation is lost with probability level, and the last one that came is seen again, for at most 10 "
         "control steps",
         most=1.0,
+        changes="observations",
     ),
     "observation-noise": Perturbation(
         f"{_PLAN}.observation_noise:ObservationNoise",
         "white noise on all that the policy observes: standard deviation level x 0.01 (m, rad) on states, level x 10 "
         "of 255 on pictures",
+        changes="observations",
     ),
     "lighting": Perturbation(
         f"{_PLAN}.lighting:Lighting",
         "pictures are brighter or darker and of more or less contrast by factors 1.5^u, and tinted by 1.2^u of each "
         "colour, u uniform in -level .. level",
+        changes="pictures",
     ),
     "camera-pose": Perturbation(
         f"{_PLAN}.camera_pose:CameraPose",
         "each camera is turned about its centre: standard deviation level x 1 degree about each axis",
+        changes="pictures",
     ),
     "action-noise": Perturbation(
         f"{_PLAN}.action_noise:ActionNoise",
@@ -132,6 +138,31 @@ def require_perturbations(perturb: Mapping[str, float]) -> None:
         numbers = "a whole number" if kind.whole else "a number"
         limit = "at least 0" if math.isinf(kind.most) else f"in [0, {kind.most:g}]"
         require(possible, f"--perturb {name}={level:g}: the level must be {numbers} {limit}")
+
+
+def require_noticed(perturb: Mapping[str, float], *, sees: bool, scripted: bool) -> None:
+    """Refuse perturbations that a planner would not notice, or that its pictures would not show.
+
+    Args:
+        perturb: name -> level.
+        sees: the planner reads pictures.
+        scripted: it is a scripted expert.
+
+    Raises:
+        ArgumentError: names the perturbation.
+    """
+    for name in active(perturb):
+        kind = PERTURBATIONS[name]
+        require(sees or kind.changes != "pictures", f"--perturb {name} would do nothing: this policy sees no pictures")
+        require(
+            not scripted or kind.changes != "observations",
+            f"--perturb {name} would do nothing: the scripted expert reads the state of the simulator; give a "
+            "--checkpoint",
+        )
+        require(
+            kind.pictured or not sees,
+            f"--perturb {name}: pictures would not show it; evaluate a policy that reads the scene state instead",
+        )
 
 
 def _parse(values: list[str]) -> dict[str, float]:

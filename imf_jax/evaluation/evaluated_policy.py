@@ -10,7 +10,7 @@ import numpy as np
 
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, require, to_dict
-from imf_jax.config.perturbation import PERTURBATIONS, active, perturbation_text
+from imf_jax.config.perturbation import active, perturbation_text
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.sim.backends.base import Backend
@@ -100,11 +100,6 @@ def perturbed(policy: EvaluatedPolicy, perturb: Mapping[str, float], backend: Ba
         return policy
     from imf_jax.rollout.perturbations.base import perturbed_planner
 
-    for name in active(perturb):
-        require(
-            PERTURBATIONS[name].pictured or not policy.planner.cameras,
-            f"--perturb {name}: pictures would not show it; evaluate a policy that reads the scene state instead",
-        )
     fovy = {name: float(backend.model.camera(name).fovy[0]) for name in policy.planner.cameras}
     planner = perturbed_planner(policy.planner, perturb, backend.task.robot.spaces, fovy)
     text = perturbation_text(perturb)

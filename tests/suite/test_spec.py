@@ -130,6 +130,31 @@ def test_a_control_can_be_one_evaluation_of_one_arm(plan_of):
     }  # fmt: skip
 
 
+def test_levels_of_a_perturbation_are_an_axis(plan_of):
+    push = {"name": "push", "episodes": 2, "perturb.push": [0, 0.5], "perturb.object-mass": 1}
+    plan = plan_of(evaluations=[push], control={"evaluation": "push", "perturb.push": 0}, grid={"objective": ["imf"]})
+    still, pushed = plan.runs[-1].jobs
+    assert still["overrides"] == {"perturb": {"push": 0, "object-mass": 1}}
+    assert (pushed["name"], pushed["overrides"]["perturb"]["push"]) == ("push_push0.5", 0.5)
+    assert plan.comparisons.axes["imf", "push_push0.5"]["perturb.push"] == 0.5
+    assert plan.comparisons.control_of["imf", "push_push0.5"] == ("imf", "push_push0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"perturb.puhs": 1}, "there is no such perturbation; did you mean push"),
+        ({"perturb.lighting": 1}, "--perturb lighting would do nothing: this policy sees no pictures"),
+        ({"perturb.push": 1, "perturb": {"push": 1}}, "has both perturb and perturb.NAME; keep one"),
+        ({"perturb.object-size": 1, "task": "insert"}, "success in task 'insert' is measured with the sizes"),
+    ],
+)
+def test_perturbations_that_a_policy_does_not_have(plan_of, flags, message):
+    with pytest.raises(ArgumentError, match=message) as caught:
+        plan_of(evaluations=[{"name": "t", "episodes": 2, **flags}])
+    assert "evaluation t" in str(caught.value)
+
+
 def test_policies_that_see_share_pictures_and_features(plan_of):
     plan = plan_of(
         preset="lewm-small",

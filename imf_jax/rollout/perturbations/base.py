@@ -16,8 +16,7 @@ import numpy as np
 from typing_extensions import override
 
 from imf_jax import seeds
-from imf_jax.config import require
-from imf_jax.config.perturbation import PERTURBATIONS, active
+from imf_jax.config.perturbation import PERTURBATIONS, active, require_noticed
 from imf_jax.rollout.expert_planner import ExpertProgram
 from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
 from imf_jax.sim.backends.base import StepOutput
@@ -54,9 +53,6 @@ class PerturbedProgram(PlanProgram):
         inner: the program that is perturbed.
         name: of the perturbation.
         spaces: of the robot.
-
-    Raises:
-        ArgumentError: the program does not have what is perturbed.
     """
 
     inner: PlanProgram
@@ -169,31 +165,6 @@ class PerturbedProgram(PlanProgram):
     def encoder_bytes(self, num_scenes: int) -> int:
         return self.inner.encoder_bytes(num_scenes)
 
-    @property
-    def planner(self) -> PlanProgram:
-        """The program under all perturbations."""
-        return self.inner.planner if isinstance(self.inner, PerturbedProgram) else self.inner
-
-    def require_policy(self) -> None:
-        """Refuse a planner that does not read the observations.
-
-        Raises:
-            ArgumentError: it is a scripted expert.
-        """
-        require(
-            not isinstance(self.planner, ExpertProgram),
-            f"--perturb {self.name} would do nothing: the scripted expert reads the state of the simulator; give a "
-            "--checkpoint",
-        )
-
-    def require_pictures(self) -> None:
-        """Refuse a planner that sees no pictures.
-
-        Raises:
-            ArgumentError: it has no cameras.
-        """
-        require(bool(self.cameras), f"--perturb {self.name} would do nothing: this policy sees no pictures")
-
 
 def step_keys(keys: Array, steps: Array) -> Array:
     """Keys (B, T) of the control steps (B, T) of episodes with keys (B,)."""
@@ -220,9 +191,10 @@ def perturbed_planner(
         fovy: vertical field of view of the cameras that the planner sees through [degrees].
 
     Raises:
-        ArgumentError: the planner does not have what one of them perturbs.
+        ArgumentError: the planner would not notice one of them, or its pictures would not show it.
     """
     program, weights = planner.program, planner.weights
+    require_noticed(perturb, sees=bool(planner.cameras), scripted=isinstance(program, ExpertProgram))
     for name, level in active(perturb).items():
         if not PERTURBATIONS[name].of_scene:
             program, weights = load_perturbation(name).wrap(program, weights, name, level, spaces, fovy)

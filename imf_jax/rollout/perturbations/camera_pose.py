@@ -35,9 +35,6 @@ class CameraPose(PerturbedProgram):
 
     fovy: tuple[float, ...] = ()
 
-    def __post_init__(self) -> None:
-        self.require_pictures()
-
     @classmethod
     @override
     def wrap(

@@ -21,9 +21,6 @@ class DroppedFrames(PerturbedProgram):
     those did. The first one of an episode always arrives. At level 1 all later ones are lost.
     """
 
-    def __post_init__(self) -> None:
-        self.require_policy()
-
     @property
     @override
     def obs_horizon(self) -> int:

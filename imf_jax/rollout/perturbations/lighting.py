@@ -20,9 +20,6 @@ class Lighting(PerturbedProgram):
     b = 1.5^u brightness, k = 1.5^u contrast, t = 1.2^u of each colour; each u uniform in [-level, level].
     """
 
-    def __post_init__(self) -> None:
-        self.require_pictures()
-
     @override
     def observe(self, keys: Array, steps: Array, level: Array, observations: dict[str, Array]) -> dict[str, Array]:
         draws = level * jax.vmap(lambda key: seeds.uniform(key, (5,), -1.0, 1.0))(keys)

@@ -23,9 +23,6 @@ PICTURE_NOISE = 10.0
 class ObservationNoise(PerturbedProgram):
     """o' = o + level sigma e, e ~ N(0, I) for every control step anew; pictures are rounded and clipped to 0..255."""
 
-    def __post_init__(self) -> None:
-        self.require_policy()
-
     @override
     def observe(self, keys: Array, steps: Array, level: Array, observations: dict[str, Array]) -> dict[str, Array]:
         noisy = {}
