@@ -84,5 +84,5 @@ def measure_pictures(
 def _starts(parts: TaskScene, scenes: int) -> np.ndarray:
     """Generalised positions (B, nq) of scenes at their start."""
     keys = seeds.typed_keys(seeds.key_data(scene_keys(SEED, range(scenes))))
-    joints, objects, _ = jax.vmap(parts.sample)(keys)
+    joints, objects = jax.vmap(parts.sample)(keys)
     return np.asarray(parts.start_qpos(np.asarray(joints), np.asarray(objects)), np.float64)

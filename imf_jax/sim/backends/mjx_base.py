@@ -109,7 +109,7 @@ class DeviceBackend(Backend, ABC):
         self._devices = tuple(devices) or (jax.local_devices()[0],)
         self._mjx_model = self._load()
         # Compiled apart, so that reset, step and run_chunk share the one expensive program.
-        self._sample = jax.jit(jax.vmap(self._parts.sample))
+        self._sample = jax.jit(jax.vmap(self._parts.sample_perturbed))
         self._targets = jax.jit(self._parts.targets)
         self._commands = jax.jit(self._parts.commands, static_argnums=3)
         self._allocate = jax.jit(self.allocate, static_argnums=1)

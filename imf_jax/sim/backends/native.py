@@ -75,7 +75,7 @@ class NativeBackend:
         # Beside C MuJoCo the small programs belong on the CPU too, also where JAX's default device is a GPU.
         self._device = _cpu()
         self._targets = jax.jit(self._parts.targets)
-        self._sample = jax.jit(jax.vmap(lambda key: self._parts.sample(seeds.typed_keys(key))))
+        self._sample = jax.jit(jax.vmap(lambda key: self._parts.sample_perturbed(seeds.typed_keys(key))))
         self._batch: mujoco.batch.Batch | None = None
 
     def reset(self, keys: Array) -> tuple[SimState, StepOutput]:

@@ -79,10 +79,14 @@ class TaskScene:
         self._touch = _touch_addresses(list(touch.values()), address)
         self._contacts = [np.array([address[name] for name in names]) for names in contacts]
 
-    def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array, SceneChanges | tuple[()]]:
-        """Start of one scene, a pure function of its key: joint targets (J,), object poses (n, 7) and changes."""
+    def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Start of one scene, a pure function of its key: joint targets (J,) and object poses (n, 7)."""
         robot, objects = seeds.split(key)
-        joints, poses = self.robot.sample(robot), self.task.sample(objects)
+        return self.robot.sample(robot), self.task.sample(objects)
+
+    def sample_perturbed(self, key: jax.Array) -> tuple[jax.Array, jax.Array, SceneChanges | tuple[()]]:
+        """The same under the perturbations of the scene, and its `SimState.changes`."""
+        joints, poses = self.sample(key)
         return (joints, *self._perturbations.change(key, poses)) if self._perturbations else (joints, poses, ())
 
     def start_grippers(self, joints: Array) -> Array:
