@@ -44,7 +44,8 @@ class ObjectSize(ScenePerturbation):
         )
         self._is_geom = _mask(model.ngeom, geoms)
         self._is_body = _mask(model.nbody, bodies)
-        self._turns = _mask(model.nv, [dof for body in bodies for dof in range(*_rotational_dofs(model, body))])
+        # Of the six degrees of freedom of a free body the last three are rotations.
+        self._turns = _mask(model.nv, [model.body_dofadr[body] + dof for body in bodies for dof in (3, 4, 5)])
         self._is_box = _mask(
             int(model.body_bvhnum.sum()),  # those of meshes come after those of bodies
             [i for b in bodies for i in range(model.body_bvhadr[b], model.body_bvhadr[b] + model.body_bvhnum[b])],
@@ -82,13 +83,7 @@ class ObjectSize(ScenePerturbation):
         return (centre[:, 2] - (heights * half).sum(axis=1)).min()
 
 
-def _mask(count: int, chosen: "list[int] | np.ndarray") -> np.ndarray:
+def _mask(count: int, chosen: list[int] | np.ndarray) -> np.ndarray:
     mask = np.zeros(count, bool)
     mask[chosen] = True
     return mask
-
-
-def _rotational_dofs(model: mujoco.MjModel, body: int) -> tuple[int, int]:
-    """First and last but one of the three rotational degrees of freedom of a free body."""
-    first = int(model.body_dofadr[body])
-    return first + 3, first + 6
