@@ -100,12 +100,34 @@ def run_plan(plan: "Plan", launcher: "Launcher") -> int:
         runner = Runner(folder, launcher, should_stop, view.say, view.refresh, report)
         code = runner.run()
         report_writer(folder, view.say, every_s=0.0)()
+    say_results(plan)
     console.print(counts_line(list(folder.status.values())), style="bold")
     for name, status in folder.status.items():
         if status.state == "failed":
             console.print(f"{name} failed: {' | '.join(status.last_lines)} (log: {folder.path / str(status.log)})")
     console.print(f"results in {plan.out}: suite.html, results.csv, status.json; notes.md is yours")
     return code
+
+
+def say_results(plan: "Plan") -> None:
+    """Print success of every arm, and its difference to the control, as far as evaluations are complete."""
+    from imf_jax.suite.results import compare_results, read_results
+
+    results = read_results(plan)
+    compared = {one.result.case: one for one in compare_results(plan, results)}
+    rows = []
+    for result in results:
+        (successes, episodes), (percent, low, high) = result.counts, result.rate
+        one = compared.get(result.case)
+        rows.append((
+            *result.case, f"{successes}/{episodes}", f"{percent:.1f} ({low:.1f}-{high:.1f})",
+            one and f"{one.difference.mean:+.1f} ({one.difference.low:+.1f} to {one.difference.high:+.1f})",
+            one and f"{one.p_value_holm:.2g}",
+            one.conclusion if one else result.unable_to_rank and f"unable to rank: {result.unable_to_rank}",
+        ))  # fmt: skip
+    if rows:
+        heads = ("arm", "evaluation", "success", "% (95 % interval)", "difference to control [points]", "p (Holm)", "")
+        console.print(make_table(heads, rows))
 
 
 def report_writer(
@@ -137,15 +159,16 @@ def say_plan(plan: "Plan") -> None:
     from imf_jax.suite.sizes import num_parameters
     from imf_jax.suite.view import UNITS, time_text
 
-    seconds = estimate(plan, read_if_there(plan.out / STATUS).get("runs", {}))
+    status = read_if_there(plan.out / STATUS).get("runs", {})
+    seconds = estimate(plan, status)
     sizes = {arm.name: num_parameters(arm.config) for arm in plan.arms}
     rows = []
     for run in plan.runs:
         size = sizes.get(run.arm or "")
         parameters = f"{size:,}" if size and run.kind == "training" else None
         amount = f"{run.total:,} {UNITS[run.kind]}" if run.total else None
-        known = seconds[run.name]
-        rows.append((run.name, amount, parameters, "unknown" if known is None else time_text(known)))
+        known, done = seconds[run.name], status.get(run.name, {}).get("state") == "done"
+        rows.append((run.name, amount, parameters, "done" if done else time_text(known) or "unknown"))
     console.print(make_table(("run", "amount", "parameters", "time"), rows))
     arms, seeds, variants = len(plan.arms), len(plan.seeds), len(plan.variants)
     console.print(

@@ -83,10 +83,12 @@ class Cluster:
 
     Attributes:
         executor: of submitit.
+        job_class: of its jobs.
         workers: so many jobs at a time; None leaves it to the cluster.
     """
 
     executor: Any
+    job_class: Any
     workers: int | None = None
     _running: list[ClusterJob] = field(default_factory=list)
 
@@ -99,7 +101,7 @@ class Cluster:
         """Submit a run, or find the job of an earlier suite that still waits or runs."""
         job = None
         if before.get("ended") is None and isinstance(before.get("job_id"), str):
-            job = self.executor.job_class(self.executor.folder, before["job_id"])
+            job = self.job_class(self.executor.folder, before["job_id"])
         if job is None or job.done():
             job = self.executor.submit(RemoteRun(run, logs.resolve()))
         handle = ClusterJob(job)
@@ -142,4 +144,4 @@ def make_cluster(name: str, logs: Path, suite: str, options: Sequence[str], work
         executor.update_parameters(**parameters)
     except Exception as error:  # submitit raises NameError, TypeError and others for options that it does not know
         raise ArgumentError(f"--cluster-options cannot be used: {one_line(error)}") from None
-    return Cluster(executor, workers)
+    return Cluster(executor, {"slurm": submitit.SlurmJob, "local": submitit.LocalJob}[name], workers)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError
-from imf_jax.suite.cluster import make_cluster
+from imf_jax.suite.cluster import Cluster, make_cluster
 from imf_jax.suite.launch import log_path
 from imf_jax.suite.runs import Run
 
@@ -49,6 +49,31 @@ def test_a_cancelled_job_is_one_that_failed(tmp_path):
     code = ended(handle)
     assert code is not None
     assert code != EXIT_OK
+
+
+def test_jobs_of_an_earlier_suite_are_found_again(tmp_path):
+    """While they wait or run; the entry of the run in status.json has their id."""
+
+    class Job:
+        def __init__(self, folder, job_id):
+            self.job_id = job_id
+
+        def done(self):
+            return self.job_id == "7"  # all others wait or run
+
+    class Executor:
+        folder = tmp_path
+
+        def submit(self, function):
+            return Job(tmp_path, "9")
+
+    cluster = Cluster(Executor(), Job)
+    run = Run("a", "demonstrations", tmp_path / "a", (), {})
+    for before, job_id in (
+        ({"job_id": "5", "ended": None}, "5"), ({"job_id": "5", "ended": "2026"}, "9"),
+        ({"job_id": "7", "ended": None}, "9"), ({"job_id": None}, "9"),
+    ):  # fmt: skip
+        assert cluster.start(run, tmp_path, before).place == {"job_id": job_id}
 
 
 def test_clusters_that_are_not_there(tmp_path, monkeypatch):
