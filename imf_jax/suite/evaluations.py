@@ -1,5 +1,6 @@
 """Evaluations of a suite: what is measured of every arm, as entries of the files that `eval.py --jobs` reads."""
 
+import functools
 import itertools
 import typing
 from collections.abc import Mapping, Sequence
@@ -9,16 +10,13 @@ from typing import Any
 
 from imf_jax.config import EvalConfig, ExecutionConfig, TrainConfig, require
 from imf_jax.config.perturbation import active, require_noticed
-from imf_jax.errors import ArgumentError
+from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.jobs import read_entry, require_executable
 from imf_jax.settings_file import require_known
 from imf_jax.suite.spec import NAME, Choice, Suite, label_of
 
 EVALUATION = "evaluation"
 """Axis of the names of evaluations."""
-
-PERTURB = "perturb"
-"""Flag whose entries are flags of their own here: `perturb.push: [0, 0.5]` is an axis of numbers."""
 
 OWN = ("name", "only", "captures", "episodes", "seed", "seeds", "task")
 """Keys of an evaluation that are no flags, or have a place of their own in a file of jobs."""
@@ -82,12 +80,12 @@ def _spread(suite: Suite, name: str, entry: Mapping[str, Any], where: str) -> li
     require(isinstance(seeds, list) and bool(seeds), f"{where}: seeds must be a list of whole numbers, such as [0, 1]")
     shared = {key: entry[key] for key in ("captures", "task") if key in entry}
     shared |= {"episodes": entry.get("episodes", EvalConfig.episodes), "seeds": seeds}
-    flags = {_flag(str(key)): value for key, value in entry.items() if key not in OWN}
-    require(
-        PERTURB not in flags or not any(flag.startswith(f"{PERTURB}.") for flag in flags),
-        f"{where} has both {PERTURB} and {PERTURB}.NAME; keep one",
-    )
+    flags = {str(key).replace("-", "_"): value for key, value in entry.items() if key not in OWN}
     varied = {flag: value for flag, value in flags.items() if _is_varied(flag, value)}
+    # Levels are an axis of the name of their perturbation: {perturb: {push: [0, 0.5]}}.
+    perturb = flags.get("perturb") if isinstance(flags.get("perturb"), dict) else {}
+    assert isinstance(perturb, dict)
+    varied |= {str(name): levels for name, levels in perturb.items() if isinstance(levels, list)}
     require(all(varied.values()), f"{where}: an empty list leaves nothing to evaluate")
     clash = sorted(set(varied) & set(suite.axes))
     require(not clash, f"{where}: {', '.join(clash)} is varied in the grid as well; vary it in one place")
@@ -96,21 +94,11 @@ def _spread(suite: Suite, name: str, entry: Mapping[str, Any], where: str) -> li
     for values in itertools.product(*varied.values()):
         chosen = dict(zip(varied, values, strict=True))
         label = "_".join([name, *(label_of(flag, value) for flag, value in chosen.items())])
-        variants.append(Variant(label, name, chosen, {**shared, "overrides": _nested({**flags, **chosen})}, only))
+        overrides = {**flags, **{flag: value for flag, value in chosen.items() if flag not in perturb}}
+        if perturb:
+            overrides["perturb"] = {name: chosen.get(name, level) for name, level in perturb.items()}
+        variants.append(Variant(label, name, chosen, {**shared, "overrides": overrides}, only))
     return variants
-
-
-def _flag(key: str) -> str:
-    """Name of a flag as configurations have it; those of perturbations have hyphens."""
-    return key if key.startswith(f"{PERTURB}.") else key.replace("-", "_")
-
-
-def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags with all `perturb.NAME: LEVEL` as one mapping."""
-    prefix = f"{PERTURB}."
-    levels = {flag.removeprefix(prefix): value for flag, value in flags.items() if flag.startswith(prefix)}
-    others = {flag: value for flag, value in flags.items() if not flag.startswith(prefix)}
-    return others | ({PERTURB: levels} if levels else {})
 
 
 def _is_varied(flag: str, value: Any) -> bool:
@@ -171,21 +159,31 @@ def arm_jobs(variants: Sequence[Variant], config: TrainConfig, run: Path, where:
         for found in read_entry(job, f"{where}: evaluation", 0, EvalConfig(checkpoint=run)):
             try:
                 require_executable(found.config, config.policy)
-                _require_perturbable(found.config, config)
-            except ArgumentError as error:
+                require_perturbable(found.config, config)
+            except UserError as error:
                 raise ArgumentError(f"{where}: evaluation {found.name}: {error}") from None
         jobs.append(job)
     return tuple(jobs)
 
 
-def _require_perturbable(evaluation: EvalConfig, training: TrainConfig) -> None:
-    """Refuse a perturbation that the task or the policy does not have."""
-    if not active(evaluation.perturb):
-        return
+def require_perturbable(evaluation: EvalConfig, training: TrainConfig) -> None:
+    """Refuse a perturbation of what the task or the policy does not have.
+
+    Raises:
+        ArgumentError: names the perturbation.
+    """
+    levels = tuple(active(evaluation.perturb).items())
+    if levels:
+        _require_perturbable(evaluation.task or training.task, levels, bool(training.policy.encoder.cameras))
+
+
+@functools.cache
+def _require_perturbable(task: str, levels: tuple[tuple[str, float], ...], sees: bool) -> None:
     from imf_jax.sim.backends.task_scene import TaskScene
 
-    require_noticed(evaluation.perturb, sees=bool(training.policy.encoder.cameras), scripted=False)
-    TaskScene(evaluation.task or training.task, "primitive", perturb=evaluation.perturb)
+    perturb = dict(levels)
+    require_noticed(perturb, sees=sees, scripted=False)
+    TaskScene(task, "primitive", perturb=perturb)
 
 
 def axes_of(choices: Mapping[str, Choice], variant: Variant) -> dict[str, Any]:
