@@ -13,6 +13,7 @@ from imf_jax.config import (
     BackendName,
     PictureStyle,
     RendererName,
+    TrainConfig,
     VisualName,
     flag,
     require,
@@ -330,6 +331,50 @@ class PicturesBenchmark:
         return [Table(title, [asdict(rate) for rate in rates])]
 
 
+@dataclass(frozen=True)
+class ResNetBenchmark:
+    """Plans and training step of presets with a ResNet per camera, against PyTorch (extra `peers`), on CPU threads.
+
+    Start it with .venv-parity/bin/python, which `make parity` makes.
+    """
+
+    # Presets, see configs/.
+    presets: tuple[str, ...] = ("resnet-small", "resnet")
+    # Windows of a training step of each preset; each has two observations of three cameras.
+    batches: tuple[int, ...] = (32, 4)
+    # Rows of plans.
+    plan_batches: tuple[int, ...] = (1, 16)
+    # Calls of every side.
+    rounds: int = 5
+    # Also measure PyTorch.
+    peer: bool = True
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> "list[Table]":
+        """Measure, and return the figures as a table."""
+        require_counts(self, "rounds")
+        require(bool(self.presets), "--presets must name at least one preset")
+        require(
+            len(self.batches) == len(self.presets),
+            f"--batches has {len(self.batches)} entries for {len(self.presets)} presets; give one for each",
+        )
+        require(min((*self.batches, *self.plan_batches)) >= 1, "--batches and --plan-batches must be positive")
+        from imf_jax.benchmark.resnet import measure
+        from imf_jax.benchmark.tables import Table
+        from imf_jax.presets import load_preset
+
+        rows = []
+        for preset, batch in zip(self.presets, self.batches, strict=True):
+            config: TrainConfig = load_preset(preset)
+            console.print(f"measuring {preset} ...", style="dim")
+            timings = measure(
+                preset, config.policy, batch=batch, plan_batches=self.plan_batches, rounds=self.rounds, peer=self.peer
+            )
+            rows += [asdict(timing) for timing in timings]
+        return [Table("ResNet policy; ratio = time of a side / time of imf_jax in the same round", rows)]
+
+
 Benchmark = (
     Annotated[PolicyBenchmark, tyro.conf.subcommand("policy")]
     | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
@@ -337,6 +382,7 @@ Benchmark = (
     | Annotated[RolloutsBenchmark, tyro.conf.subcommand("rollouts")]
     | Annotated[PeersBenchmark, tyro.conf.subcommand("peers")]
     | Annotated[PicturesBenchmark, tyro.conf.subcommand("pictures")]
+    | Annotated[ResNetBenchmark, tyro.conf.subcommand("resnet")]
 )
 
 
