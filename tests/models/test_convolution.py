@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from imf_jax.models.encoders.convolution import Convolution, max_pool, on_cpu, taps
+from imf_jax.models.encoders.convolution import LARGE_MAP, WIDE, Convolution, max_pool, on_cpu, taps
 
 
-def results(form: str, size: int, stride: int, shape: tuple[int, int]) -> list[np.ndarray]:
+def results(form: str, channels: int, size: int, stride: int, shape: tuple[int, int]) -> list[np.ndarray]:
     """Output and gradients of a convolution within a compiled loop."""
-    module = Convolution(3, 4, size, stride, rngs=nnx.Rngs(0))
+    module = Convolution(channels, 4, size, stride, rngs=nnx.Rngs(0))
     module.form = form
     graph, weights = nnx.split(module)
     random = np.random.default_rng(0)
-    x = jnp.asarray(random.normal(size=(2, *shape, 3)).astype(np.float32))
+    x = jnp.asarray(random.normal(size=(2, *shape, channels)).astype(np.float32))
     out_shape = [-(-side // stride) for side in shape]
     cotangent = jnp.asarray(random.normal(size=(2, *out_shape, 4)).astype(np.float32))
 
@@ -31,11 +31,19 @@ def results(form: str, size: int, stride: int, shape: tuple[int, int]) -> list[n
 
 
 @pytest.mark.parametrize(
-    ("size", "stride", "shape"),
-    [(3, 1, (9, 11)), (3, 2, (13, 16)), (7, 2, (14, 15)), (3, 1, (4, 5)), (3, 2, (5, 4)), (1, 2, (9, 8))],
+    ("channels", "size", "stride", "shape"),
+    [
+        (3, 3, 1, (9, 11)),
+        (3, 3, 2, (13, 16)),
+        (3, 7, 2, (14, 15)),
+        (3, 3, 1, (4, 5)),
+        (3, 3, 2, (5, 4)),
+        (3, 1, 2, (9, 8)),
+        (WIDE, 3, 1, (27, LARGE_MAP // 27 + 1)),
+    ],
 )
-def test_the_forms_agree(size: int, stride: int, shape: tuple[int, int]) -> None:
-    for xla, cpu in zip(*(results(form, size, stride, shape) for form in ("xla", "cpu")), strict=True):
+def test_the_forms_agree(channels: int, size: int, stride: int, shape: tuple[int, int]) -> None:
+    for xla, cpu in zip(*(results(form, channels, size, stride, shape) for form in ("xla", "cpu")), strict=True):
         assert xla.shape == cpu.shape
         np.testing.assert_allclose(cpu, xla, rtol=0, atol=2e-5 * np.abs(xla).max())
 

@@ -13,6 +13,7 @@ from transfer_task import SPACES
 from imf_jax.config import AttnResConfig, PolicyConfig, ResNetEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.models.conditioning import ResNetConditioning
+from imf_jax.models.encoders import resnet
 from imf_jax.models.encoders.resnet import ResNet18, ResNetEncoder, color_jitter, crop, crop_offsets, spatial_softmax
 from imf_jax.models.policy import Policy
 
@@ -168,6 +169,20 @@ def test_gradients_reach_every_weight() -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(params, pictures())):
         assert np.isfinite(leaf).all(), path
         assert np.any(leaf), path
+
+
+def test_the_loop_over_cameras_keeps_only_what_was_convolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, params = nnx.split(build())
+    images = pictures(batch=1, steps=1)
+
+    def kept() -> int:
+        """Numbers that a gradient needs of the forward pass, besides the weights."""
+        pull = jax.eval_shape(lambda params: jax.vjp(lambda p: nnx.merge(graph, p)(images), params)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(pull)) - sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    on_a_cpu = kept()
+    monkeypatch.setattr(resnet, "on_cpu", lambda form: False)
+    assert 0 < on_a_cpu < 0.5 * kept()
 
 
 def condition(config: ResNetEncoderConfig, dim: int, tokens: int) -> None:

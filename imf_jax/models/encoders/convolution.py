@@ -3,7 +3,7 @@
 XLA's CPU compiler brings a convolution into the form of its fast kernels outside of loops only. Within a loop the
 gradient of an ordinary one takes tens of times as long; a depthwise convolution is four times as slow anywhere.
 On CPUs the gradients are therefore written as convolutions which already have that form, and convolutions of small maps
-as patches and one matrix product, which has more to multiply at once. Accelerators get XLA's own.
+and gradients on large, wide maps as one matrix product, which has more to multiply at once. Accelerators get XLA's own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
 Array = jax.Array
@@ -23,14 +24,20 @@ ConvolutionForm = Literal["auto", "xla", "cpu"]
 SMALL_MAP = 36
 """Cells of a map up to which a CPU multiplies patches: about where a convolution becomes faster."""
 
+LARGE_MAP, WIDE = 784, 64
+"""Cells and channels of a map from which on a CPU takes the gradient of a kernel of stride 1 as a product."""
+
+CONVOLVED = "convolved"
+"""Name of the outputs of convolutions on CPUs, for `jax.checkpoint`."""
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Cells before and behind a map, of its height and of its width."""
 
 
 def taps(
-    x: Float[Array, "B H W C"], size: int, stride: int, padding: Sequence[tuple[int, int]], fill: float = 0
+    x: Float[Array, "B H W C"], size: int, stride: int, padding: Sequence[tuple[int, int]]
 ) -> Iterator[Float[Array, "B H_out W_out C"]]:
-    """The inputs of a convolution or a pool: for every cell of its window, row by row, the map that this cell reads.
+    """The inputs of a convolution: for every cell of its window, row by row, the map that this cell reads.
 
     Sums of such slices take a quarter of the time of XLA's depthwise convolutions on a CPU, in and out of loops.
 
@@ -39,13 +46,12 @@ def taps(
         size: height and width of the window [cells].
         stride: of the window [cells].
         padding: see `Padding`.
-        fill: value of the padding.
 
     Yields:
         size * size maps, float32 (B, H_out, W_out, C).
     """
     height, width = ((side + sum(pad) - size) // stride + 1 for side, pad in zip(x.shape[1:3], padding, strict=True))
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     for row, column in product(range(size), repeat=2):
         yield x[:, row : row + (height - 1) * stride + 1 : stride, column : column + (width - 1) * stride + 1 : stride]
 
@@ -84,7 +90,7 @@ class Convolution(nnx.Conv):
         """Convolve `x`, (B, H, W, channels_in) -> (B, ceil(H / stride), ceil(W / stride), channels_out)."""
         if not on_cpu(self.form):
             return super().__call__(x)
-        y = convolve(x, self.kernel[...], self.stride)
+        y = checkpoint_name(convolve(x, self.kernel[...], self.stride), CONVOLVED)
         return y if self.bias is None else y + self.bias[...]
 
 
@@ -157,7 +163,9 @@ def _input_gradient(gradient: Array, kernel: Array, stride: int, shape: Sequence
 
 
 def _kernel_gradient(gradient: Array, x: Array, size: int, stride: int) -> Array:
-    """Gradient of the kernel: a convolution over the map with pictures in the place of channels."""
+    """Gradient of the kernel: a convolution over the map with pictures in the place of channels, or a product."""
+    if stride == 1 and x.shape[1] * x.shape[2] >= LARGE_MAP and x.shape[3] >= WIDE:
+        return _kernel_product(gradient, x, size)
     padding = [
         (size // 2, (given - 1) * stride + size - side - size // 2)
         for side, given in zip(x.shape[1:3], gradient.shape[1:3], strict=True)
@@ -166,10 +174,24 @@ def _kernel_gradient(gradient: Array, x: Array, size: int, stride: int) -> Array
     return swapped.transpose(1, 2, 0, 3)
 
 
+def _kernel_product(gradient: Array, x: Array, size: int) -> Array:
+    """Gradient of the kernel for stride 1, as one product of maps shifted by columns and gradients shifted by rows.
+
+    The patches of a kernel of three rows would be one and a half times as many numbers.
+    """
+    half, (height, width, channels) = size // 2, x.shape[1:]
+    padded = jnp.pad(x, ((0, 0), (0, 0), (half, half), (0, 0)))
+    columns = jnp.concatenate([padded[:, :, n : n + width] for n in range(size)], axis=-1)
+    padded = jnp.pad(gradient, ((0, 0), (half, half), (0, 0), (0, 0)))
+    rows = jnp.concatenate([padded[:, n : n + height] for n in reversed(range(size))], axis=-1)
+    product = rows.reshape(-1, rows.shape[-1]).T @ columns.reshape(-1, columns.shape[-1])
+    return product.reshape(size, -1, size, channels).transpose(0, 2, 3, 1)
+
+
 def max_pool(
     x: Float[Array, "B H W C"], size: int, stride: int, form: ConvolutionForm = "auto"
 ) -> Float[Array, "B H_out W_out C"]:
-    """Maximum over windows, padded by half of them; on CPUs of slices, as XLA's gradient is slow there.
+    """Maximum over windows, padded by half of them; on CPUs of slices, rows first, as XLA's gradient is slow there.
 
     Args:
         x: float32 (B, H, W, C).
@@ -179,4 +201,10 @@ def max_pool(
     """
     if not on_cpu(form):
         return nnx.max_pool(x, (size, size), strides=(stride, stride), padding=half_padding(size))
-    return jax.tree.reduce(jnp.maximum, [*taps(x, size, stride, half_padding(size), fill=-jnp.inf)])
+    for axis in (1, 2):
+        pad = [(size // 2, size // 2) if n == axis else (0, 0) for n in range(4)]
+        padded = jnp.pad(x, pad, constant_values=-jnp.inf)
+        last = (x.shape[axis] - 1) // stride * stride
+        slices = [jax.lax.slice_in_dim(padded, n, n + last + 1, stride, axis) for n in range(size)]
+        x = jax.tree.reduce(jnp.maximum, slices)
+    return x

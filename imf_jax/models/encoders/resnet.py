@@ -13,7 +13,7 @@ from jaxtyping import Float, Int32, Key, UInt8
 
 from imf_jax import seeds
 from imf_jax.config import ResNetEncoderConfig
-from imf_jax.models.encoders.convolution import Convolution, ConvolutionForm, max_pool
+from imf_jax.models.encoders.convolution import CONVOLVED, Convolution, ConvolutionForm, max_pool, on_cpu
 
 Array = jax.Array
 
@@ -271,7 +271,11 @@ class ResNetEncoder(nnx.Module):
             features = network(inputs[1], training)
             return None, (nnx.state(network, nnx.BatchStat), features)
 
-        _, (statistics, features) = jax.lax.scan(one, None, (stacked, pixels))
+        # What a loop keeps for its gradient is copied into and out of arrays of all cameras. On CPUs that takes longer
+        # than to compute all but the convolutions once more.
+        keep = jax.checkpoint_policies.save_only_these_names(CONVOLVED)
+        body = jax.checkpoint(one, policy=keep, prevent_cse=False) if on_cpu("auto") else one
+        _, (statistics, features) = jax.lax.scan(body, None, (stacked, pixels))
         if training:
             nnx.update(self.network, statistics)
         return features
