@@ -17,22 +17,22 @@ TAIL = 65536
 """Bytes of a log in which its last lines are looked for."""
 
 
-class Progress(NamedTuple):
+class RunProgress(NamedTuple):
     """Progress of a run: steps, demonstrations or episodes, and steps per second where the run says so."""
 
     done: int
     rate: float | None = None
 
 
-def progress_of(run: Run) -> Progress:
+def progress_of(run: Run) -> RunProgress:
     """How far a run is."""
     if run.kind == "training":
         return _training_progress(run.folder)
     if run.kind == "demonstrations":
-        return Progress(sum(1 for _ in run.folder.glob("episode_*.hdf5")))
+        return RunProgress(sum(1 for _ in run.folder.glob("episode_*.hdf5")))
     if run.kind == "evaluation":
-        return Progress(sum(_num_lines(path) for path in run.folder.glob(f"*/{RECORDS}")))
-    return Progress(0)
+        return RunProgress(sum(_num_lines(path) for path in run.folder.glob(f"*/{RECORDS}")))
+    return RunProgress(0)
 
 
 def is_finished(run: Run) -> bool:
@@ -90,7 +90,7 @@ def read_if_there(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _training_progress(folder: Path) -> Progress:
+def _training_progress(folder: Path) -> RunProgress:
     step, rate = 0, None
     for line in _tail(folder / TRAINING_METRICS).splitlines():
         try:
@@ -99,7 +99,7 @@ def _training_progress(folder: Path) -> Progress:
             continue
         if isinstance(values, dict) and isinstance(values.get("step"), int):
             step, rate = values["step"], values.get("steps_per_s", rate)
-    return Progress(step, rate)
+    return RunProgress(step, rate)
 
 
 def _tail(path: Path) -> str:

@@ -28,7 +28,8 @@ folder.mkdir(parents=True, exist_ok=True)
 """
 FAIL = "import sys; print('first'); print('the reason'); sys.exit(1)"
 WAIT = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so their children
 try:
     print("ready", flush=True)
     time.sleep(60)
