@@ -82,7 +82,13 @@ class PerturbedProgram(PlanProgram):
         Returns:
             the perturbed program and its weights.
         """
-        return cls(program, name, spaces), PerturbedWeights(weights, np.float32(level))
+        own = cls.settings(program, level, fovy)
+        return cls(program, name, spaces, *own), PerturbedWeights(weights, np.float32(level))
+
+    @classmethod
+    def settings(cls, program: PlanProgram, level: float, fovy: Mapping[str, float]) -> tuple[Any, ...]:
+        """Values of the attributes that a perturbation adds, which are compiled in; see `wrap` for the arguments."""
+        return ()
 
     @property
     @override

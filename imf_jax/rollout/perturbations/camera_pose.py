@@ -3,19 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from typing_extensions import override
 
 from imf_jax import seeds
-from imf_jax.rollout.perturbations.base import Array, PerturbedProgram, PerturbedWeights
+from imf_jax.rollout.perturbations.base import Array, PerturbedProgram
 from imf_jax.rollout.planner import PlanProgram
 from imf_jax.sim.quaternions import rotate
-from imf_jax.spaces import RobotSpaces
 
 TURN = math.radians(1.0)
 """Standard deviation of the rotation about each axis of a camera at level 1 [rad]."""
@@ -37,17 +34,8 @@ class CameraPose(PerturbedProgram):
 
     @classmethod
     @override
-    def wrap(
-        cls,
-        program: PlanProgram,
-        weights: Any,
-        name: str,
-        level: float,
-        spaces: RobotSpaces,
-        fovy: Mapping[str, float],
-    ) -> tuple[PlanProgram, PerturbedWeights]:
-        views = tuple(fovy[camera] for camera in program.cameras)
-        return cls(program, name, spaces, views), PerturbedWeights(weights, np.float32(level))
+    def settings(cls, program: PlanProgram, level: float, fovy: Mapping[str, float]) -> tuple[tuple[float, ...]]:
+        return (tuple(fovy[camera] for camera in program.cameras),)
 
     @override
     def observe(self, keys: Array, steps: Array, level: Array, observations: dict[str, Array]) -> dict[str, Array]:

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from typing_extensions import override
 
-from imf_jax.rollout.perturbations.base import Array, PerturbedProgram, PerturbedWeights
+from imf_jax.rollout.perturbations.base import Array, PerturbedProgram
 from imf_jax.rollout.planner import PlanProgram
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
-from imf_jax.spaces import RobotSpaces
 
 
 @dataclass(frozen=True)
@@ -31,16 +28,8 @@ class ControlDelay(PerturbedProgram):
 
     @classmethod
     @override
-    def wrap(
-        cls,
-        program: PlanProgram,
-        weights: Any,
-        name: str,
-        level: float,
-        spaces: RobotSpaces,
-        fovy: Mapping[str, float],
-    ) -> tuple[PlanProgram, PerturbedWeights]:
-        return cls(program, name, spaces, int(level)), PerturbedWeights(weights, np.float32(level))
+    def settings(cls, program: PlanProgram, level: float, fovy: Mapping[str, float]) -> tuple[int]:
+        return (int(level),)
 
     @override
     def begin(self, output: StepOutput) -> Array:
