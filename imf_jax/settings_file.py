@@ -1,6 +1,5 @@
 """Files of settings that users write, in YAML or JSON: plain types only, no repeated keys, mistyped names corrected."""
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from imf_jax.config import require
+from imf_jax.config import nearest_known, require
 from imf_jax.errors import UserError
 
 
@@ -72,5 +71,4 @@ def require_known(given: Iterable[Any], known: Sequence[str], where: str) -> Non
 
 def nearest(name: Any, known: Sequence[str]) -> str:
     """End of a message about an unknown name: the nearest known one, or all of them."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; choose from: {', '.join(sorted(known))}"
+    return f"; {nearest_known(str(name), sorted(known))}"

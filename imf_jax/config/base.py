@@ -1,5 +1,7 @@
 """Shared parts of all settings: fixed choices, and checks of values."""
 
+import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,6 +67,12 @@ def require(condition: bool, message: str) -> None:
     """Raise `ArgumentError(message)` unless `condition` holds."""
     if not condition:
         raise ArgumentError(message)
+
+
+def nearest_known(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
+    """Hint about an unknown name: the known one that is most alike, by `cutoff` in 0..1 at least, else all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean {close[0]}?" if close else f"choose from: {', '.join(known)}"
 
 
 def kind_name(config: Any) -> str:

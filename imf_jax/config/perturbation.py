@@ -4,7 +4,6 @@ A new perturbation is one file with its class, in `imf_jax.sim.perturbations` or
 line in `PERTURBATIONS`.
 """
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from imf_jax.config.base import require
+from imf_jax.config.base import nearest_known, require
 
 _SCENE, _PLAN = "imf_jax.sim.perturbations", "imf_jax.rollout.perturbations"
 
@@ -130,8 +129,7 @@ def require_perturbations(perturb: Mapping[str, float]) -> None:
         ArgumentError: names the nearest known perturbation, or the levels that are possible.
     """
     for name, level in perturb.items():
-        close = difflib.get_close_matches(name, PERTURBATIONS, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else f"choose from: {', '.join(PERTURBATIONS)}"
+        hint = nearest_known(name, PERTURBATIONS, cutoff=0.4)  # so that "mass" is answered with object-mass
         require(name in PERTURBATIONS, f"--perturb {name}: there is no such perturbation; {hint}")
         kind = PERTURBATIONS[name]
         possible = math.isfinite(level) and 0 <= level <= kind.most and (not kind.whole or level == int(level))

@@ -1,13 +1,12 @@
 """Settings of a policy: its encoder, and what goes with all of its parts."""
 
-import difflib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from imf_jax.config.base import IMAGE_SIZE, VIEWS, kind_name, require, require_cameras, require_views
+from imf_jax.config.base import IMAGE_SIZE, VIEWS, kind_name, nearest_known, require, require_cameras, require_views
 from imf_jax.config.networks import AttnResConfig, HeadConfig
 from imf_jax.config.objectives import DiffusionConfig, ImfConfig, ObjectiveConfig
 
@@ -217,9 +216,7 @@ def with_kind(policy: PolicyConfig, group: str, name: str) -> PolicyConfig:
         ArgumentError: there is no such kind; or it does not go with the other settings.
     """
     kinds = KINDS[group]
-    close = difflib.get_close_matches(name, kinds, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"choose from: {', '.join(kinds)}"
-    require(name in kinds, f"--policy.{group} {name} is not known; {hint}")
+    require(name in kinds, f"--policy.{group} {name} is not known; {nearest_known(name, kinds)}")
     kind, current = kinds[name], getattr(policy, group)
     if type(current) is kind:
         return policy
