@@ -136,12 +136,12 @@ def optimizer_step(
     return one_step
 
 
-def training_program(config: TrainConfig | PretrainConfig, graph: nnx.GraphDef[Any], draw: Draw) -> jax.stages.Wrapped:
+def training_program(config: TrainConfig, graph: nnx.GraphDef[Any]) -> jax.stages.Wrapped:
     """The training loop, to be compiled: a function of the arguments of `RunSteps`, the first of which it donates.
 
     See `optimizer_step` for the arguments.
     """
-    one_step = optimizer_step(config, graph, draw)
+    one_step = optimizer_step(config, graph, draw_windows(config))
 
     def run_steps(state: TrainState, variables: nnx.State, data: Any, count: Array) -> TrainState:
         # The trip count is dynamic on purpose: one program serves every count, so grouping cannot change rounding.
@@ -151,23 +151,15 @@ def training_program(config: TrainConfig | PretrainConfig, graph: nnx.GraphDef[A
 
 
 def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenParts, data: Demonstrations) -> RunSteps:
-    """Compile the training loop of a policy, see `compile_steps`."""
-    return compile_steps(config, state, frozen, data, draw_windows(config))
-
-
-def compile_steps(
-    config: TrainConfig | PretrainConfig, state: TrainState, frozen: FrozenParts, data: Any, draw: Draw
-) -> RunSteps:
-    """Compile the training loop for arguments like these. It donates the buffers of the state it is given.
+    """Compile the training loop of a policy for arguments like these. It donates the buffers of the state it is given.
 
     Args:
         config: the run.
         state: the training state.
         frozen: the rest of what is trained, see `optimizer_step`.
-        data: a pytree of arrays on the device.
-        draw: see `Draw`.
+        data: the demonstrations, on the device.
     """
-    return training_program(config, frozen.graph, draw).lower(state, frozen.variables, data, jnp.int32(1)).compile()
+    return training_program(config, frozen.graph).lower(state, frozen.variables, data, jnp.int32(1)).compile()
 
 
 RunStep = Callable[[TrainState, nnx.State, Any, Array], TrainState]
@@ -222,7 +214,7 @@ def compile_streamed_step(
     draw: StreamedDraw,
     picture_shape: tuple[int, ...],
 ) -> RunStep:
-    """Compile a training step that is given its pictures; `picture_shape`: (C, H, W, 3). See also `compile_steps`."""
+    """Compile a training step that is given its pictures; `picture_shape`: (C, H, W, 3); see `compile_run_steps`."""
     rows = jax.eval_shape(draw.rows, data, jax.eval_shape(lambda: root_key(0, STEP_STREAM)))
     images = jax.ShapeDtypeStruct((*rows.shape, *picture_shape), jnp.uint8)
     return streamed_step_program(config, frozen.graph, draw).lower(state, frozen.variables, data, images).compile()

@@ -34,7 +34,7 @@ from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.sim.backends.warp import WarpBackend
 from imf_jax.sim.tasks import get_task
 from imf_jax.training.pretraining import streamed_clips
-from imf_jax.training.state import TrainState, draw_windows, initial_state, streamed_step_program, training_program
+from imf_jax.training.state import TrainState, initial_state, streamed_step_program, training_program
 
 MAX_STEPS = 200
 REPLANS = 5
@@ -153,7 +153,7 @@ def training(config: TrainConfig) -> Program:
     """The training loop; one step is one pass of it. A frozen encoder's features are cached, as in training."""
     state, frozen = nnx.eval_shape(lambda: initial_state(make_policy(config), config))
     name = f"training step {head_size(config.policy)}"
-    program = training_program(config, frozen.graph, draw_windows(config))
+    program = training_program(config, frozen.graph)
     data = jax.eval_shape(lambda: blank_demonstrations(config))
     return Program(name, program, (state, frozen.variables, data, spec((), jnp.int32)))
 
