@@ -140,9 +140,14 @@ def read_entry(entry: Any, what: str, number: int, defaults: EvalConfig) -> list
             config = from_dict(EvalConfig, values | {"seed": seed})
         except UserError as error:
             raise ArgumentError(f"{where}: {error}") from None
-        jobs.append(Job(name if len(seeds) == 1 else f"{name}_seed{seed}", config))
+        jobs.append(Job(job_name(name, seed, seeds), config))
     require(len(set(seeds)) == len(seeds), f"{where}: a seed is given twice")
     return jobs
+
+
+def job_name(name: str, seed: int, seeds: Sequence[int]) -> str:
+    """Name of the job, and of its folder, of one of the seeds of an entry."""
+    return name if len(seeds) == 1 else f"{name}_seed{seed}"
 
 
 def _mapping(entry: dict[str, Any], key: str, where: str) -> dict[str, Any]:

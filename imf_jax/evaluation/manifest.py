@@ -17,6 +17,12 @@ MANIFEST_VERSION = 1
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "mujoco", "mujoco-mjx")
 
 
+def versions() -> dict[str, str]:
+    """Versions of the package, of Python and of the libraries that compute."""
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"imf_jax": imf_jax.__version__, "python": platform.python_version(), **libraries}
+
+
 def environment() -> dict[str, Any]:
     """Versions, devices and precision of matrix products.
 
@@ -24,11 +30,7 @@ def environment() -> dict[str, Any]:
     """
     device = jax.local_devices()[0]
     return {
-        "versions": {
-            "imf_jax": imf_jax.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
+        "versions": versions(),
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,

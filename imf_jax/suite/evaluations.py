@@ -11,7 +11,7 @@ from typing import Any
 from imf_jax.config import EvalConfig, ExecutionConfig, TrainConfig, require
 from imf_jax.config.perturbation import active, require_noticed
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.evaluation.jobs import read_entry, require_executable
+from imf_jax.evaluation.jobs import job_name, read_entry, require_executable
 from imf_jax.settings_file import require_known
 from imf_jax.suite.spec import NAME, Choice, Suite, label_of
 
@@ -48,7 +48,7 @@ class Variant:
     def folders(self) -> tuple[str, ...]:
         """Folders of its results below that of the run: one per seed of the scenes."""
         seeds = self.job["seeds"]
-        return (self.name,) if len(seeds) == 1 else tuple(f"{self.name}_seed{seed}" for seed in seeds)
+        return tuple(job_name(self.name, seed, seeds) for seed in seeds)
 
     def scenes(self, task: str) -> tuple[int, tuple[int, ...], str]:
         """What says which scenes an arm of this task is evaluated on: episodes per seed, seeds, task."""

@@ -9,7 +9,6 @@
 
 import fcntl
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ import imf_jax
 from imf_jax.checkpoints import newest_checkpoint, read_meta
 from imf_jax.config import require
 from imf_jax.errors import ArgumentError, UserError
-from imf_jax.evaluation.manifest import LIBRARIES
+from imf_jax.evaluation.manifest import versions
 from imf_jax.files import read_json, reported_write_errors, write_json
 from imf_jax.suite.plan import Plan
 from imf_jax.suite.progress import read_if_there
@@ -163,7 +161,10 @@ class SuiteFolder:
             UserError: they cannot be written.
         """
         plan, before = self.plan, read_if_there(self.path / MANIFEST)
-        session = {"started": now(), "host": socket.gethostname(), "command": sys.argv, **_versions()}
+        session = {
+            "started": now(), "host": socket.gethostname(), "command": sys.argv, "versions": versions(),
+            "commit": commit(Path(imf_jax.__file__).parent),
+        }  # fmt: skip
         with reported_write_errors(self.path, "suite"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._manifest = {
@@ -241,17 +242,6 @@ def offer_notes(path: Path, plan: Plan) -> None:
     if lines:
         with path.open("a", encoding="utf-8") as file:
             file.write(("" if text.endswith("\n") or not text else "\n") + "\n".join(lines) + "\n")
-
-
-def _versions() -> dict[str, Any]:
-    return {
-        "versions": {
-            "imf_jax": imf_jax.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
-        "commit": commit(Path(imf_jax.__file__).parent),
-    }
 
 
 def commit(folder: Path) -> str | None:

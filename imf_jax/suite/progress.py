@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from imf_jax.checkpoints import newest_checkpoint
 from imf_jax.errors import UserError
 from imf_jax.evaluation.folder import METRICS, RECORDS
-from imf_jax.evaluation.jobs import JOB
+from imf_jax.evaluation.jobs import JOB, job_name
 from imf_jax.files import TRAINING_METRICS, read_json
 from imf_jax.suite.runs import Run
 from imf_jax.training.trackers import SUMMARY, TRACKING
@@ -51,7 +51,7 @@ def is_finished(run: Run) -> bool:
 def job_folders(folder: Path, job: Mapping[str, Any]) -> list[Path]:
     """Folders of the evaluations of a job, one per seed of the scenes."""
     seeds = job["seeds"]
-    return [folder / (job["name"] if len(seeds) == 1 else f"{job['name']}_seed{seed}") for seed in seeds]
+    return [folder / job_name(job["name"], seed, seeds) for seed in seeds]
 
 
 def is_evaluated(folder: Path, episodes: int) -> bool:
