@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from imf_jax.config.perturbation import PERTURBATIONS, active, perturbation_text
 from imf_jax.evaluation.report.charts import Series, line_chart
-from imf_jax.evaluation.report.comparison import Comparison, holm_correction, mcnemar_p_value
+from imf_jax.evaluation.report.comparison import Comparison, holm_correction
 from imf_jax.evaluation.report.load import Evaluation
 
 END = "the end"
@@ -101,23 +101,27 @@ def level_curves(comparison: Comparison) -> tuple[LevelCurve, ...]:
 
 
 def _rows(comparison: Comparison, indices: Sequence[int], levels: Sequence[float]) -> tuple[LevelRow, ...]:
-    records = [{record.episode: record for record in comparison.evaluations[index].records} for index in indices]
-    stages, rows = comparison.evaluations[indices[0]].stages, []
-    succeeded = [{episode for episode, record in table.items() if record.status == "success"} for table in records]
-    p_values = [mcnemar_p_value(len(succeeded[0] - now), len(now - succeeded[0])) for now in succeeded[1:]]
-    corrected: list[float | None] = [None, *holm_correction(p_values)]
-    for place, (index, level) in enumerate(zip(indices, levels, strict=True)):
-        lost = tuple(sorted(succeeded[0] - succeeded[place]))
-        reached = Counter(int(records[place][episode].highest_stage) for episode in lost)
+    base, *others = indices
+    stages = comparison.evaluations[base].stages
+    pairs = {frozenset((pair.first, pair.second)): pair for pair in comparison.pairs}
+    compared = [pairs[frozenset((base, index))] for index in others]
+    corrected = holm_correction([pair.p_value for pair in compared])
+    rows = [LevelRow(levels[0], comparison.statistics[base])]
+    for index, level, pair, p_value_holm in zip(others, levels[1:], compared, corrected, strict=True):
+        lost, won = sorted(pair.only_first), sorted(pair.only_second)
+        if pair.first != base:
+            lost, won = won, lost
+        stage_of = {record.episode: int(record.highest_stage) for record in comparison.evaluations[index].records}
+        reached = Counter(stage_of[episode] for episode in lost)
         rows.append(
             LevelRow(
                 level,
                 comparison.statistics[index],
-                lost,
-                tuple(sorted(succeeded[place] - succeeded[0])),
+                tuple(lost),
+                tuple(won),
                 tuple((stages[stage] if stage < len(stages) else END, reached[stage]) for stage in sorted(reached)),
-                [None, *p_values][place],
-                corrected[place],
+                pair.p_value,
+                p_value_holm,
             )
         )
     return tuple(rows)
