@@ -61,6 +61,10 @@ class ExecutionConfig:
     # Tell the policy the actions that are executed while it plans; it must be trained with --prefix-training (async
     # only).
     prefix: bool = False
+    # Draw a plan to what the plan before it still has to say about the same steps, as real-time chunking does: the
+    # largest weight of that against the policy's velocity, 5 in its paper; 0 turns it off. Wants --sampling-steps of 5
+    # or so, each of which takes twice as long (async only).
+    guidance: float = 0.0
     # Servo commands per control step, between the last action's joint targets and this one's; a divisor of 5.
     action_interpolation: int = 1
 
@@ -80,6 +84,12 @@ class ExecutionConfig:
             not self.prefix or self.delay_steps >= 1,
             "--prefix would do nothing without a delay; add --inference async --delay-steps 1 or more",
         )
+        require(self.guidance >= 0, f"--guidance {self.guidance:g} must not be negative")
+        require(
+            self.inference == "async" or not self.guidance,
+            f"--guidance {self.guidance:g} would do nothing with --inference sync; add --inference async",
+        )
+        require(not (self.prefix and self.guidance), "--prefix and --guidance both say what a plan follows; choose one")
         require(
             self.replan_every is None or self.replan_every >= 1,
             f"--replan-every {self.replan_every} must be at least 1",
@@ -223,6 +233,9 @@ class LatencyConfig:
     blend_steps: int = 0
     # Tell the policy the actions that are executed while it plans; it must be trained with --prefix-training.
     prefix: bool = False
+    # Draw a plan to what the plan before it still has to say: the largest weight of that, 5 in the paper of real-time
+    # chunking; 0 turns it off. Wants --sampling-steps of 5 or so.
+    guidance: float = 0.0
     # Servo commands per control step; a divisor of 5.
     action_interpolation: int = 1
     # What is kept of each episode.
@@ -243,6 +256,7 @@ class LatencyConfig:
             on_empty=self.on_empty,
             blend_steps=self.blend_steps,
             prefix=self.prefix and delay > 0,
+            guidance=self.guidance,
             action_interpolation=self.action_interpolation,
         )
 

@@ -19,6 +19,11 @@ class Abilities:
         """What a policy needs to learn to continue given actions (--prefix-training); None if nothing is amiss."""
         return None
 
+    @property
+    def guidance_problem(self) -> str | None:
+        """What a policy needs to be drawn to given actions (--guidance); None if nothing is amiss."""
+        return "needs a velocity to guide: objective imf, meanflow or flow"
+
 
 @dataclass(frozen=True)
 class PathTimes(Abilities):
@@ -33,6 +38,11 @@ class PathTimes(Abilities):
 
     def __post_init__(self) -> None:
         require(self.time_std > 0, f"objective.time_std {self.time_std} must be positive")
+
+    @property
+    def guidance_problem(self) -> str | None:
+        """What a policy needs to be drawn to given actions (--guidance); None if nothing is amiss."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,11 @@ class ImfConfig(IntervalTimes):
         if self.action_representation == "time":
             return None
         return "needs objective.action_representation time: a coefficient of the DCT mixes all actions"
+
+    @property
+    def guidance_problem(self) -> str | None:
+        """What a policy needs to be drawn to given actions (--guidance): what it needs to be given them."""
+        return self.prefix_problem
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,15 @@ class PolicyConfig:
     # Longest delay of a plan for which the policy also learns to continue chunks whose first actions are given [control
     # steps]; needed to evaluate with --prefix. 0 turns it off.
     prefix_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
+    # Noise on the given actions in training, so that the policy trusts them less than what it observes (standard
+    # deviation) [normalised action units].
+    prefix_noise: Annotated[float, tyro.conf.arg(prefix_name=False)] = 0.0
+    # Share of the training windows that would be given actions and are given none.
+    prefix_dropout: Annotated[float, tyro.conf.arg(prefix_name=False)] = 0.0
+    # Longest delay of a plan for which the policy also learns chunks that begin so many steps after its newest
+    # observation; how many, it is told [control steps]. Plans with --inference async are then made for the time at
+    # which they take over. 0 turns it off.
+    delay_training: Annotated[int, tyro.conf.arg(prefix_name=False)] = 0
 
     def __post_init__(self) -> None:
         for name in ("action_dim", "obs_horizon", "pred_horizon", "sampling_steps"):
@@ -179,6 +188,18 @@ class PolicyConfig:
             f"--prefix-training {self.prefix_training} leaves nothing of a chunk to learn; "
             f"it must be in [0, {latest}] ({horizons})",
         )
+        require(self.prefix_noise >= 0, f"--prefix-noise {self.prefix_noise:g} must not be negative")
+        require(0 <= self.prefix_dropout < 1, f"--prefix-dropout {self.prefix_dropout:g} must be in [0, 1)")
+        for name, value in (("noise", self.prefix_noise), ("dropout", self.prefix_dropout)):
+            require(
+                self.prefix_training > 0 or not value,
+                f"--prefix-{name} {value:g} would do nothing without --prefix-training",
+            )
+        require(self.delay_training >= 0, f"--delay-training {self.delay_training} must not be negative")
+        require(
+            not (self.delay_training and self.prefix_training),
+            "--delay-training and --prefix-training are two answers to late plans; choose one",
+        )
         problem = self.objective.prefix_problem
         require(not self.prefix_training or problem is None, f"--prefix-training {problem}")
         require(
@@ -192,6 +213,11 @@ class PolicyConfig:
             f"--sampling-steps {self.sampling_steps} is more than objective {kind_name(self.objective)} has; "
             f"choose {f'1..{most}' if most != 1 else 1}",
         )
+
+    @property
+    def window_steps(self) -> int:
+        """Actions of a training window: a chunk, and those before it where it may begin late."""
+        return self.pred_horizon + self.delay_training
 
 
 KINDS: dict[str, dict[str, type]] = {

@@ -11,7 +11,7 @@ from imf_jax.config import LatencyConfig, PolicyConfig, require
 from imf_jax.evaluation.report.comparison import holm_correction, mcnemar_p_value
 from imf_jax.evaluation.resume import require_resumable
 from imf_jax.evaluation.statistics import episode_statistics
-from imf_jax.rollout.delay import require_execution
+from imf_jax.rollout.delay import longest_delay, require_execution
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.terminal import make_table
 
@@ -32,7 +32,7 @@ def sweep_delays(config: LatencyConfig, policy: PolicyConfig) -> list[int]:
     """
     delays = sorted(config.delays)
     if not delays:
-        longest = policy.pred_horizon - policy.obs_horizon
+        longest = longest_delay(policy)
         if config.prefix:
             longest = min(longest, policy.prefix_training, config.replan_every or policy.num_action_steps)
             require(longest > 0, "--prefix needs a policy trained for it; train one with --prefix-training")

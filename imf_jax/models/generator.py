@@ -15,7 +15,7 @@ from imf_jax.models.objectives.diffusion import Diffusion
 from imf_jax.models.objectives.flow import FlowMatching
 from imf_jax.models.objectives.imf import ImprovedMeanFlow
 from imf_jax.models.objectives.meanflow import MeanFlow
-from imf_jax.models.objectives.paths import Chunk, Network
+from imf_jax.models.objectives.paths import Chunk, Guide, Network
 from imf_jax.models.objectives.regression import Regression
 
 Array = jax.Array
@@ -63,6 +63,7 @@ class Generator(Protocol):
         condition: Float[Array, "B Nc D"],
         steps: int,
         is_prefix: Bool[Array, "B H"] | None = None,
+        guide: Guide | None = None,
     ) -> Chunk:
         """Generate chunks.
 
@@ -71,6 +72,7 @@ class Generator(Protocol):
             condition: float32 (B, Nc, D).
             steps: function evaluations N.
             is_prefix: bool (B, H), steps that are given; only for a network that was trained with prefixes.
+            guide: what the chunk is drawn to; only for objectives whose settings have no `guidance_problem`.
 
         Returns:
             float32 (B, H, A), normalised.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Bool, Float, Int, Key
 
 from imf_jax import seeds
 from imf_jax.config import EfficientNetEncoderConfig, LewmEncoderConfig, PolicyConfig, TrainConfig, from_dict, require
@@ -18,7 +18,7 @@ from imf_jax.models.encoders.lewm import LewmEncoder, LewmSizes, config_dict
 from imf_jax.models.generator import Generator, build_generator
 from imf_jax.models.networks.build import ChunkNetwork, build_network
 from imf_jax.models.normalizer import Normalizer
-from imf_jax.models.objectives.paths import prefix_mask
+from imf_jax.models.objectives.paths import Guide, from_step, prefix_mask
 from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.spaces import RobotSpaces
 
@@ -27,7 +27,8 @@ Array = jax.Array
 SMALLEST_QUATERNION = 1e-6
 """Norm under which a predicted quaternion has no direction and becomes the identity rotation."""
 
-_AUGMENTATION_STREAM, _PREFIX_STREAM = 1 << 20, 1 << 21
+_AUGMENTATION_STREAM, _PREFIX_STREAM, _DELAY_STREAM = 1 << 20, 1 << 21, 1 << 22
+_PREFIX_NOISE_STREAM, _PREFIX_DROPOUT_STREAM = 1 << 23, 1 << 24
 """Folded into the key of a loss; far from the small numbers that splitting the key amounts to."""
 
 
@@ -122,10 +123,12 @@ class Policy(nnx.Module):
         self.conditioning = build_conditioning(config, spaces, env_state_dim, frozen_encoder, rngs=rngs)
         self.reads = self.conditioning.reads
         self.action_normalizer = Normalizer(spaces.action_dim, config.normalization)
-        num_conditions = config.obs_horizon * self.conditioning.tokens_per_step
+        delays = config.delay_training
+        num_conditions = config.obs_horizon * self.conditioning.tokens_per_step + (delays > 0)
         self.head: ChunkNetwork = build_network(
             config, spaces.action_dim, self.conditioning.dim, num_conditions, rngs=rngs
         )
+        self.delay_embedding = nnx.Embed(delays + 1, self.conditioning.dim, rngs=rngs) if delays else None
 
     @property
     def generator(self) -> Generator:
@@ -161,10 +164,25 @@ class Policy(nnx.Module):
         self.conditioning.set_statistics(stats)
 
     def condition(
-        self, observation: Observation, key: Key[Array, ""] | None = None
+        self,
+        observation: Observation,
+        key: Key[Array, ""] | None = None,
+        delay: Int[Array, " B"] | None = None,
     ) -> Float[Array, "B Nc {self.conditioning.dim}"]:
-        """Condition tokens, float32 (B, obs_horizon * tokens_per_step, dim). `key`: see `Conditioning`."""
-        return self.conditioning(observation, key)
+        """Condition tokens, float32 (B, Nc, dim): obs_horizon * tokens_per_step, and one of the delay if it is learned.
+
+        Args:
+            observation: see the class.
+            key: see `Conditioning`.
+            delay: int32 (B,) control steps by which a chunk begins later; 0 by default. Of a policy with
+                `delay_training` only, and up to it.
+        """
+        tokens = self.conditioning(observation, key)
+        if self.delay_embedding is None:
+            assert delay is None, "the policy has not learned to begin its chunks late"
+            return tokens
+        of_delay = self.delay_embedding(jnp.zeros(len(tokens), jnp.int32) if delay is None else delay)
+        return jnp.concatenate([tokens, of_delay[:, None]], axis=1)
 
     def loss(
         self, batch: Mapping[str, Any], key: Key[Array, ""]
@@ -172,16 +190,23 @@ class Policy(nnx.Module):
         """Training loss of one batch. Batch normalisation updates its running statistics.
 
         Args:
-            batch: `observation` (see the class), `action` float32 (B, H, action_dim), `is_pad` bool (B, H).
+            batch: `observation` (see the class), `action` float32 (B, W, action_dim), `is_pad` bool (B, W), of
+                W = H + delay_training control steps.
             key: typed JAX key for times, noise and augmentation.
 
         Returns:
             float32 scalar, and a dict of float32 scalars for the log.
         """
-        x = self.action_normalizer.normalize(batch["action"])
-        condition = self.condition(batch["observation"], seeds.fold_in(key, _AUGMENTATION_STREAM))
+        x, is_pad, delay = self.action_normalizer.normalize(batch["action"]), batch["is_pad"], None
+        if self.config.delay_training:
+            delay = seeds.randint(seeds.fold_in(key, _DELAY_STREAM), (x.shape[0],), 0, self.config.delay_training + 1)
+            x, is_pad = (from_step(values, delay, self.config.pred_horizon) for values in (x, is_pad))
+        condition = self.condition(batch["observation"], seeds.fold_in(key, _AUGMENTATION_STREAM), delay)
         is_prefix = self.training_prefix(seeds.fold_in(key, _PREFIX_STREAM), x.shape[0])
-        return self.generator.loss(key, x, batch["is_pad"], condition, is_prefix)
+        if is_prefix is not None and self.config.prefix_noise:
+            noise = self.config.prefix_noise * seeds.normal(seeds.fold_in(key, _PREFIX_NOISE_STREAM), x.shape)
+            x = x + jnp.where(is_prefix[..., None], noise, 0.0)  # given steps carry no loss: nothing else reads them
+        return self.generator.loss(key, x, is_pad, condition, is_prefix)
 
     def training_prefix(self, key: Key[Array, ""], batch_size: int) -> Bool[Array, "{batch_size} H"] | None:
         """Draw the steps that are given in training, as if the plan came 0 .. prefix_training control steps late.
@@ -190,7 +215,7 @@ class Policy(nnx.Module):
         observation, in all obs_horizon - 1 + d; a plan that is not late is given none, like the first of an episode.
 
         Args:
-            key: typed JAX key; the delays are uniform.
+            key: typed JAX key; the delays are uniform, and the share `prefix_dropout` is set to 0.
             batch_size: B.
 
         Returns:
@@ -200,10 +225,19 @@ class Policy(nnx.Module):
         if not longest:
             return None
         delay = seeds.randint(key, (batch_size,), 0, longest + 1)
+        if self.config.prefix_dropout:
+            drawn = seeds.uniform(seeds.fold_in(key, _PREFIX_DROPOUT_STREAM), (batch_size,))
+            delay = jnp.where(drawn < self.config.prefix_dropout, 0, delay)
         return prefix_mask(jnp.where(delay > 0, self.config.obs_horizon - 1 + delay, 0), self.config.pred_horizon)
 
     def plan(
-        self, observation: Observation, noise: Float[Array | np.ndarray, "B H action_dim"], prefix: Prefix | None = None
+        self,
+        observation: Observation,
+        noise: Float[Array | np.ndarray, "B H action_dim"],
+        prefix: Prefix | None = None,
+        *,
+        delay: Int[Array, " B"] | None = None,
+        guide: Guide | None = None,
     ) -> Float[Array, "B H action_dim"]:
         """Generate action chunks.
 
@@ -211,16 +245,21 @@ class Policy(nnx.Module):
             observation: see the class.
             noise: float32 (B, H, action_dim) ~ N(0, I).
             prefix: actions that are given; only for a policy trained with prefixes.
+            delay: see `condition`; index obs_horizon - 1 is then the action so many control steps after the newest
+                observation.
+            guide: actions, in physical units, that the chunk is drawn to while it is generated; not of every objective.
 
         Returns:
             float32 (B, H, action_dim) in physical units, quaternions of unit length; grippers are not clipped.
         """
-        condition = self.condition(observation)
+        condition = self.condition(observation, delay=delay)
         if prefix is not None:
             given = self.action_normalizer.normalize(prefix.actions)
             noise = jnp.where(prefix.is_given[..., None], given, noise)
         is_given = None if prefix is None else prefix.is_given
-        chunk = self.generator.sample(jnp.asarray(noise), condition, self.config.sampling_steps, is_given)
+        if guide is not None:
+            guide = guide._replace(chunk=self.action_normalizer.normalize(guide.chunk))
+        chunk = self.generator.sample(jnp.asarray(noise), condition, self.config.sampling_steps, is_given, guide)
         return unit_quaternions(self.action_normalizer.unnormalize(chunk), self.spaces)
 
 

@@ -13,6 +13,13 @@ With a prefix the plan is given the d actions that are executed meanwhile, and t
 training-time real-time chunking (Black et al., "Training-Time Action Conditioning for Efficient Real-Time Chunking",
 2025); the policy must be trained for it, see `imf_jax.models.objectives.paths.given_prefix`. The first plan of an
 episode is given none, and neither is one that is made while, or right after, another planner acts.
+
+With guidance the plan is drawn to what the plan before it has to say about the same steps, as in real-time chunking
+(Black et al., "Real-Time Execution of Action Chunking Flow Policies", 2025): fully where that is executed until it
+takes over, and less and less after that. Any policy with a velocity can be guided.
+
+A policy with `delay_training` makes its chunks for the time at which they take over: they begin d steps after the
+observation, and do not run out.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +32,7 @@ from flax import nnx
 from typing_extensions import override
 
 from imf_jax.config import ExecutionConfig, PolicyConfig, require
-from imf_jax.models.objectives.paths import prefix_mask
+from imf_jax.models.objectives.paths import Guide, from_step, prefix_mask
 from imf_jax.models.policy import Policy, Prefix, change_quaternions, quaternions, unit_quaternions
 from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput
@@ -51,8 +58,8 @@ class Timeline(NamedTuple):
     """Planned actions of B scenes, as far as they are known.
 
     Attributes:
-        actions: float32 (B, H, A), aligned with the next chunk: index obs_horizon - 1 is the next control step, those
-            before it are past.
+        actions: float32 (B, L, A), aligned with the next observation: index obs_horizon - 1 is the next control step,
+            those before it are past; L = H + delay_training.
         executed: bool (B,) the last plan was executed until now; False before the first plan.
     """
 
@@ -82,6 +89,7 @@ class DelayedProgram(PlanProgram):
         extrapolate: where a chunk runs out, go on by its last increment; else stay at its last action.
         blend_steps: actions within which an old chunk goes over into a new one.
         prefix: the policy is given the actions that are executed until its plan takes over.
+        guidance: largest weight with which a plan is drawn to the plan before it; 0 for none.
     """
 
     policy: PolicyProgram
@@ -89,6 +97,7 @@ class DelayedProgram(PlanProgram):
     extrapolate: bool = False
     blend_steps: int = 0
     prefix: bool = False
+    guidance: float = 0.0
 
     @property
     @override
@@ -110,7 +119,7 @@ class DelayedProgram(PlanProgram):
     def start(self, output: StepOutput) -> Timeline:
         """Start a timeline without a plan: the hands stay where they are."""
         stay = hold(self.policy.spaces, output.state, output.end_effector)
-        actions = jnp.repeat(stay[:, None], self.policy.pred_horizon, axis=1)
+        actions = jnp.repeat(stay[:, None], self.policy.pred_horizon + self.policy.delay_training, axis=1)
         return Timeline(actions, jnp.zeros(len(actions), bool))
 
     @override
@@ -126,17 +135,37 @@ class DelayedProgram(PlanProgram):
     ) -> tuple[Array, Timeline]:
         now = self.obs_horizon - 1
         start = now + weights.delay_steps
-        prefix = None
+        policy, horizon = self.policy, self.policy.pred_horizon
+        prefix = guide = delay = None
         if self.prefix:
             known = jnp.where(memory.executed, start, 0)
-            prefix = Prefix(memory.actions, prefix_mask(known, self.policy.pred_horizon))
-        chunk = self.policy.chunk(weights.policy, observations, seed, episodes, replans, prefix)
-        timeline = join(memory.actions, chunk, start, self.policy.spaces, self.blend_steps)
+            prefix = Prefix(memory.actions, prefix_mask(known, horizon))
+        if policy.delay_training:
+            begin = jnp.minimum(weights.delay_steps, policy.delay_training)
+            delay = jnp.full(len(memory.actions), begin, jnp.int32)
+        if self.guidance:
+            guide = self._guide(weights.delay_steps, memory, delay)
+        chunk = policy.chunk(weights.policy, observations, seed, episodes, replans, prefix, delay=delay, guide=guide)
+        new = chunk
+        if policy.delay_training:
+            new = place(chunk, begin, memory.actions.shape[1], policy.spaces, extrapolate=self.extrapolate)
+        timeline = join(memory.actions, new, start, policy.spaces, self.blend_steps)
         actions = timeline[:, now : now + self.replan_every]
         # A plan that cannot be used ends its episode now, not when its turn would come.
         usable = jnp.isfinite(chunk[:, now:]).all(axis=(1, 2), keepdims=True)
         after = advance(timeline, self.replan_every, self.policy.spaces, extrapolate=self.extrapolate)
         return jnp.where(usable, actions, jnp.nan), Timeline(after, jnp.ones(len(after), bool))
+
+    def _guide(self, delay_steps: Array | np.int32, memory: Timeline, delay: Array | None) -> Guide:
+        """Guide of chunks that begin `delay` (B,) steps late; None for those that do not."""
+        now, horizon = self.obs_horizon - 1, self.policy.pred_horizon
+        begin = 0 if delay is None else delay[0]
+        known = horizon - now + begin - self.replan_every
+        share = guide_weights(jnp.arange(memory.actions.shape[1]) - now, delay_steps, known)
+        actions, weight = memory.actions, jnp.where(memory.executed[:, None], share, 0.0)
+        if delay is not None:
+            actions, weight = (from_step(values, delay, horizon) for values in (actions, weight))
+        return Guide(actions, weight, np.float32(self.guidance))
 
     @override
     def bytes_per_scene(self) -> int:
@@ -170,11 +199,43 @@ def join(old: Array, new: Array, start: Array | np.int32 | int, spaces: RobotSpa
     return joined
 
 
-def advance(timeline: Array, steps: int, spaces: RobotSpaces, *, extrapolate: bool) -> Array:
-    """Advance a timeline (B, H, A) by `steps` and extrapolate its end, where nothing is planned.
+def guide_weights(step: Array, delay: Array | np.int32 | int, known: Array | int) -> Array:
+    """Weight with which a new plan is drawn to the plan before it, in [0, 1], as real-time chunking sets it.
 
     Args:
-        timeline: float32 (B, H, A) actions.
+        step: int32, control steps from now on; negative ones are past.
+        delay: steps that the plan before is executed still.
+        known: steps that the plan before plans still.
+
+    Returns:
+        float32 of the shape of `step`: 1 before `delay`; then c (e^c - 1) / (e - 1) with c falling evenly, and 0 from
+        `known` on.
+    """
+    share = jnp.clip((known - step) / jnp.maximum(known - delay + 1, 1), 0.0, 1.0)
+    return jnp.where(step < delay, 1.0, share * jnp.expm1(share) / jnp.expm1(1.0))
+
+
+def place(chunk: Array, first: Array, length: int, spaces: RobotSpaces, *, extrapolate: bool) -> Array:
+    """Place chunks (B, H, A) at step `first` of `length` steps; beyond their end nothing is planned, see `advance`.
+
+    Returns:
+        float32 (B, length, A); before `first` it is the first action.
+    """
+    step, end = jnp.arange(length) - first, chunk.shape[1] - 1
+    placed = chunk[:, jnp.clip(step, 0, end)]
+    if not extrapolate:
+        return placed
+    beyond = (step - end)[:, None]
+    last = chunk[:, -1:]
+    increment = last - same_hemisphere(chunk[:, -2:-1], last, spaces)
+    return jnp.where(beyond > 0, unit_quaternions(last + beyond * increment, spaces), placed)
+
+
+def advance(timeline: Array, steps: int, spaces: RobotSpaces, *, extrapolate: bool) -> Array:
+    """Advance a timeline (B, L, A) by `steps` and extrapolate its end, where nothing is planned.
+
+    Args:
+        timeline: float32 (B, L, A) actions.
         steps: control steps that have passed.
         spaces: of the robot.
         extrapolate: go on by the last increment; else repeat the last action.
@@ -213,19 +274,25 @@ def require_execution(execution: ExecutionConfig, policy: PolicyConfig) -> None:
     usable = policy.pred_horizon - policy.obs_horizon + 1
     horizons = f"pred_horizon {policy.pred_horizon} - obs_horizon {policy.obs_horizon}"
     every, delay = execution.replan_every or policy.num_action_steps, execution.delay_steps
+    begin = min(delay, policy.delay_training)
+    if policy.delay_training:
+        horizons += f" + delay_training {policy.delay_training}"
     require(
         every <= usable,
         f"--replan-every {every} is more actions than a chunk has; choose 1..{usable} ({horizons} + 1)",
     )
     require(
-        delay < usable, f"--delay-steps {delay} is beyond the chunk; this policy allows 0..{usable - 1} ({horizons})"
+        delay < usable + begin,
+        f"--delay-steps {delay} is beyond the chunk; this policy allows 0..{longest_delay(policy)} ({horizons})",
     )
-    overlap = max(0, usable - every - delay)
+    overlap = max(0, usable + begin - every - delay)
     require(
         execution.blend_steps <= overlap,
         f"--blend-steps {execution.blend_steps} is longer than two chunks overlap: {overlap} actions ({horizons} + 1 - "
         f"replan-every {every} - delay-steps {delay})",
     )
+    problem = policy.objective.guidance_problem
+    require(not execution.guidance or problem is None, f"--guidance {problem}")
     if not execution.prefix:
         return
     require(policy.prefix_training > 0, "--prefix needs a policy trained for it; train one with --prefix-training")
@@ -239,6 +306,11 @@ def require_execution(execution: ExecutionConfig, policy: PolicyConfig) -> None:
         f"--prefix: with --delay-steps {delay} and --replan-every {every} a plan would begin before the actions it is "
         "given are known; the delay must not be longer",
     )
+
+
+def longest_delay(policy: PolicyConfig) -> int:
+    """Longest delay of a plan that a policy can have: nothing of its chunk is left for a longer one [control steps]."""
+    return policy.pred_horizon - policy.obs_horizon + policy.delay_training
 
 
 def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) -> PolicyPlanner:
@@ -260,7 +332,9 @@ def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) 
         if execution.inference == "sync":
             return program, weights
         extrapolate = execution.on_empty == "continue"
-        delayed = DelayedProgram(program, every, extrapolate, execution.blend_steps, execution.prefix)
+        delayed = DelayedProgram(
+            program, every, extrapolate, execution.blend_steps, execution.prefix, execution.guidance
+        )
         return delayed, DelayedWeights(weights, np.int32(execution.delay_steps))
 
     return PolicyPlanner(policy, plan_batch, execute)

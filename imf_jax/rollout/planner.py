@@ -11,6 +11,7 @@ from flax import nnx
 from typing_extensions import override
 
 from imf_jax import seeds
+from imf_jax.models.objectives.paths import Guide
 from imf_jax.models.policy import Policy, Prefix
 from imf_jax.rollout.schedule import planning_batches
 from imf_jax.rollout.timing import NO_CLOCK, NoClock, StageClock
@@ -104,6 +105,7 @@ class PolicyProgram(PlanProgram):
         graph: the structure of the policy; its weights are the other half of `nnx.split`.
         obs_horizon, num_action_steps, cameras: see `PlanProgram`.
         pred_horizon: actions H of a chunk.
+        delay_training: control steps by which its chunks can begin later.
         spaces: action and state of its robot.
         network_bytes: about the memory that the network needs for a chunk [bytes].
         encoded_bytes: about the memory that the vision encoder needs for the pictures of one observation [bytes].
@@ -113,6 +115,7 @@ class PolicyProgram(PlanProgram):
     graph: nnx.GraphDef[Policy]
     obs_horizon: int
     pred_horizon: int
+    delay_training: int
     num_action_steps: int
     spaces: RobotSpaces
     cameras: tuple[str, ...]
@@ -128,13 +131,19 @@ class PolicyProgram(PlanProgram):
         episodes: jax.Array,
         replans: jax.Array,
         prefix: Prefix | None = None,
+        *,
+        delay: jax.Array | None = None,
+        guide: Guide | None = None,
     ) -> jax.Array:
-        """Whole chunk, float32 (B, H, A); index obs_horizon - 1 is the action at the time of the observation."""
+        """Whole chunk, float32 (B, H, A); index obs_horizon - 1 is the action at the time of the observation.
+
+        See `Policy.plan` for prefix, delay and guide.
+        """
         policy = nnx.merge(self.graph, weights)
         keys = noise_keys(seed, episodes, replans)
         shape = self.pred_horizon, self.spaces.action_dim
         noise = jax.vmap(lambda key: seeds.normal(key, shape))(keys)
-        return policy.plan({name: observations[name] for name in policy.reads}, noise, prefix)
+        return policy.plan({name: observations[name] for name in policy.reads}, noise, prefix, delay=delay, guide=guide)
 
     @override
     def plan(
@@ -320,6 +329,7 @@ def policy_program(policy: Policy) -> tuple[PolicyProgram, nnx.State]:
         graph,
         config.obs_horizon,
         config.pred_horizon,
+        config.delay_training,
         config.num_action_steps,
         policy.spaces,
         encoder.cameras,

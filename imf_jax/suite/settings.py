@@ -12,7 +12,7 @@ from imf_jax.settings_file import nearest
 GIVEN = ("out", "resume", "seed", "data", "tracker", "tracker_mode", "tracker_group")
 """Fields that are no settings of an arm: the suite has another key or flag for them, or sets them itself."""
 
-UNPREFIXED = {"policy.prefix_training"}
+UNPREFIXED = {f"policy.{name}" for name in ("prefix_training", "prefix_noise", "prefix_dropout", "delay_training")}
 """Fields of groups whose flags do not name the group."""
 
 

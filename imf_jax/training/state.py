@@ -91,7 +91,7 @@ def draw_windows(config: TrainConfig) -> Draw:
 
     def draw(data: Demonstrations, key: Array) -> Batch:
         return sample_windows(
-            data, key, config.batch_size, obs_horizon=policy.obs_horizon, pred_horizon=policy.pred_horizon
+            data, key, config.batch_size, obs_horizon=policy.obs_horizon, pred_horizon=policy.window_steps
         )
 
     return draw

@@ -14,11 +14,20 @@ from point_world import PointBackend
 from test_compiled import what_happened
 from transfer_task import SPACES
 
-from imf_jax.config import AttnResConfig, ExecutionConfig, PolicyConfig
+from imf_jax.config import AttnResConfig, DiffusionConfig, ExecutionConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.policy import Policy
 from imf_jax.rollout.compiled import CompiledRollout
-from imf_jax.rollout.delay import DelayedProgram, DelayedWeights, advance, join, policy_planner
+from imf_jax.rollout.delay import (
+    DelayedProgram,
+    DelayedWeights,
+    advance,
+    guide_weights,
+    join,
+    longest_delay,
+    policy_planner,
+    require_execution,
+)
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import PolicyPlanner, ProgramPlanner
@@ -34,7 +43,7 @@ USABLE = 7
 
 @dataclass(frozen=True)
 class Chunks:
-    """A policy of which plan n has 100 n + i as the first entry of action i; plan `broken` is not finite.
+    """A policy of which plan n has 100 n + i + d as the first entry of action i, d late; plan `broken` is not finite.
 
     The second entry says how many steps of the chunk were given.
     """
@@ -42,12 +51,22 @@ class Chunks:
     pred_horizon: int = SIZES.pred_horizon
     spaces: RobotSpaces = SPACES
     broken: int = -1
+    delay_training: int = 0
     obs_horizon: int = 2
     cameras: tuple[str, ...] = ()
 
-    def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any) -> jax.Array:
-        horizon = self.pred_horizon
-        values = 100.0 * replans[:, None] + jnp.arange(horizon)
+    def chunk(
+        self,
+        weights: Any,
+        observations: Any,
+        seed: Any,
+        episodes: Any,
+        replans: Any,
+        prefix: Any,
+        delay: Any = None,
+        guide: Any = None,
+    ) -> jax.Array:
+        values = 100.0 * replans[:, None] + jnp.arange(self.pred_horizon) + (0 if delay is None else delay[:, None])
         values = jnp.where((replans == self.broken)[:, None], jnp.nan, values)
         given = jnp.zeros_like(values) if prefix is None else prefix.is_given.sum(axis=1, keepdims=True) + 0 * values
         identity = jnp.zeros((*values.shape, 16)).at[..., [3, 11]].set(1)
@@ -73,10 +92,10 @@ def executed(plans: int, delay: int, every: int, **options: Any) -> np.ndarray:
     return np.concatenate(actions)
 
 
-def expected(step: int, delay: int, every: int) -> float:
+def expected(step: int, delay: int, every: int, trained: int = 0) -> float:
     """The newest plan that has come by then, and its action for this step; -1 before the first one."""
     plan = (step - delay) // every
-    return -1.0 if plan < 0 else 100 * plan + min(1 + step - plan * every, 7)
+    return -1.0 if plan < 0 else 100 * plan + min(1 + step - plan * every, 7 + min(delay, trained))
 
 
 @pytest.mark.parametrize("every", [1, 2, 4, USABLE])
@@ -86,6 +105,20 @@ def test_every_step_executes_the_newest_plan_that_has_come(delay: int, every: in
     actions = executed(6, delay, every)
     assert actions[:, 0].tolist() == [expected(step, delay, every) for step in range(6 * every)]
     np.testing.assert_array_equal(actions[:, 3], 1)
+
+
+@pytest.mark.parametrize(("delay", "every"), [(0, 4), (2, 4), (4, USABLE), (7, 2), (9, 4)])
+def test_chunks_that_begin_late_last_longer(delay: int, every: int) -> None:
+    """By up to 4 steps; what is later than that they do without."""
+    actions = executed(6, delay, every, policy=Chunks(delay_training=4))
+    assert actions[:, 0].tolist() == [expected(step, delay, every, 4) for step in range(6 * every)]
+
+
+def test_a_chunk_that_begins_late_goes_on_by_its_last_increment() -> None:
+    """Delay 7, every 4: plan 0 begins 4 steps late and has actions for the steps 3 .. 10, plan 1 comes at step 11."""
+    late = Chunks(delay_training=2)
+    assert executed(4, 7, 4, policy=late)[7:12, 0].tolist() == [8, 9, 9, 9, 108]
+    assert executed(4, 7, 4, policy=late, extrapolate=True)[7:12, 0].tolist() == [8, 9, 10, 11, 108]
 
 
 def test_the_newest_plan_by_hand() -> None:
@@ -144,12 +177,45 @@ def test_a_prefix_is_what_is_executed_until_the_plan_takes_over() -> None:
 
     @dataclass(frozen=True)
     class Remembering(Chunks):
-        def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any) -> Any:
+        def chunk(
+            self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any, **others: Any
+        ) -> Any:
             given.append(np.asarray(prefix.actions)[0, np.asarray(prefix.is_given)[0], 0].tolist())
-            return super().chunk(weights, observations, seed, episodes, replans, prefix)
+            return super().chunk(weights, observations, seed, episodes, replans, prefix, **others)
 
     actions = executed(3, 2, 4, policy=Remembering(), prefix=True)[:, 0].tolist()
     assert given == [[], actions[3:6], actions[7:10]]
+
+
+def test_guidance_weighs_what_the_plan_before_knows() -> None:
+    """At steps -1 .. 6 with a delay of 1, of a plan that knows the steps 0 .. 4."""
+    weights = np.asarray(guide_weights(jnp.arange(-1, 7), 1, 5))
+    np.testing.assert_array_equal(weights[:2], 1)
+    assert (np.diff(weights[1:7]) < 0).all()
+    np.testing.assert_array_equal(weights[6:], 0)
+    assert weights[2] == pytest.approx(0.8 * (np.exp(0.8) - 1) / (np.e - 1), rel=1e-5)
+
+
+@pytest.mark.parametrize("trained", [0, 1])
+def test_a_plan_is_drawn_to_the_plan_before(trained: int) -> None:
+    """Not the first one; then with all its weight to what is executed until it takes over, and less to the rest."""
+    guides = []
+
+    @dataclass(frozen=True)
+    class Remembering(Chunks):
+        def chunk(self, *args: Any, guide: Any = None, **others: Any) -> jax.Array:
+            guides.append(jax.tree.map(np.asarray, guide))
+            return super().chunk(*args, **others)
+
+    actions = executed(3, 2, 4, policy=Remembering(delay_training=trained), guidance=5.0)[:, 0]
+    assert not guides[0].weight.any()
+    for replan in (1, 2):
+        guide, past = guides[replan], 4 * replan - 1 + trained
+        full = int((guide.weight[0] == 1).sum())
+        assert full == 3 - trained
+        assert guide.chunk[0, :full, 0].tolist() == actions[past : past + full].tolist()
+        assert (guide.weight[0] > 0).sum() == 4  # of 8 actions 4 are over; where they begin later, so does the guide
+        assert guide.limit == 5.0
 
 
 # Both loops, with a policy that goes towards the target.
@@ -159,7 +225,9 @@ def test_a_prefix_is_what_is_executed_until_the_plan_takes_over() -> None:
 class Towards(Chunks):
     """A chunk towards the target from where the hand was seen, with noise of its keys."""
 
-    def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any) -> jax.Array:
+    def chunk(
+        self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any, **others: Any
+    ) -> jax.Array:
         here, target = observations["state"][:, -1, :3], observations["env_state"][:, -1]
         noise = jax.vmap(lambda key: jax.random.normal(key, (3,)))(noise_keys(seed, episodes, replans))
         steps = jnp.arange(self.pred_horizon) / self.pred_horizon
@@ -207,8 +275,9 @@ def test_one_program_serves_every_delay() -> None:
 # A real policy.
 
 
-def make_policy(prefix_training: int = 0) -> Policy:
-    return Policy(replace(SIZES, prefix_training=prefix_training), SPACES, 3, rngs=nnx.Rngs(0))
+def make_policy(prefix_training: int = 0, delay_training: int = 0) -> Policy:
+    sizes = replace(SIZES, prefix_training=prefix_training, delay_training=delay_training)
+    return Policy(sizes, SPACES, 3, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -242,9 +311,23 @@ def test_a_policy_with_prefix_runs_on_both_loops() -> None:
         assert record.return_ == pytest.approx(other.return_, rel=1e-4)
 
 
+@pytest.mark.parametrize("options", [{"delay_steps": 9, "on_empty": "continue"}, {"delay_steps": 3, "guidance": 5.0}])
+def test_a_policy_that_plans_for_later_runs_on_both_loops(options: dict[str, Any]) -> None:
+    planner = policy_planner(make_policy(delay_training=4), 4, ExecutionConfig(inference="async", **options))
+    on_host, compiled = run(Rollout, planner, range(3)), run(CompiledRollout, planner, range(3))
+    for record, other in zip(on_host.values(), compiled.values(), strict=True):
+        assert record.return_ == pytest.approx(other.return_, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"guidance": 5.0}, "--guidance 5 would do nothing with --inference sync"),
+        ({"inference": "async", "guidance": -1.0}, "--guidance -1 must not be negative"),
+        (
+            {"inference": "async", "delay_steps": 1, "prefix": True, "guidance": 1.0},
+            "--prefix and --guidance both say",
+        ),
         ({"delay_steps": 2}, "--delay-steps 2 would do nothing with --inference sync"),
         ({"blend_steps": 2}, "--blend-steps 2 would do nothing with --inference sync"),
         ({"on_empty": "continue"}, "--on-empty continue would do nothing with --inference sync"),
@@ -280,3 +363,16 @@ def test_what_a_policy_cannot_execute_is_refused(options: dict[str, Any], traine
     policy = SimpleNamespace(config=replace(SIZES, prefix_training=trained))
     with pytest.raises(ArgumentError, match=message):
         policy_planner(policy, 4, ExecutionConfig(inference="async", **options))
+
+
+def test_what_a_policy_that_plans_for_later_can_execute() -> None:
+    policy = SimpleNamespace(config=replace(SIZES, delay_training=4))
+    assert longest_delay(policy.config) == 10
+    with pytest.raises(ArgumentError, match=r"--delay-steps 11 is beyond the chunk; this policy allows 0\.\.10"):
+        policy_planner(policy, 4, ExecutionConfig(inference="async", delay_steps=11))
+    require_execution(ExecutionConfig(inference="async", delay_steps=10), policy.config)
+    # The chunk begins as late as it comes, so two of them overlap as without a delay.
+    require_execution(ExecutionConfig(inference="async", delay_steps=3, blend_steps=3), policy.config)
+    diffusion = SimpleNamespace(config=replace(SIZES, objective=DiffusionConfig()))
+    with pytest.raises(ArgumentError, match="--guidance needs a velocity to guide: objective imf, meanflow or flow"):
+        policy_planner(diffusion, 4, ExecutionConfig(inference="async", guidance=5.0))

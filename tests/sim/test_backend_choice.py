@@ -191,7 +191,7 @@ def test_an_encoder_needs_the_memory_of_its_layout_for_one_block() -> None:
     per_picture = {}
     for fusion in ("row", "grid"):
         per_picture[fusion], at_once = LewmEncoder(weights, SIZES, fusion=fusion).block_memory(256)
-        program = PolicyProgram(Any, 2, 16, 8, Any, VIEWS, 0, per_picture[fusion], at_once)  # type: ignore[arg-type]
+        program = PolicyProgram(Any, 2, 16, 0, 8, Any, VIEWS, 0, per_picture[fusion], at_once)  # type: ignore[arg-type]
         assert program.encoder_bytes(4) == 8 * per_picture[fusion]
         assert program.encoder_bytes(1024) == program.encoder_bytes(4096) == at_once * per_picture[fusion] < 2e9
     assert 5 < per_picture["row"] / per_picture["grid"] < 9

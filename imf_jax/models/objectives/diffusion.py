@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int, Key
 
 from imf_jax import seeds
 from imf_jax.config import DiffusionConfig
-from imf_jax.models.objectives.paths import Chunk, Network, mean_over_steps
+from imf_jax.models.objectives.paths import Chunk, Guide, Network, mean_over_steps
 
 Array = jax.Array
 
@@ -74,8 +74,10 @@ class Diffusion:
         condition: Float[Array, "B Nc D"],
         steps: int,
         is_prefix: Bool[Array, "B H"] | None = None,
+        guide: Guide | None = None,
     ) -> Chunk:
         """Denoise in N levels; see the module."""
+        assert guide is None, "there is no velocity to guide"
         shares = signal_shares(self.config.train_steps)
         levels = sampling_levels(self.config.train_steps, steps)
         now = shares[levels]

@@ -17,6 +17,7 @@ from imf_jax import seeds
 from imf_jax.config import FlowConfig
 from imf_jax.models.objectives.paths import (
     Chunk,
+    Guide,
     Network,
     Time,
     Velocity,
@@ -59,10 +60,11 @@ class FlowMatching:
         condition: Float[Array, "B Nc D"],
         steps: int,
         is_prefix: Bool[Array, "B H"] | None = None,
+        guide: Guide | None = None,
     ) -> Chunk:
         """Follow the velocity from noise to data in Euler steps of equal length."""
         velocity, given = self._velocity(condition, is_prefix)
-        return sample(velocity, noise, given, steps)
+        return sample(velocity, noise, given, steps, guide)
 
     def _velocity(self, condition: Any, is_prefix: Bool[Array, "B H"] | None) -> tuple[Velocity, Any]:
         """Velocity at the end t of an interval, whatever its beginning, and its condition."""

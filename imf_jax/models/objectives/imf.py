@@ -17,6 +17,7 @@ from imf_jax.config import ImfConfig
 from imf_jax.models.objectives.dct import dct, dct_weights, inverse_dct
 from imf_jax.models.objectives.paths import (
     Chunk,
+    Guide,
     Network,
     Time,
     Velocity,
@@ -209,8 +210,9 @@ class ImprovedMeanFlow:
         condition: Float[Array, "B Nc D"],
         steps: int,
         is_prefix: Bool[Array, "B H"] | None = None,
+        guide: Guide | None = None,
     ) -> Chunk:
         """Generate chunks; see `imf_jax.models.objectives.paths.sample`."""
         velocity, given = network_velocity(self.network, self.config.prediction, condition, is_prefix)
-        chunk = sample(velocity, noise, given, steps)
+        chunk = sample(velocity, noise, given, steps, guide)
         return inverse_dct(chunk) if self.config.action_representation == "dct" else chunk

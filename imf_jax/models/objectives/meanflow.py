@@ -19,6 +19,7 @@ from imf_jax.config import MeanFlowConfig
 from imf_jax.models.objectives.imf import batch_compound_velocity, root_mean_square
 from imf_jax.models.objectives.paths import (
     Chunk,
+    Guide,
     Network,
     draw_points,
     equal_rows,
@@ -69,7 +70,8 @@ class MeanFlow:
         condition: Float[Array, "B Nc D"],
         steps: int,
         is_prefix: Bool[Array, "B H"] | None = None,
+        guide: Guide | None = None,
     ) -> Chunk:
         """Generate chunks; see `imf_jax.models.objectives.paths.sample`."""
         velocity, given = network_velocity(self.network, "velocity", condition, is_prefix)
-        return sample(velocity, noise, given, steps)
+        return sample(velocity, noise, given, steps, guide)

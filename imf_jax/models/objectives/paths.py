@@ -5,12 +5,12 @@ condition is a pytree of leaves (B, ...). Time 0 is data, time 1 is noise; z_t =
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key, Shaped
 
 from imf_jax import seeds
 from imf_jax.config import IntervalTimes, PathTimes
@@ -154,7 +154,46 @@ def prefix_mask(length: Int[Array, " B"], horizon: int) -> Bool[Array, "B {horiz
     return jnp.arange(horizon) < length[:, None]
 
 
-def sample(velocity: Velocity, noise: Chunk, condition: Any, steps: int) -> Chunk:
+def from_step(
+    values: Shaped[Array, "B W *entries"], first: Int[Array, " B"], horizon: int
+) -> Shaped[Array, "B {horizon} *entries"]:
+    """The `horizon` steps of each row (B, W, ...) from its step `first` (B,) on; all must lie within W."""
+    return jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, horizon))(values, first)
+
+
+class Guide(NamedTuple):
+    """Actions that a chunk is drawn to while it is generated.
+
+    Attributes:
+        chunk: float32 (B, H, A), normalised for a generator.
+        weight: float32 (B, H) in [0, 1] of each step; 0 leaves it free.
+        limit: float32 scalar, largest weight of the guidance against the velocity.
+    """
+
+    chunk: Chunk
+    weight: Float[Array, "B H"]
+    limit: Float[Array, ""] | np.float32
+
+
+def guidance(velocity: Velocity, z: Chunk, t: Time, condition: Any, guide: Guide) -> Chunk:
+    """What guidance adds to the velocity towards data, float32 (B, H, A).
+
+    With x = z - t u(z, 0, t), the end of the path as foreseen at t, it is the gradient of -weight |chunk - x|^2 / 2 by
+    z, times min(limit, ((1 - t)^2 + t^2) / ((1 - t) t)).
+
+    Formula: Black et al., "Real-Time Execution of Action Chunking Flow Policies" (2025), with time from data to noise.
+    """
+
+    def foreseen(z: Chunk) -> Chunk:
+        return z - t[:, None, None] * velocity(z, jnp.zeros_like(t), t, condition)
+
+    x, pull = jax.vjp(foreseen, z)
+    (gradient,) = pull(guide.weight[..., None] * (guide.chunk - x))
+    ratio = ((1 - t) ** 2 + t**2) / jnp.maximum((1 - t) * t, 1e-6)
+    return jnp.minimum(guide.limit, ratio)[:, None, None] * gradient
+
+
+def sample(velocity: Velocity, noise: Chunk, condition: Any, steps: int, guide: Guide | None = None) -> Chunk:
     """Generate from noise: over the grid linspace(1, 0, steps + 1), z <- z - (t - r) u(z, r, t).
 
     Args:
@@ -162,6 +201,7 @@ def sample(velocity: Velocity, noise: Chunk, condition: Any, steps: int) -> Chun
         noise: float32 (B, H, A) ~ N(0, I), z at time 1; where steps are given, they themselves.
         condition: (B, ...).
         steps: function evaluations N; 1 is one-step generation.
+        guide: what the chunk is drawn to, at the cost of as many evaluations and gradients more; see `guidance`.
 
     Returns:
         float32 (B, H, A), z at time 0.
@@ -170,6 +210,9 @@ def sample(velocity: Velocity, noise: Chunk, condition: Any, steps: int) -> Chun
 
     def advance(z: Chunk, interval: tuple[Float[Array, ""], Float[Array, ""]]) -> tuple[Chunk, None]:
         t, r = (jnp.full(z.shape[0], time) for time in interval)
-        return z - (interval[0] - interval[1]) * velocity(z, r, t, condition), None
+        change = velocity(z, r, t, condition)
+        if guide is not None:
+            change = change - guidance(velocity, z, t, condition, guide)
+        return z - (interval[0] - interval[1]) * change, None
 
     return jax.lax.scan(advance, noise, (jnp.asarray(grid[:-1]), jnp.asarray(grid[1:])))[0]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Key
 
 from imf_jax.config import RegressionConfig
-from imf_jax.models.objectives.paths import Chunk, Network, mean_over_steps
+from imf_jax.models.objectives.paths import Chunk, Guide, Network, mean_over_steps
 
 Array = jax.Array
 
@@ -46,8 +46,10 @@ class Regression:
         condition: Float[Array, "B Nc D"],
         steps: int,
         is_prefix: Bool[Array, "B H"] | None = None,
+        guide: Guide | None = None,
     ) -> Chunk:
         """Predict the chunk; only the given steps of `noise` are read."""
+        assert guide is None, "there is no velocity to guide"
         assert steps == 1
         return self._predict(noise, condition, is_prefix)
 
