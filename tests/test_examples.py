@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
 
 from imf_jax.config import CaptureConfig
 from imf_jax.evaluation.evaluate import EvaluationSettings, evaluate
@@ -23,10 +25,23 @@ def example(name: str) -> dict[str, Any]:
 
 
 def test_no_example_is_left_out() -> None:
-    for path in EXAMPLES.glob("*.py"):
+    for path in EXAMPLES.rglob("*.py"):
         assert f"test_{path.stem}" in globals()
         most = 150 if path.stem == "own_robot" else 60
         assert len(path.read_text().splitlines()) < most, f"{path.name} is no short example any more"
+
+
+def test_env() -> None:
+    """The batched environment has what LeRobot asks of one."""
+    envs = example("envhub/env")["make_env"](2)
+    observation, _ = envs.reset(seed=[0, 1])
+    assert {name: picture.shape for name, picture in observation["pixels"].items()} == {
+        "top": (2, 128, 128, 3), "front": (2, 128, 128, 3)
+    }  # fmt: skip
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert envs.call("_max_episode_steps")[0] == Transfer.max_steps
+    assert envs.call("task_description") == ("transfer", "transfer")
+    assert np.stack(envs.call("render")).shape == (2, 128, 128, 3)
 
 
 def test_own_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ ROOMS = (
     "models",
     "checkpoints",
     "data",
+    "envs",
     "rollout",
     "evaluation",
     "training",

@@ -148,7 +148,7 @@ def _measure_condition(
 ) -> list[PeerFigures]:
     steps = recording.actions.shape[1]
     policy = TorchPolicy(measured_policy.policy, batch)
-    sides = {name: partial(run_peer, env, policy, recording.commands) for name, env in envs.items()}
+    sides = {f"{name}, PyTorch": partial(run_peer, env, policy, recording.commands) for name, env in envs.items()}
     for run in sides.values():
         run(range(batch), steps=policy.num_action_steps)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -261,7 +261,7 @@ def vector_envs(scene: Any, batch: int) -> Iterator[dict[str, Any]]:
         closing(SyncVectorEnv(make, copy=False)) as sync,
         closing(AsyncVectorEnv(make, copy=False, context="forkserver")) as parallel,
     ):
-        yield {"SyncVectorEnv, PyTorch": sync, "AsyncVectorEnv, PyTorch": parallel}
+        yield {"SyncVectorEnv": sync, "AsyncVectorEnv": parallel}
 
 
 def plain_scene(parts: TaskScene, count: int) -> Any:

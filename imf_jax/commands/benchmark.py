@@ -300,6 +300,30 @@ class PeersBenchmark:
 
 
 @dataclass(frozen=True)
+class EnvsBenchmark:
+    """The vector environment of this package against Gymnasium's over plain MuJoCo environments (extra `gymnasium`)."""
+
+    # Scenes at once.
+    batch: int = 64
+    # Control steps of an episode.
+    steps: int = 200
+    # Rounds in which the sides take turns.
+    repeats: int = 3
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> "list[Table]":
+        """Measure, and return the figures as a table."""
+        require_counts(self, "batch", "steps", "repeats")
+        from imf_jax.benchmark.envs import measure_envs
+        from imf_jax.benchmark.tables import Table
+
+        rows = measure_envs(batch=self.batch, steps=self.steps, repeats=self.repeats)
+        title = "Environments; ratio = time of a side / time of imf_jax in the same round"
+        return [Table(title, [asdict(row) for row in rows])]
+
+
+@dataclass(frozen=True)
 class PicturesBenchmark:
     """Pictures per second of each renderer that works here, with whole and decimated meshes, at several sizes."""
 
@@ -381,6 +405,7 @@ Benchmark = (
     | Annotated[FeaturesBenchmark, tyro.conf.subcommand("features")]
     | Annotated[RolloutsBenchmark, tyro.conf.subcommand("rollouts")]
     | Annotated[PeersBenchmark, tyro.conf.subcommand("peers")]
+    | Annotated[EnvsBenchmark, tyro.conf.subcommand("envs")]
     | Annotated[PicturesBenchmark, tyro.conf.subcommand("pictures")]
     | Annotated[ResNetBenchmark, tyro.conf.subcommand("resnet")]
 )

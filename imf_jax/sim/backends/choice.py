@@ -12,6 +12,7 @@ import jax
 from imf_jax.config import BackendName, DeviceCount, RendererName, VisualName, require
 from imf_jax.errors import UserError
 from imf_jax.jax_settings import platform_problem
+from imf_jax.sim.robots import Visual
 from imf_jax.sim.tasks import Task
 
 _logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def make_backend(
     *,
     image_size: int,
     renderer: RendererName,
-    visual: VisualName = "mesh",
+    visual: Visual | VisualName = "mesh",
     interpolation: int = 1,
     devices: Sequence[jax.Device] = (),
     perturb: Mapping[str, float] = MappingProxyType({}),
