@@ -14,6 +14,7 @@ ROOMS = (
     "config",
     "settings_file",
     "spaces",
+    "chunks",
     "cache",
     "files",
     "images",

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from transfer_task import ARM, SPACES
 
+from imf_jax.chunks import join, same_hemisphere, unit_quaternions
 from imf_jax.errors import UserError
-from imf_jax.models.policy import unit_quaternions
 from imf_jax.recording.correction import difference, distance
-from imf_jax.rollout.delay import join, same_hemisphere
 from imf_jax.sim.robots.base import hold
 from imf_jax.spaces import Part, RobotSpaces
 

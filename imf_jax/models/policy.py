@@ -1,7 +1,7 @@
 """The policy: observation -> condition -> generator -> action chunk in physical units."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int, Key
 
 from imf_jax import seeds
+from imf_jax.chunks import unit_quaternions
 from imf_jax.config import EfficientNetEncoderConfig, LewmEncoderConfig, PolicyConfig, TrainConfig, from_dict, require
 from imf_jax.models.conditioning import FrozenEncoder, Observation, build_conditioning, require_statistics
 from imf_jax.models.encoders import efficientnet
@@ -23,9 +24,6 @@ from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.spaces import RobotSpaces
 
 Array = jax.Array
-
-SMALLEST_QUATERNION = 1e-6
-"""Norm under which a predicted quaternion has no direction and becomes the identity rotation."""
 
 _AUGMENTATION_STREAM, _PREFIX_STREAM, _DELAY_STREAM = 1 << 20, 1 << 21, 1 << 22
 _PREFIX_NOISE_STREAM, _PREFIX_DROPOUT_STREAM = 1 << 23, 1 << 24
@@ -42,47 +40,6 @@ class Prefix(NamedTuple):
 
     actions: Float[Array, "B H action_dim"]
     is_given: Bool[Array, "B H"]
-
-
-def unit_quaternions(action: Float[Array, "*batch A"], spaces: RobotSpaces) -> Float[Array, "*batch A"]:
-    """Scale every quaternion of an action to unit length.
-
-    Args:
-        action: float32 (..., A).
-        spaces: say where the quaternions are.
-
-    Returns:
-        The same, with unit quaternions; the other entries untouched.
-    """
-    identity = jnp.array([1.0, 0.0, 0.0, 0.0])
-
-    def unit(quaternion: Float[Array, "*batch N 4"]) -> Float[Array, "*batch N 4"]:
-        norm = jnp.linalg.norm(quaternion, axis=-1, keepdims=True)
-        return jnp.where(norm > SMALLEST_QUATERNION, quaternion / jnp.maximum(norm, SMALLEST_QUATERNION), identity)
-
-    return change_quaternions(unit, action, spaces)
-
-
-def change_quaternions(
-    change: Callable[[Float[Array, "*batch N 4"]], Float[Array, "*batch N 4"]],
-    action: Float[Array, "*batch A"],
-    spaces: RobotSpaces,
-) -> Float[Array, "*batch A"]:
-    """Replace the N quaternions of actions (..., A) by what `change` makes of them; the other entries stay."""
-    if not spaces.quaternions:
-        return action
-    changed = change(quaternions(action, spaces))
-    index = {place.start: n for n, place in enumerate(spaces.quaternions)}
-    parts = [
-        changed[..., index[place.start], :] if place.start in index else action[..., place]
-        for _, place in spaces.action_parts
-    ]
-    return jnp.concatenate(parts, axis=-1)
-
-
-def quaternions(action: Float[Array, "*batch A"], spaces: RobotSpaces) -> Float[Array, "*batch N 4"]:
-    """The N quaternions of actions (..., A)."""
-    return jnp.stack([action[..., place] for place in spaces.quaternions], axis=-2)
 
 
 class Policy(nnx.Module):

@@ -31,13 +31,13 @@ import numpy as np
 from flax import nnx
 from typing_extensions import override
 
+from imf_jax.chunks import advance, join, place, require_within_chunk
 from imf_jax.config import ExecutionConfig, PolicyConfig, require
 from imf_jax.models.objectives.paths import Guide, from_step, prefix_mask
-from imf_jax.models.policy import Policy, Prefix, change_quaternions, quaternions, unit_quaternions
+from imf_jax.models.policy import Policy, Prefix
 from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
-from imf_jax.spaces import RobotSpaces
 
 Array = jax.Array
 
@@ -176,29 +176,6 @@ class DelayedProgram(PlanProgram):
         return self.policy.encoder_bytes(num_scenes)
 
 
-def join(old: Array, new: Array, start: Array | np.int32 | int, spaces: RobotSpaces, blend_steps: int = 0) -> Array:
-    """Join two chunks: the old one up to `start`, the new one from there on.
-
-    Args:
-        old: float32 (B, H, A) actions.
-        new: float32 (B, H, A) actions of the same control steps.
-        start: index of the first step at which the new chunk counts.
-        spaces: of the robot.
-        blend_steps: from there on, so many steps are mixtures in which the share of the new chunk grows evenly:
-            quaternions linearly and then normalised, everything else linearly.
-
-    Returns:
-        float32 (B, H, A).
-    """
-    step = jnp.arange(old.shape[1])[:, None]
-    joined = jnp.where(step < start, old, new)
-    if blend_steps:
-        share = (step - start + 1) / (blend_steps + 1)
-        mixed = unit_quaternions(new + (1 - share) * (same_hemisphere(old, new, spaces) - new), spaces)
-        joined = jnp.where((step >= start) & (step < start + blend_steps), mixed, joined)
-    return joined
-
-
 def guide_weights(step: Array, delay: Array | np.int32 | int, known: Array | int) -> Array:
     """Weight with which a new plan is drawn to the plan before it, in [0, 1], as real-time chunking sets it.
 
@@ -215,52 +192,6 @@ def guide_weights(step: Array, delay: Array | np.int32 | int, known: Array | int
     return jnp.where(step < delay, 1.0, share * jnp.expm1(share) / jnp.expm1(1.0))
 
 
-def place(chunk: Array, first: Array, length: int, spaces: RobotSpaces, *, extrapolate: bool) -> Array:
-    """Place chunks (B, H, A) at step `first` of `length` steps; beyond their end nothing is planned, see `advance`.
-
-    Returns:
-        float32 (B, length, A); before `first` it is the first action.
-    """
-    step, end = jnp.arange(length) - first, chunk.shape[1] - 1
-    placed = chunk[:, jnp.clip(step, 0, end)]
-    if not extrapolate:
-        return placed
-    beyond = (step - end)[:, None]
-    last = chunk[:, -1:]
-    increment = last - same_hemisphere(chunk[:, -2:-1], last, spaces)
-    return jnp.where(beyond > 0, unit_quaternions(last + beyond * increment, spaces), placed)
-
-
-def advance(timeline: Array, steps: int, spaces: RobotSpaces, *, extrapolate: bool) -> Array:
-    """Advance a timeline (B, L, A) by `steps` and extrapolate its end, where nothing is planned.
-
-    Args:
-        timeline: float32 (B, L, A) actions.
-        steps: control steps that have passed.
-        spaces: of the robot.
-        extrapolate: go on by the last increment; else repeat the last action.
-    """
-    last = timeline[:, -1:]
-    beyond = jnp.repeat(last, steps, axis=1)
-    if extrapolate:
-        increment = last - same_hemisphere(timeline[:, -2:-1], last, spaces)
-        beyond = unit_quaternions(beyond + jnp.arange(1, steps + 1)[:, None] * increment, spaces)
-    return jnp.concatenate([timeline[:, steps:], beyond], axis=1)
-
-
-def same_hemisphere(actions: Array, reference: Array, spaces: RobotSpaces) -> Array:
-    """Actions (..., A) with the sign of each quaternion that is nearer to `reference`; the rotation is the same."""
-    if not spaces.quaternions:
-        return actions
-    near = quaternions(reference, spaces)
-
-    def turn(values: Array) -> Array:
-        towards = jnp.sum(values * near, axis=-1, keepdims=True)
-        return jnp.where(towards < 0, -values, values)
-
-    return change_quaternions(turn, actions, spaces)
-
-
 def require_execution(execution: ExecutionConfig, policy: PolicyConfig) -> None:
     """Refuse what a policy cannot execute.
 
@@ -274,23 +205,9 @@ def require_execution(execution: ExecutionConfig, policy: PolicyConfig) -> None:
     usable = policy.pred_horizon - policy.obs_horizon + 1
     horizons = f"pred_horizon {policy.pred_horizon} - obs_horizon {policy.obs_horizon}"
     every, delay = execution.replan_every or policy.num_action_steps, execution.delay_steps
-    begin = min(delay, policy.delay_training)
     if policy.delay_training:
         horizons += f" + delay_training {policy.delay_training}"
-    require(
-        every <= usable,
-        f"--replan-every {every} is more actions than a chunk has; choose 1..{usable} ({horizons} + 1)",
-    )
-    require(
-        delay < usable + begin,
-        f"--delay-steps {delay} is beyond the chunk; this policy allows 0..{longest_delay(policy)} ({horizons})",
-    )
-    overlap = max(0, usable + begin - every - delay)
-    require(
-        execution.blend_steps <= overlap,
-        f"--blend-steps {execution.blend_steps} is longer than two chunks overlap: {overlap} actions ({horizons} + 1 - "
-        f"replan-every {every} - delay-steps {delay})",
-    )
+    require_within_chunk(usable, every, delay, execution.blend_steps, horizons, policy.delay_training)
     problem = policy.objective.guidance_problem
     require(not execution.guidance or problem is None, f"--guidance {problem}")
     if not execution.prefix:

@@ -14,6 +14,7 @@ from point_world import PointBackend
 from test_compiled import what_happened
 from transfer_task import SPACES
 
+from imf_jax.chunks import advance, join
 from imf_jax.config import AttnResConfig, DiffusionConfig, ExecutionConfig, PolicyConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.models.policy import Policy
@@ -21,9 +22,7 @@ from imf_jax.rollout.compiled import CompiledRollout
 from imf_jax.rollout.delay import (
     DelayedProgram,
     DelayedWeights,
-    advance,
     guide_weights,
-    join,
     longest_delay,
     policy_planner,
     require_execution,
