@@ -15,6 +15,7 @@ ROOMS = (
     "settings_file",
     "spaces",
     "chunks",
+    "client",
     "cache",
     "files",
     "images",

@@ -1,0 +1,196 @@
+"""The executor on a robot executes the actions of the async engine for the same chunks, and survives what is late."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from transfer_task import SPACES
+
+from imf_jax.client import ChunkExecutor, RobotRunner
+from imf_jax.errors import ArgumentError, UserError
+from imf_jax.rollout.delay import DelayedProgram, DelayedWeights
+from imf_jax.sim.backends.base import StepOutput
+from imf_jax.spaces import Part, RobotSpaces
+
+HORIZON, OBS = 8, 2
+USABLE = HORIZON - OBS + 1
+JOINTS = RobotSpaces(
+    "arm", (Part("joint", 1, "joint", "rad"),), (Part("joint", 1, "joint", "rad"),), ("hand",), ("hand",)
+)
+
+
+def random_chunks(plans: int, seed: int = 0) -> np.ndarray:
+    """Chunks (plans, HORIZON, 16) with quaternions of any sign."""
+    rng = np.random.default_rng(seed)
+    chunks = rng.normal(size=(plans, HORIZON, 16)).astype(np.float32)
+    for place in SPACES.quaternions:
+        chunks[..., place] /= np.linalg.norm(chunks[..., place], axis=-1, keepdims=True)
+    return chunks
+
+
+class Given:
+    """A policy that plans the given chunks."""
+
+    obs_horizon, pred_horizon, cameras, spaces = OBS, HORIZON, (), SPACES
+
+    def __init__(self, chunks: np.ndarray) -> None:
+        self.chunks = chunks
+
+    def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any) -> Any:
+        return jnp.asarray(self.chunks[replans])
+
+
+def at_rest() -> StepOutput:
+    """One scene whose hands are at the origin."""
+    pose = np.zeros((1, 2, 7), np.float32)
+    pose[..., 3] = 1
+    blank = dict.fromkeys(StepOutput._fields)
+    return StepOutput(**blank)._replace(state=np.zeros((1, 16), np.float32), end_effector=pose)
+
+
+def engine(chunks: np.ndarray, delay: int, every: int, **options: Any) -> np.ndarray:
+    program: Any = DelayedProgram(Given(chunks), every, **options)  # type: ignore[arg-type]
+    memory, actions = program.start(at_rest()), []
+    for replan in range(len(chunks)):
+        weights = DelayedWeights(None, np.int32(delay))
+        planned, memory = program.plan(weights, memory, {}, at_rest(), 0, np.zeros(1), np.array([replan]))
+        actions.append(np.asarray(planned[0]))
+    return np.concatenate(actions)
+
+
+def robot(chunks: np.ndarray, delay: int, every: int, arrival: Any, **options: Any) -> np.ndarray:
+    """Actions of a robot to which chunk n comes `arrival(n)` steps after its observation."""
+    executor = ChunkExecutor(SPACES, USABLE, replan_every=every, delay_steps=delay, **options)
+    executor.start(held())
+    coming: list[tuple[int, int, int]] = []
+    actions = []
+    for step in range(len(chunks) * every):
+        if executor.plan_due:
+            coming.append((step + arrival(step // every), executor.begin_plan(), step // every))
+        for when, plan, number in [entry for entry in coming if entry[0] == step]:
+            executor.add(plan, chunks[number, OBS - 1 :])
+            coming.remove((when, plan, number))
+        actions.append(executor.next_action())
+    return np.stack(actions)
+
+
+def held() -> np.ndarray:
+    memory = DelayedProgram(Given(random_chunks(1)), 1).start(at_rest())  # type: ignore[arg-type]
+    return np.asarray(memory.actions)[0, 0]
+
+
+@pytest.mark.parametrize("every", [1, 2, 4, USABLE])
+@pytest.mark.parametrize("delay", range(USABLE))
+def test_the_robot_executes_what_the_engine_executes_to_the_bit(delay: int, every: int) -> None:
+    """Also where several plans are under way, and where they come early and out of order."""
+    chunks = random_chunks(7)
+    expected = engine(chunks, delay, every)
+    for arrival in (lambda n: 0, lambda n: delay, lambda n: delay * (n % 2)):
+        np.testing.assert_array_equal(robot(chunks, delay, every, arrival), expected)
+
+
+@pytest.mark.parametrize(
+    ("delay", "every", "blend", "on_empty"),
+    [(1, 2, 3, "hold"), (0, 4, 3, "hold"), (5, 4, 0, "continue"), (6, 3, 0, "continue")],
+)
+def test_blends_and_continuations_are_the_engines(delay: int, every: int, blend: int, on_empty: Any) -> None:
+    chunks = random_chunks(6, seed=1)
+    expected = engine(chunks, delay, every, blend_steps=blend, extrapolate=on_empty == "continue")
+    for arrival in (lambda n: 0, lambda n: delay):
+        executed = robot(chunks, delay, every, arrival, blend_steps=blend, on_empty=on_empty)
+        np.testing.assert_allclose(executed, expected, atol=2e-6)
+
+
+def numbered(executor: ChunkExecutor, number: int) -> np.ndarray:
+    return 100.0 * number + np.arange(executor.chunk_steps, dtype=np.float32)[:, None]
+
+
+def test_a_late_chunk_takes_over_when_it_comes_with_its_action_for_that_step() -> None:
+    executor = ChunkExecutor(JOINTS, 6, replan_every=4, delay_steps=1)
+    executor.start(np.array([-1.0]))
+    first = executor.begin_plan()
+    taken = [float(executor.next_action()[0]) for _ in range(3)]
+    executor.add(first, numbered(executor, 0))
+    taken += [float(executor.next_action()[0])]
+    second = executor.begin_plan()
+    taken += [float(executor.next_action()[0]) for _ in range(4)]
+    assert taken == [-1, -1, -1, 3, 4, 5, 5, 5]
+    third = executor.begin_plan()
+    assert executor.add(third, numbered(executor, 2)) is True
+    assert executor.next_action()[0] == 5
+    assert executor.add(second, numbered(executor, 1)) is True, "an older plan fills the time before the newer one"
+    assert executor.next_action()[0] == 201
+
+
+def test_a_chunk_whose_time_is_over_is_dropped() -> None:
+    executor = ChunkExecutor(JOINTS, 4, replan_every=4)
+    executor.start(np.array([-1.0]))
+    plan = executor.begin_plan()
+    for _ in range(4):
+        executor.next_action()
+    assert executor.add(plan, numbered(executor, 0)) is False
+    assert executor.late == 1
+    assert executor.next_action()[0] == -1
+
+
+def test_the_watchdog_stops_at_the_last_command_until_the_next_start() -> None:
+    executor = ChunkExecutor(JOINTS, 3, replan_every=2, on_empty="continue", watchdog_steps=4)
+    executor.start(np.array([-1.0]))
+    executor.add(executor.begin_plan(), numbered(executor, 0))
+    taken = [float(executor.next_action()[0]) for _ in range(10)]
+    assert taken == [0, 1, 2, 3, 4, 5, 6, 6, 6, 6]
+    assert executor.stopped
+    assert not executor.plan_due
+    executor.start(np.array([7.0]))
+    assert executor.next_action()[0] == 7
+    assert not executor.stopped
+
+
+def test_what_is_not_a_chunk_is_refused_and_changes_nothing() -> None:
+    executor = ChunkExecutor(JOINTS, 3, replan_every=2)
+    executor.start(np.array([-1.0]))
+    plan = executor.begin_plan()
+    with pytest.raises(ArgumentError, match=r"actions of shape \(2, 1\) came where \(3, 1\) is needed"):
+        executor.add(plan, np.zeros((2, 1)))
+    with pytest.raises(ArgumentError, match="not finite"):
+        executor.add(plan, np.full((3, 1), np.nan))
+    with pytest.raises(ArgumentError, match="no plan is due"):
+        executor.begin_plan()
+    assert executor.next_action()[0] == -1
+    with pytest.raises(ArgumentError, match="--delay-steps 3 is beyond the chunk"):
+        ChunkExecutor(JOINTS, 3, replan_every=2, delay_steps=3)
+
+
+def test_a_runner_plans_from_the_last_observations_and_outlives_failures() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def plan(observation: dict[str, Any]) -> np.ndarray:
+        seen.append(observation)
+        if len(seen) == 2:
+            raise UserError("the server is gone")
+        return np.repeat(observation["state"][-1][None], 4, axis=0)
+
+    with RobotRunner([plan], ChunkExecutor(JOINTS, 4, replan_every=2), obs_horizon=2) as runner:
+        runner.start(np.array([-1.0]))
+        actions = [float(runner.act({"state": np.array([step]), "prompt": "go"})[0]) for step in range(6)]
+    assert actions == [0, 0, 0, 0, 4, 4]
+    assert [entry["state"][:, 0].tolist() for entry in seen] == [[0, 0], [1, 2], [3, 4]]
+    assert seen[0]["prompt"] == "go"
+    assert (runner.failed, runner.last_error, runner.skipped) == (1, "the server is gone", 0)
+
+
+def test_a_runner_does_not_wait_for_a_plan_that_is_late() -> None:
+    from threading import Event
+
+    go_on = Event()
+
+    def plan(observation: dict[str, Any]) -> np.ndarray:
+        go_on.wait(10)
+        return np.ones((4, 1), np.float32)
+
+    with RobotRunner([plan], ChunkExecutor(JOINTS, 4, replan_every=1, delay_steps=1)) as runner:
+        runner.start(np.array([-1.0]))
+        assert [float(runner.act({"state": np.zeros(1)})[0]) for _ in range(3)] == [-1, -1, -1]
+        assert runner.skipped == 2
+        go_on.set()
