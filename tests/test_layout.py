@@ -33,6 +33,7 @@ ROOMS = (
     "envs",
     "rollout",
     "evaluation",
+    "serving",
     "training",
     "recording",
     "presets",

@@ -1,6 +1,7 @@
 """Connection to a policy server that speaks openpi's convention, such as `scripts/serve.py`."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class PolicyClient:
 
     def __init__(self, address: str, *, token: str | None = None, timeout_s: float = 30.0) -> None:
         self.address, self._token, self._timeout_s = address, token, timeout_s
+        self._open = ExitStack()
         self._connection: Any = None
         self.metadata: dict[str, Any] = self._connect()
 
@@ -82,9 +84,8 @@ class PolicyClient:
 
     def close(self) -> None:
         """Close the connection; the next call opens a new one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connection = None
+        self._open.close()
 
     def _connect(self) -> dict[str, Any]:
         try:
@@ -94,14 +95,16 @@ class PolicyClient:
             raise UserError(EXTRA) from None
         headers = {"Authorization": f"Api-Key {self._token}"} if self._token else None
         try:
-            self._connection = connect(
-                self.address,
-                additional_headers=headers,
-                compression=None,
-                open_timeout=self._timeout_s,
-                close_timeout=1.0,
-                max_size=MAX_ANSWER,
-                proxy=None,
+            self._connection = self._open.enter_context(
+                connect(
+                    self.address,
+                    additional_headers=headers,
+                    compression=None,
+                    open_timeout=self._timeout_s,
+                    close_timeout=1.0,
+                    max_size=MAX_ANSWER,
+                    proxy=None,
+                )
             )
             metadata = self._read()
         except InvalidStatus as error:

@@ -52,6 +52,7 @@ from imf_jax.config.policy import (
     with_kind,
 )
 from imf_jax.config.pretraining import HeldOutConfig, PretrainConfig, WorldModelConfig
+from imf_jax.config.serving import ServeConfig
 from imf_jax.config.stored import TYPE_KEY, flat_flags, from_dict, to_dict
 from imf_jax.config.training import CollectConfig, OptimizerConfig, RunConfig, TrainConfig, ValidationConfig
 
@@ -95,6 +96,7 @@ __all__ = [
     "RendererName",
     "ResNetEncoderConfig",
     "RunConfig",
+    "ServeConfig",
     "StateEncoderConfig",
     "TrackerMode",
     "TrackerName",

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imf_jax.checkpoints import CheckpointMeta
-from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, require, to_dict
+from imf_jax.checkpoints import CheckpointMeta, LoadedPolicy
+from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, ServeConfig, require, to_dict
 from imf_jax.config.perturbation import active, perturbation_text
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.errors import ArgumentError
@@ -48,28 +48,43 @@ def load_evaluated_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy
         UserError: there is no complete checkpoint, or it cannot be read.
         ArgumentError: the task has no expert, or what is named cannot be executed as the flags say.
     """
-    return _load_expert(config) if config.checkpoint is None else _load_policy(config, config.checkpoint)
+    return _load_expert(config) if config.checkpoint is None else _load_policy(config)
 
 
-def _load_policy(config: EvalConfig | RolloutConfig, checkpoint: Path) -> EvaluatedPolicy:
-    """Load the policy of a checkpoint folder, or of the newest complete checkpoint of a run folder."""
+def load_as_configured(config: EvalConfig | RolloutConfig | ServeConfig) -> LoadedPolicy:
+    """Load the policy of `--checkpoint`, which computes as the flags say.
+
+    Raises:
+        UserError: there is no complete checkpoint, or it cannot be read.
+        ArgumentError: the policy has no such encoder.
+    """
     from imf_jax.checkpoints import load_policy
-    from imf_jax.evaluation.manifest import folder_hash
     from imf_jax.models.encoders.lewm import LewmEncoder
-    from imf_jax.rollout.delay import policy_planner
 
-    loaded, execution = load_policy(checkpoint), config.execution
-    policy, run = loaded.policy, loaded.path.resolve().parent.parent.name
+    assert config.checkpoint is not None
+    loaded = load_policy(config.checkpoint)
+    policy = loaded.policy
     if config.sampling_steps is not None:
         policy.config = dataclasses.replace(policy.config, sampling_steps=config.sampling_steps)
     if config.encoder_dtype is not None:
         encoder = policy.frozen_encoder
         if not isinstance(encoder, LewmEncoder):
+            run = loaded.path.resolve().parent.parent.name
             raise ArgumentError(
                 f"--encoder-dtype {config.encoder_dtype} is for a frozen LEWM encoder, which the policy of {run} does "
                 "not have; leave it out"
             )
         encoder.dtype = np.dtype(config.encoder_dtype)
+    return loaded
+
+
+def _load_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
+    """Load the policy of a checkpoint folder, or of the newest complete checkpoint of a run folder."""
+    from imf_jax.evaluation.manifest import folder_hash
+    from imf_jax.rollout.delay import policy_planner
+
+    loaded, execution = load_as_configured(config), config.execution
+    policy, run = loaded.policy, loaded.path.resolve().parent.parent.name
     provenance = {
         "checkpoint": {"path": str(loaded.path.resolve()), "sha256": folder_hash(loaded.path), "step": loaded.step},
         "sampling_steps": policy.config.sampling_steps,

@@ -13,7 +13,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 COMMANDS = (
-    "train", "pretrain", "eval", "collect", "rollout", "latency", "report", "data", "suite", "benchmark",
+    "train", "pretrain", "eval", "collect", "rollout", "latency", "report", "data", "suite", "benchmark", "serve",
     "convert-lewm", "convert-head",
 )  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Policy server: observations in, action chunks out, over WebSocket and msgpack in openpi's convention."""
