@@ -14,6 +14,7 @@ ROOMS = (
     "config",
     "settings_file",
     "spaces",
+    "token_file",
     "chunks",
     "client",
     "cache",

@@ -36,7 +36,7 @@ class ReplayProgram(PolicyProgram):
     @override
     def plan(
         self,
-        weights: Weights,  # type: ignore[override]
+        weights: Weights,
         memory: tuple[()],
         observations: dict[str, jax.Array],
         output: StepOutput | None,

@@ -72,6 +72,7 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
         )
 
     with ExitStack() as stack:
+        stack.callback(setup.policy.close)
         if out is None:
             name = f"{setup.policy.folder}_seed{config.seed}"
             (out,) = stack.enter_context(new_folders(Path("evals"), [name]))

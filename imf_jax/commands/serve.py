@@ -1,22 +1,20 @@
 """Serve a policy to robots and evaluations. Example: python scripts/serve.py --checkpoint runs/transfer --port 8000"""
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import tyro
 
 from imf_jax.cli import print_note, run_main
-from imf_jax.config import ServeConfig, require
+from imf_jax.config import ServeConfig
 from imf_jax.errors import UserError
 from imf_jax.interrupts import stop_on_interrupt
 from imf_jax.jax_settings import set_precision
 from imf_jax.terminal import make_console, make_table
+from imf_jax.token_file import read_token
 
 if TYPE_CHECKING:
     from imf_jax.serving.metrics import ServerMetrics
 
-TOKEN = "IMF_SERVE_TOKEN"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 console = make_console()
@@ -34,7 +32,7 @@ def serve(config: ServeConfig) -> None:
     Raises:
         UserError, ArgumentError: its packages are missing, the port is in use, or the policy cannot be loaded.
     """
-    token = read_token(config.token_file)
+    token = read_token(config.token_file, "--token-file")
     try:
         # Imported late, so that help and mistyped flags are answered without waiting for JAX to load.
         from imf_jax.serving.server import PolicyServer, listening_socket, run_server
@@ -64,24 +62,6 @@ def serve(config: ServeConfig) -> None:
             on_ready=lambda: console.print(f"ready: {address} (stop with Ctrl-C)", style="bold"),
         )
     say_metrics(server.metrics)
-
-
-def read_token(path: Path | None) -> str | None:
-    """The token that clients must send, from a file or the environment; None for none.
-
-    Raises:
-        ArgumentError: the file cannot be read, or is empty.
-    """
-    if path is None:
-        return os.environ.get(TOKEN) or None
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "no text"
-        require(False, f"--token-file {path} cannot be read ({reason}); name a file that holds a token")
-        raise
-    require(bool(token), f"--token-file {path} is empty; write a token to it")
-    return token
 
 
 def say_metrics(metrics: "ServerMetrics") -> None:

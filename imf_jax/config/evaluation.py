@@ -21,6 +21,9 @@ from imf_jax.config.capture import CaptureConfig
 from imf_jax.config.perturbation import PerturbFlag, require_perturbations
 from imf_jax.config.policy import EncoderDtype
 
+POLICY_SCHEMES = ("ws://", "wss://")
+"""Beginnings of the address of a policy server."""
+
 
 @dataclass(frozen=True)
 class ClusterConfig:
@@ -119,6 +122,18 @@ class EvalConfig:
     checkpoint: Path | None = None
     # Evaluate the scripted expert of the task instead of a checkpoint.
     expert: bool = False
+    # Evaluate another policy: of a server, ws://HOST:PORT (scripts/serve.py, openpi), or package.module:function, which
+    # gets observations and returns actions (scenes, steps, action_dim). The function is executed.
+    policy: str | None = None
+    # Time that a policy server has for a connection, and for each plan [s].
+    policy_timeout_s: float = 30.0
+    # Names of observations, for servers that have others than ours: state=observation/state top=observation/image; the
+    # cameras that are named are rendered.
+    policy_keys: tuple[str, ...] | None = None
+    # Instruction that is sent with every observation as `prompt`.
+    policy_prompt: str | None = None
+    # File that holds the token of the server; by default that of the variable IMF_SERVE_TOKEN, if it is set.
+    policy_token_file: Path | None = None
     # Task to evaluate on; by default the one that the policy was trained for (of an expert: transfer).
     task: str | None = None
     # Scenes to evaluate: episodes 0, 1, ... of the seed.
@@ -176,15 +191,16 @@ class EvalConfig:
         require_perturbations(self.perturb)
         if self.jobs is not None:
             require(
-                not self.expert and self.checkpoint is None,
-                "--jobs names its checkpoints itself; leave --checkpoint and --expert out",
+                not self.expert and self.checkpoint is None and self.policy is None,
+                "--jobs names its checkpoints itself; leave --checkpoint, --expert and --policy out",
             )
             require(not self.resume or self.out is not None, "--resume needs the --out folder of the jobs to continue")
             return
         require(
-            self.expert != (self.checkpoint is not None),
-            "say what to evaluate: either --checkpoint FOLDER or --expert",
+            self.expert + (self.checkpoint is not None) + (self.policy is not None) == 1,
+            "say what to evaluate: either --checkpoint FOLDER, --policy ADDRESS or --expert",
         )
+        self._require_policy()
         if self.expert:
             require(self.encoder_dtype is None, "--encoder-dtype is for a policy; the scripted expert has no encoder")
             self.execution.require_no_plan_ahead()
@@ -192,6 +208,25 @@ class EvalConfig:
         require(
             not self.resume or self.out is not None, "--resume needs the --out folder of the evaluation to continue"
         )
+
+    def _require_policy(self) -> None:
+        """Refuse settings of a policy from elsewhere that cannot work or would do nothing."""
+        require(self.policy_timeout_s > 0, f"--policy-timeout-s {self.policy_timeout_s:g} must be positive")
+        served = self.policy is not None and self.policy.startswith(POLICY_SCHEMES)
+        for name in ("policy_keys", "policy_prompt", "policy_token_file"):
+            require(served or getattr(self, name) is None, f"{flag(name)} would do nothing without --policy ws://...")
+        for entry in self.policy_keys or ():
+            require(all(entry.partition("=")), f"--policy-keys {entry} must be NAME=KEY, as state=observation/state")
+        if self.policy is None:
+            return
+        require(
+            served or ":" in self.policy,
+            f"--policy {self.policy} must be ws://HOST:PORT or package.module:function",
+        )
+        for name in ("sampling_steps", "encoder_dtype"):
+            require(getattr(self, name) is None, f"{flag(name)} is for --checkpoint; set it where the policy is served")
+        require(not self.execution.prefix, "--prefix is for --checkpoint: policies elsewhere are given no prefix")
+        require(not self.execution.guidance, "--guidance is for --checkpoint: policies elsewhere cannot be guided")
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,25 @@
 """Evaluated policy: a planner, of a checkpoint or a scripted expert, with a name and a provenance."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from imf_jax.checkpoints import CheckpointMeta, LoadedPolicy
+from imf_jax.checkpoints import LoadedPolicy
 from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, ServeConfig, require, to_dict
 from imf_jax.config.perturbation import active, perturbation_text
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.sim.backends.base import Backend
 from imf_jax.sim.tasks import get_task, task_names
+from imf_jax.spaces import RobotSpaces
+
+
+def _nothing() -> None:
+    pass
 
 
 class EvaluatedPolicy(NamedTuple):
@@ -29,6 +34,7 @@ class EvaluatedPolicy(NamedTuple):
         image_size: height and width of the pictures that it reads [pixels].
         checkpoint: the checkpoint folder that it was loaded from, if it was.
         pictures: how the pictures that it learned from were drawn; None if it sees none, or nobody said so.
+        close: lets go of what it holds, such as connections.
     """
 
     planner: Any
@@ -39,6 +45,7 @@ class EvaluatedPolicy(NamedTuple):
     image_size: int = IMAGE_SIZE
     checkpoint: Path | None = None
     pictures: PictureStyle | None = None
+    close: Callable[[], None] = _nothing
 
 
 def load_evaluated_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
@@ -48,6 +55,10 @@ def load_evaluated_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy
         UserError: there is no complete checkpoint, or it cannot be read.
         ArgumentError: the task has no expert, or what is named cannot be executed as the flags say.
     """
+    if isinstance(config, EvalConfig) and config.policy is not None:
+        from imf_jax.evaluation.outside import load_outside_policy
+
+        return load_outside_policy(config)
     return _load_expert(config) if config.checkpoint is None else _load_policy(config)
 
 
@@ -94,8 +105,8 @@ def _load_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
     label, folder = f"{run}, step {loaded.step}", f"{run}_step{loaded.step}"
     if execution.delay_steps:
         label, folder = f"{label}, delay {execution.delay_steps}", f"{folder}_delay{execution.delay_steps}"
-    task = config.task or trained_task(loaded.meta)
-    require_robot(loaded.meta, task)
+    task = config.task or trained_task(loaded.meta.task)
+    require_robot(loaded.meta.spaces, loaded.meta.task, task)
     size = planner.image_size
     return EvaluatedPolicy(planner, task, label, provenance, folder, size, loaded.path, loaded.meta.pictures)
 
@@ -126,30 +137,35 @@ def perturbed(policy: EvaluatedPolicy, perturb: Mapping[str, float], backend: Ba
     )
 
 
-def trained_task(meta: CheckpointMeta) -> str:
-    """Task that a policy was trained for.
+def trained_task(task: str) -> str:
+    """Task that a policy was trained for, by what its checkpoint or its server names.
 
     Raises:
         ArgumentError: it is in somebody's file or module. A checkpoint may come from others, so that what it names is
             not executed unless the user says so.
     """
     require(
-        meta.task in task_names(),
-        f"the policy was trained on a task of its own, {meta.task}; name it, if you trust it: --task {meta.task}",
+        task in task_names(),
+        f"the policy was trained on a task of its own, {task}; name it, if you trust it: --task {task}",
     )
-    return meta.task
+    return task
 
 
-def require_robot(meta: CheckpointMeta, task: str) -> None:
+def require_robot(trained: RobotSpaces, trained_on: str, task: str) -> None:
     """Refuse a task whose robot is not the one of the policy.
+
+    Args:
+        trained: robot of the policy.
+        trained_on: its task.
+        task: the task to evaluate on.
 
     Raises:
         ArgumentError: names both.
     """
-    trained, robot = meta.spaces, get_task(task).robot.spaces
+    robot = get_task(task).robot.spaces
     require(
         trained.fits(robot),
-        f"the policy was trained for robot {trained.name!r} on task {meta.task!r}, but --task {task} has robot "
+        f"the policy was trained for robot {trained.name!r} on task {trained_on!r}, but --task {task} has robot "
         f"{robot.name!r}; evaluate it on a task of its robot",
     )
 

@@ -43,12 +43,13 @@ TRACEBACK = "traceback.txt"
 SCHEMA_VERSION = 1
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-KEYS = ("name", "checkpoint", "expert", "task", "overrides", "episodes", "seeds", "captures")
+KEYS = ("name", "checkpoint", "expert", "policy", "task", "overrides", "episodes", "seeds", "captures")
 CAPTURES = tuple(field.name for field in dataclasses.fields(CaptureConfig))
 GROUPS = ("execution", "capture")
 """Fields of a configuration whose own fields are flags of the command line."""
 NOT_OVERRIDABLE = (
-    "jobs", "out", "resume", "continue_on_error", "cluster", "checkpoint", "expert", "task", "episodes", *GROUPS,
+    "jobs", "out", "resume", "continue_on_error", "cluster", "checkpoint", "expert", "policy", "task", "episodes",
+    *GROUPS,
 )  # fmt: skip
 """Flags of all jobs together, or with a key of their own; those of a group are overridden one by one."""
 
@@ -123,7 +124,7 @@ def read_entry(entry: Any, what: str, number: int, defaults: EvalConfig) -> list
     captures = _mapping(entry, "captures", where)
     overrides = _mapping(entry, "overrides", where)
     values = to_dict(defaults) | {"jobs": None, "resume": False, "continue_on_error": False}
-    values |= {key: entry[key] for key in ("checkpoint", "expert", "task", "episodes") if key in entry}
+    values |= {key: entry[key] for key in ("checkpoint", "expert", "policy", "task", "episodes") if key in entry}
     flags = {flag: group for group in (values, *(values[name] for name in GROUPS)) for flag in group}
     require_known(captures, CAPTURES, f"{where}, captures")
     require_known(overrides, [flag for flag in flags if flag not in NOT_OVERRIDABLE], f"{where}, overrides")

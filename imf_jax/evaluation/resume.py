@@ -12,6 +12,7 @@ from imf_jax.errors import ArgumentError, UserError
 from imf_jax.evaluation.folder import MANIFEST, METRICS, RECORDS, REPORT
 from imf_jax.files import PARTIAL, read_json, remove_partials, reported_write_errors, write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.outcome import POLICY_ERROR
 from imf_jax.rollout.recorders.base import EPISODES
 
 DAMAGED = "episodes.damaged.jsonl"
@@ -34,11 +35,14 @@ _FREE_FLAGS = {
     "out",
     "perturb",
     "plot",
+    "policy",
+    "policy_timeout_s",
+    "policy_token_file",
     "reference",
     "repeat",
     "resume",
 }
-"""Flags that may differ; checkpoint, backend, delay and perturbations are compared by their resolved values."""
+"""Flags that may differ; checkpoint, policy, backend, delay and perturbations are compared by their resolved values."""
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -53,6 +57,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         return {
             **{name: value for name, value in manifest.items() if name not in IGNORED_KEYS},
             "checkpoint": checkpoint.get("sha256"),
+            "served": (manifest.get("served") or {}).get("metadata"),  # whatever its address
             flag("perturb"): active(manifest.get("perturbations") or {}),
             # A capture that was not known yet was not made, and its camera was this one.
             **{flag(name): value for name, value in (captures | flat_flags(flags)).items()},
@@ -86,14 +91,15 @@ def prepare_resume(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRe
     """Prepare a folder for the episodes that are missing.
 
     Lines that cannot be read are moved to `episodes.damaged.jsonl`, and artifacts without a record are removed: those
-    episodes run again. Complete records and their artifacts stay as they are.
+    episodes run again, and so do those that ended because a policy elsewhere gave no plan. Complete records and their
+    artifacts stay as they are.
 
     Args:
         path: a folder in which an evaluation was started.
         manifest: of the evaluation as it would be started now.
 
     Returns:
-        the records that are complete, and one line for each that was not.
+        the records that are complete, and lines about those that are not.
 
     Raises:
         ArgumentError: the folder holds another evaluation.
@@ -108,6 +114,10 @@ def prepare_resume(path: Path, manifest: dict[str, Any]) -> tuple[list[EpisodeRe
         )
     with reported_write_errors(path):
         records, damaged, problems = _read_lines(path / RECORDS)
+        unplanned = [record for record in records if (record.error or "").startswith(POLICY_ERROR)]
+        if unplanned:
+            records = [record for record in records if record not in unplanned]
+            problems.append(f"{len(unplanned)} episodes whose policy gave no plan run again")
         if damaged:
             with open(path / DAMAGED, "ab") as aside:
                 aside.writelines(damaged)

@@ -230,7 +230,8 @@ class CompiledRollout:
     def _end(self, row: int, rows: RowSchedule, stats: EpisodeStats, *, finite: bool) -> None:
         steps, replans = int(stats.steps[row]), int(stats.replans[row])
         status: Status = "error"
-        error: str | None = unplannable_error(replans, finite)
+        reason = self._program.plan_error(int(rows.episodes[row]), replans)
+        error: str | None = unplannable_error(replans, finite, reason)
         if not stats.unplannable[row]:
             status, error = episode_status(
                 diverged=bool(stats.diverged[row]),

@@ -35,7 +35,7 @@ from imf_jax.chunks import advance, join, place, require_within_chunk
 from imf_jax.config import ExecutionConfig, PolicyConfig, require
 from imf_jax.models.objectives.paths import Guide, from_step, prefix_mask
 from imf_jax.models.policy import Policy, Prefix
-from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
+from imf_jax.rollout.planner import ChunkProgram, PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
 
@@ -50,7 +50,7 @@ class DelayedWeights(NamedTuple):
         delay_steps: int32 scalar d; one program serves every delay.
     """
 
-    policy: nnx.State
+    policy: Any
     delay_steps: Array | np.int32
 
 
@@ -92,7 +92,7 @@ class DelayedProgram(PlanProgram):
         guidance: largest weight with which a plan is drawn to the plan before it; 0 for none.
     """
 
-    policy: PolicyProgram
+    policy: ChunkProgram
     replan_every: int
     extrapolate: bool = False
     blend_steps: int = 0
@@ -166,6 +166,10 @@ class DelayedProgram(PlanProgram):
         if delay is not None:
             actions, weight = (from_step(values, delay, horizon) for values in (actions, weight))
         return Guide(actions, weight, np.float32(self.guidance))
+
+    @override
+    def plan_error(self, episode: int, replan: int) -> str | None:
+        return self.policy.plan_error(episode, replan)
 
     @override
     def bytes_per_scene(self) -> int:
@@ -245,13 +249,16 @@ def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) 
 
     def execute(program: PolicyProgram, weights: nnx.State) -> tuple[PlanProgram, Any]:
         every = execution.replan_every or program.num_action_steps
-        program = replace(program, num_action_steps=every)
-        if execution.inference == "sync":
-            return program, weights
-        extrapolate = execution.on_empty == "continue"
-        delayed = DelayedProgram(
-            program, every, extrapolate, execution.blend_steps, execution.prefix, execution.guidance
-        )
-        return delayed, DelayedWeights(weights, np.int32(execution.delay_steps))
+        return executed(replace(program, num_action_steps=every), weights, execution)
 
     return PolicyPlanner(policy, plan_batch, execute)
+
+
+def executed(program: ChunkProgram, weights: Any, execution: ExecutionConfig) -> tuple[PlanProgram, Any]:
+    """The program and weights whose plans reach the robot as `execution` says; `num_action_steps` is the interval."""
+    if execution.inference == "sync":
+        return program, weights
+    extrapolate = execution.on_empty == "continue"
+    every, blend = program.num_action_steps, execution.blend_steps
+    delayed = DelayedProgram(program, every, extrapolate, blend, execution.prefix, execution.guidance)
+    return delayed, DelayedWeights(weights, np.int32(execution.delay_steps))

@@ -168,8 +168,9 @@ class Rollout:
         if usable.all():
             return scenes, actions
         for row in np.flatnonzero(~usable).tolist():
-            finite = bool(scenes.output.finite[row])
-            self._end(scenes, row, "error", unplannable_error(int(scenes.replans[row]), finite))
+            replan, finite = int(scenes.replans[row]), bool(scenes.output.finite[row])
+            reason = self._planner.plan_error(int(scenes.episode[row]), replan)
+            self._end(scenes, row, "error", unplannable_error(replan, finite, reason))
         return take_rows(scenes, usable), actions[usable]
 
     def _advance(self, before: Scenes, actions: np.ndarray) -> Scenes:

@@ -78,6 +78,18 @@ def episode_status(*, diverged: bool, success: bool, failure: bool, steps: int) 
     return ("failure" if failure else "timeout"), None
 
 
-def unplannable_error(replan: int, finite: bool) -> str:
-    """Error of an episode that ends because it has no usable plan; `finite`: the scene is finite."""
-    return f"plan {replan} is not finite" if finite else "the scene after its reset is not finite"
+POLICY_ERROR = "the policy gave no plan: "
+"""Beginning of the error of an episode whose policy, in another process or of others, failed; it can be run again."""
+
+
+def unplannable_error(replan: int, finite: bool, reason: str | None = None) -> str:
+    """Error of an episode that ends because it has no usable plan.
+
+    Args:
+        replan: plans made before in the episode.
+        finite: the scene is finite.
+        reason: why there is no plan, where the policy says so.
+    """
+    if not finite:
+        return "the scene after its reset is not finite"
+    return f"{POLICY_ERROR}{reason} (plan {replan})" if reason else f"plan {replan} is not finite"

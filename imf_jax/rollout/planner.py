@@ -88,6 +88,10 @@ class PlanProgram:
         """
         return {}
 
+    def plan_error(self, episode: int, replan: int) -> str | None:
+        """Why a plan of an episode is not finite, where the program knows; `replan`: plans made before it."""
+        return None
+
     def bytes_per_scene(self) -> int:
         """Memory [bytes], about, that the plan of one more scene needs, without what `encoder_bytes` counts."""
         return 4096
@@ -97,8 +101,60 @@ class PlanProgram:
         return 0
 
 
+class ChunkProgram(PlanProgram):
+    """Program that plans a whole chunk, of which a slice is executed.
+
+    Attributes:
+        pred_horizon: actions H of a chunk.
+        delay_training: control steps by which its chunks can begin later than their observation.
+        spaces: action and state of the robot.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def pred_horizon(self) -> int: ...  # noqa: D102
+        @property
+        def delay_training(self) -> int: ...  # noqa: D102
+        @property
+        def spaces(self) -> RobotSpaces: ...  # noqa: D102
+
+    def chunk(
+        self,
+        weights: Any,
+        observations: dict[str, jax.Array],
+        seed: jax.Array,
+        episodes: jax.Array,
+        replans: jax.Array,
+        prefix: Prefix | None = None,
+        *,
+        delay: jax.Array | None = None,
+        guide: Guide | None = None,
+    ) -> jax.Array:
+        """Whole chunk, float32 (B, H, A); index obs_horizon - 1 is the action at the time of the observation.
+
+        See `Policy.plan` for prefix, delay and guide, of which a program may take none.
+        """
+        raise NotImplementedError
+
+    @override
+    def plan(
+        self,
+        weights: Any,
+        memory: tuple[()],
+        observations: dict[str, jax.Array],
+        output: StepOutput | None,
+        seed: jax.Array,
+        episodes: jax.Array,
+        replans: jax.Array,
+    ) -> tuple[jax.Array, tuple[()]]:
+        chunk = self.chunk(weights, observations, seed, episodes, replans)
+        first = self.obs_horizon - 1
+        return chunk[:, first : first + self.num_action_steps], memory
+
+
 @dataclass(frozen=True)
-class PolicyProgram(PlanProgram):
+class PolicyProgram(ChunkProgram):
     """Plan of an IMF-AttnRes policy: noise, normalisation, vision encoder, network, the executed actions.
 
     Attributes:
@@ -123,6 +179,7 @@ class PolicyProgram(PlanProgram):
     encoded_bytes: int
     encoded_at_once: int | None
 
+    @override
     def chunk(
         self,
         weights: nnx.State,
@@ -135,30 +192,11 @@ class PolicyProgram(PlanProgram):
         delay: jax.Array | None = None,
         guide: Guide | None = None,
     ) -> jax.Array:
-        """Whole chunk, float32 (B, H, A); index obs_horizon - 1 is the action at the time of the observation.
-
-        See `Policy.plan` for prefix, delay and guide.
-        """
         policy = nnx.merge(self.graph, weights)
         keys = noise_keys(seed, episodes, replans)
         shape = self.pred_horizon, self.spaces.action_dim
         noise = jax.vmap(lambda key: seeds.normal(key, shape))(keys)
         return policy.plan({name: observations[name] for name in policy.reads}, noise, prefix, delay=delay, guide=guide)
-
-    @override
-    def plan(
-        self,
-        weights: nnx.State,
-        memory: tuple[()],
-        observations: dict[str, jax.Array],
-        output: StepOutput | None,
-        seed: jax.Array,
-        episodes: jax.Array,
-        replans: jax.Array,
-    ) -> tuple[jax.Array, tuple[()]]:
-        chunk = self.chunk(weights, observations, seed, episodes, replans)
-        first = self.obs_horizon - 1
-        return chunk[:, first : first + self.num_action_steps], memory
 
     @override
     def bytes_per_scene(self) -> int:
@@ -272,6 +310,10 @@ class ProgramPlanner:
         rows = np.array([row_of[episode] for episode in episodes.tolist()])
         notes = self.program.notes(jax.tree.map(lambda leaf: leaf[rows], self._memory))
         return {name: np.asarray(values) for name, values in notes.items()}
+
+    def plan_error(self, episode: int, replan: int) -> str | None:
+        """Why a plan is not finite, see `PlanProgram.plan_error`."""
+        return self.program.plan_error(episode, replan)
 
     def _recall(self, output: StepOutput, episodes: np.ndarray) -> Any:
         """Memory of these episodes after their last plan; any values where an episode has just begun."""

@@ -29,7 +29,7 @@ from imf_jax.rollout.delay import (
 )
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.planner import PolicyPlanner, ProgramPlanner
+from imf_jax.rollout.planner import ChunkProgram, PolicyPlanner, ProgramPlanner
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
@@ -41,7 +41,7 @@ USABLE = 7
 
 
 @dataclass(frozen=True)
-class Chunks:
+class Chunks(ChunkProgram):
     """A policy of which plan n has 100 n + i + d as the first entry of action i, d late; plan `broken` is not finite.
 
     The second entry says how many steps of the chunk were given.

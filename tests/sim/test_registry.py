@@ -145,7 +145,7 @@ def test_what_a_checkpoint_names_is_not_executed(write: Callable[..., Path], wri
     checkpoint = resolve_checkpoint(write_run(tmp_path / "run"))
     meta = replace(read_meta(checkpoint), task=str(path))
     with pytest.raises(ArgumentError, match=f"trained on a task of its own, {path}; name it, .*: --task {path}"):
-        trained_task(meta)
+        trained_task(meta.task)
     file = checkpoint / META
     write_json(file, read_json(file) | {"task": str(path), "robot": None})
     with pytest.raises(UserError, match=f"does not describe its robot, and its task {path} is not known"):

@@ -164,6 +164,10 @@ class PerturbedProgram(PlanProgram):
         return self.inner.notes(memory.inner)
 
     @override
+    def plan_error(self, episode: int, replan: int) -> str | None:
+        return self.inner.plan_error(episode, replan)
+
+    @override
     def bytes_per_scene(self) -> int:
         return self.inner.bytes_per_scene()
 

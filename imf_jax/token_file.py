@@ -1,0 +1,30 @@
+"""Tokens of policy servers, from a file or the environment: never from a command line, which others can list."""
+
+import os
+from pathlib import Path
+
+from imf_jax.config import require
+from imf_jax.errors import ArgumentError
+
+VARIABLE = "IMF_SERVE_TOKEN"
+
+
+def read_token(path: Path | None, flag: str) -> str | None:
+    """The token in a file, or of the environment; None for none.
+
+    Args:
+        path: the file, one line; by default the variable IMF_SERVE_TOKEN is read.
+        flag: that names the file, for messages.
+
+    Raises:
+        ArgumentError: the file cannot be read, or is empty.
+    """
+    if path is None:
+        return os.environ.get(VARIABLE) or None
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ArgumentError(f"{flag} {path} cannot be read ({reason}); name a file that holds a token") from None
+    require(bool(token), f"{flag} {path} is empty; write a token to it")
+    return token
