@@ -11,6 +11,10 @@ from imf_jax.rollout.episode import EpisodeRecord, Status
 from imf_jax.rollout.recorders.base import Recorder
 
 
+LARGEST_ERROR = float(np.finfo(np.float32).max)
+"""Largest distance in a record [m]: commands that run away, as extrapolated ones can, overflow to infinity."""
+
+
 @dataclass(frozen=True)
 class RolloutProgress:
     """Progress of a rollout.
@@ -174,7 +178,7 @@ class EpisodeLog:
             max_stage=max_stage if steps and max_stage != max_reward else None,
             success_step=steps - 1 if status == "success" else None,
             replans=replans,
-            max_ik_error=max_ik_error,
+            max_ik_error=min(max_ik_error, LARGEST_ERROR),
             overflow_steps=overflow_steps,
             error=error,
         )
