@@ -10,7 +10,6 @@ from imf_jax.rollout.capture import QUEUE_BYTES, CaptureQueue
 from imf_jax.rollout.episode import EpisodeRecord, Status
 from imf_jax.rollout.recorders.base import Recorder
 
-
 LARGEST_ERROR = float(np.finfo(np.float32).max)
 """Largest distance in a record [m]: commands that run away, as extrapolated ones can, overflow to infinity."""
 
