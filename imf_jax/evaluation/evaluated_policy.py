@@ -55,10 +55,6 @@ def load_evaluated_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy
         UserError: there is no complete checkpoint, or it cannot be read.
         ArgumentError: the task has no expert, or what is named cannot be executed as the flags say.
     """
-    if isinstance(config, EvalConfig) and config.policy is not None:
-        from imf_jax.evaluation.outside import load_outside_policy
-
-        return load_outside_policy(config)
     return _load_expert(config) if config.checkpoint is None else _load_policy(config)
 
 

@@ -192,7 +192,7 @@ def _require_perturbable(config: EvalConfig, where: str) -> None:
     from imf_jax.evaluation.setup import assemble
 
     try:
-        assemble(config)
+        assemble(config).policy.close()
     except UserError as error:
         raise ArgumentError(f"{where}: {error}") from None
 

@@ -7,6 +7,7 @@ from typing import Any
 from imf_jax.config import EvalConfig, PictureStyle, require
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy, load_evaluated_policy, perturbed
+from imf_jax.evaluation.outside import load_outside_policy
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import Backend
@@ -50,7 +51,21 @@ def assemble(config: EvalConfig | RolloutConfig) -> Setup:
     """
     name = resolve_backend(config.backend)
     devices = resolve_devices(name, config.devices, config.num_envs)
-    policy = load_evaluated_policy(config)
+    if isinstance(config, EvalConfig) and config.policy is not None:
+        policy = load_outside_policy(config)
+    else:
+        policy = load_evaluated_policy(config)
+    try:
+        return _with_backend(config, policy, name, devices)
+    except BaseException:
+        policy.close()
+        raise
+
+
+def _with_backend(
+    config: EvalConfig | RolloutConfig, policy: EvaluatedPolicy, name: str, devices: Sequence[Any]
+) -> Setup:
+    """Assemble the backend `name` for a policy."""
     perturb = config.perturb if isinstance(config, EvalConfig) else {}
     style = choose_style(config, policy, name)
     backend = make_backend(

@@ -230,9 +230,11 @@ class CompiledRollout:
     def _end(self, row: int, rows: RowSchedule, stats: EpisodeStats, *, finite: bool) -> None:
         steps, replans = int(stats.steps[row]), int(stats.replans[row])
         status: Status = "error"
-        reason = self._program.plan_error(int(rows.episodes[row]), replans)
-        error: str | None = unplannable_error(replans, finite, reason)
-        if not stats.unplannable[row]:
+        error: str | None
+        if stats.unplannable[row]:
+            reason = self._program.plan_error(int(rows.episodes[row]), replans)
+            error = unplannable_error(replans, finite, reason)
+        else:
             status, error = episode_status(
                 diverged=bool(stats.diverged[row]),
                 success=bool(stats.success[row]),

@@ -1,6 +1,5 @@
 """Policies from elsewhere in the closed loop: of a server, or a function. A plan that fails costs its episode only."""
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,8 +44,7 @@ class OutsidePolicy(ABC):
     cameras: tuple[str, ...]
 
     def __init__(self) -> None:
-        self._failed: dict[int, tuple[int, str]] = {}
-        self._lock = threading.Lock()
+        self._failed: dict[int, dict[int, str]] = {}
 
     @abstractmethod
     def answer(self, observations: Observations, seed: int, episodes: np.ndarray, replans: np.ndarray) -> list[Answer]:
@@ -63,26 +61,20 @@ class OutsidePolicy(ABC):
             reason = answer if isinstance(answer, str) else chunk_problem(answer, shape)
             if reason is None:
                 chunks[row] = answer
-            self._note(int(episodes[row]), int(replans[row]), reason)
+            else:
+                self._failed.setdefault(int(episodes[row]), {})[int(replans[row])] = reason
         # What was before the newest observation is over; it is never executed.
         past = np.repeat(chunks[:, :1], self.obs_horizon - 1, axis=1)
         return np.concatenate([past, chunks], axis=1)
 
-    def error(self, episode: int) -> str | None:
-        """Why the last plan of an episode failed, if it did."""
-        return self._failed.get(episode, (0, None))[1]
+    def error(self, episode: int, replan: int) -> str | None:
+        """Why the newest plan of an episode that failed did, if one did; `replan`: plans made before it, at most."""
+        failed = {number: reason for number, reason in self._failed.get(episode, {}).items() if number <= replan}
+        return failed[max(failed)] if failed else None
 
     @abstractmethod
     def close(self) -> None:
         """Let go of what it holds."""
-
-    def _note(self, episode: int, replan: int, reason: str | None) -> None:
-        with self._lock:
-            known = self._failed.get(episode)
-            if reason is not None:
-                self._failed[episode] = replan, reason
-            elif known is not None and known[0] <= replan:
-                del self._failed[episode]
 
 
 def chunk_problem(actions: Any, shape: tuple[int, ...]) -> str | None:
@@ -200,7 +192,7 @@ class OutsideProgram(ChunkProgram):
 
     @override
     def plan_error(self, episode: int, replan: int) -> str | None:
-        return self.policy.error(episode)
+        return self.policy.error(episode, replan)
 
 
 def outside_planner(

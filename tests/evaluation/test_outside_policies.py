@@ -11,10 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from point_world import PointBackend
+from transfer_task import SPACES
 
+from imf_jax.config import ExecutionConfig
 from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.folder import read_records
 from imf_jax.files import read_json
+from imf_jax.rollout.compiled import CompiledRollout
+from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.outside_policy import FunctionPolicy, outside_planner
+from imf_jax.rollout.remote_policy import RemotePolicy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -122,8 +129,6 @@ def test_a_server_that_dies_costs_episodes_and_resume_completes_them(
     script: Callable[..., Any], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The records are those of a run without the accident, also from a server at another port."""
-    from imf_jax.rollout.remote_policy import RemotePolicy
-
     whole = Served(run_folder, "--plan-batch", "3")
     plans, answer = [], RemotePolicy.answer
 
@@ -161,40 +166,76 @@ def test_a_server_that_dies_costs_episodes_and_resume_completes_them(
     assert what("evaluation") == what("own")
 
 
-# Servers of others: a stub whose answers are chosen by the test.
+# Servers of others: a stub that answers one of its observations as the test says.
+
+ANSWERS = {
+    "nan": "the answer holds actions that are not finite",
+    "shape": r"actions of shape \(3, 16\) came where \(4, 16\) is needed",
+    "text": "the server says: out of memory",
+    "garbage": "the answer cannot be read: the message is no msgpack",
+    "nothing": "the answer holds no `actions`",
+    "late": r"no answer within 0\.5 s",
+}
 
 
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        ("nan", "the answer holds actions that are not finite"),
-        ("shape", r"actions of shape \(3, 16\) came where \(4, 16\) is needed"),
-        ("text", "the server says: out of memory"),
-        ("garbage", "the answer cannot be read: the message is no msgpack"),
-        ("nothing", "the answer holds no `actions`"),
-        ("late", r"no answer within 0\.5 s"),
-    ],
-)
+@pytest.fixture
+def remote_planner(foreign_server: Callable[..., str]) -> Iterator[Callable[..., Any]]:
+    policies = []
+
+    def make(answer: str, at: int = 5, **execution: Any) -> Any:
+        shapes = {"state": (16,), "env_state": (3,)}
+        keys = {"state": "observation/state"}
+        sizes = {"action_dim": 16, "shapes": shapes, "image_size": 4, "plan_batch": 4}
+        policy = RemotePolicy(foreign_server(answer, at), **sizes, keys=keys, prompt="go", timeout_s=0.5)
+        policies.append(policy)
+        return outside_planner(policy, SPACES, policy.plan_batch, ExecutionConfig(**execution))
+
+    yield make
+    for policy in policies:
+        policy.close()
+
+
+def one_failed(records: list[EpisodeRecord], answer: str) -> None:
+    assert sorted(record.status for record in records) == ["error", "timeout", "timeout"]
+    (failed,) = [record for record in records if record.status == "error"]
+    assert re.match(f"the policy gave no plan: {ANSWERS[answer]}.* \\(plan 0\\)", failed.error or ""), failed.error
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
 def test_answers_that_are_none_cost_their_episode_only(
-    script: Callable[..., Any], foreign_server: Callable[..., str], answer: str, reason: str
+    roll: Any, chunk_backend: Any, remote_planner: Callable[..., Any], answer: str
 ) -> None:
-    """The server answers one of its plans wrongly; all other episodes run to their end."""
-    address = foreign_server(answer)
+    records = roll(chunk_backend, remote_planner(answer), episodes=range(3), num_envs=3)
+    one_failed(list(records.values()), answer)
+
+
+def test_also_where_plans_come_late(roll: Any, chunk_backend: Any, remote_planner: Callable[..., Any]) -> None:
+    planner = remote_planner("nan", inference="async", delay_steps=2, replan_every=2)
+    one_failed(list(roll(chunk_backend, planner, episodes=range(3), num_envs=3).values()), "nan")
+
+
+def test_also_in_the_compiled_loop(remote_planner: Callable[..., Any]) -> None:
+    """Its warm-up makes two plans of each episode."""
+    records: list[EpisodeRecord] = []
+    how = {"seed": 0, "max_steps": 8, "num_envs": 3, "on_record": records.append}
+    CompiledRollout(PointBackend(), remote_planner("text", at=8), range(3), **how).run()
+    one_failed(records, "text")
+
+
+def test_a_server_of_others_in_the_script(script: Callable[..., Any], foreign_server: Callable[..., str]) -> None:
+    address = foreign_server("late")
     done = script(
         "eval.py", "--policy", address, "--episodes", 3, "--num-envs", 3, "--policy-timeout-s", 0.5, "--out", "out",
         "--policy-prompt", "go", "--policy-keys", "state=observation/state",
     )  # fmt: skip
     assert done.code == 3, done.err
-    records = read_records(Path("out"))[0]
-    assert sorted(record.status for record in records) == ["error", "timeout", "timeout"]
-    (failed,) = [record for record in records if record.status == "error"]
-    assert re.match(f"the policy gave no plan: {reason}", failed.error or ""), failed.error
+    one_failed(read_records(Path("out"))[0], "late")
     assert read_json(Path("out/manifest.json"))["served"] == {"address": address, "metadata": {"name": "foreign"}}
 
 
 @pytest.fixture
 def foreign_server() -> Iterator[Callable[..., str]]:
-    """A server that speaks openpi's convention and answers its fifth observation as the test says."""
+    """A server that speaks openpi's convention and answers observation number `at` as the test says."""
     import threading
     import time
 
@@ -204,7 +245,7 @@ def foreign_server() -> Iterator[Callable[..., str]]:
 
     servers = []
 
-    def start(wrong: str) -> str:
+    def start(wrong: str, at: int = 5) -> str:
         count, lock = [0], threading.Lock()
         actions = np.tile(np.array([0.4, 0.2, 0.3, 0, 1, 0, 0, 0.02] * 2, np.float32), (4, 1))
         answers: dict[str, Any] = {
@@ -224,9 +265,9 @@ def foreign_server() -> Iterator[Callable[..., str]]:
                 with lock:
                     count[0] += 1
                     number = count[0]
-                if number == 5 and wrong == "late":
+                if number == at and wrong == "late":
                     time.sleep(0.8)
-                connection.send(answers[wrong] if number == 5 and wrong in answers else pack({"actions": actions}))
+                connection.send(answers[wrong] if number == at and wrong in answers else pack({"actions": actions}))
 
         server = serve(handle, "127.0.0.1", 0, compression=None)
         servers.append(server)
@@ -312,8 +353,6 @@ def test_what_cannot_be_evaluated_is_one_line(
 
 
 def test_a_function_that_does_not_say_its_dimensions() -> None:
-    from imf_jax.rollout.outside_policy import FunctionPolicy
-
     with pytest.raises(ArgumentError, match="let it be"):
         FunctionPolicy(lambda seen: np.zeros(16), 16, 16, 7, 32)
     one = FunctionPolicy(lambda seen: np.zeros((len(seen["state"]), 16)), 16, 16, 7, 32)
