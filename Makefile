@@ -13,7 +13,7 @@ DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 DEMO_PIXELS ?= runs/demo-pixels
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-pixels test test-long lint format docs parity cuda-check wheel-check lerobot-check aloha-check gpu-check clean
+.PHONY: help install demo demo-pixels test test-long lint format docs parity cuda-check wheel-check lerobot-check serve-check aloha-check gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -103,6 +103,16 @@ lerobot-check: install ## LeRobot itself opens the datasets written here (6 GB, 
 	.venv-lerobot/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lerobot.txt 'lerobot[dataset]' pytest
 	@touch $@
 
+serve-check: install ## the real openpi-client drives our policy server (small; skipped where it cannot be installed)
+	@$(MAKE) --no-print-directory .venv-openpi/.installed || { echo "skipped: openpi-client could not be installed, see above"; exit 0; }; \
+	if [ -e .venv-openpi/.installed ]; then $(BIN)/python tests/openpi/check.py .venv-openpi/bin/python; fi
+
+# The client imports typing_extensions without naming it.
+.venv-openpi/.installed: constraints-openpi.txt
+	$(PYTHON) -m venv .venv-openpi
+	.venv-openpi/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-openpi.txt openpi-client typing_extensions pytest
+	@touch $@
+
 aloha-check: install ## the real gym-aloha moves and rewards alike (dm-control; skipped where it cannot be installed)
 	@$(MAKE) --no-print-directory .venv-aloha/.installed || { echo "skipped: gym-aloha could not be installed, see above"; exit 0; }; \
 	if [ -e .venv-aloha/.installed ]; then \
@@ -123,4 +133,4 @@ gpu-check: ## benchmark and device tests on a CUDA GPU, installs nothing (anothe
 	@$(GPU_PYTHON) -m imf_jax.benchmark.gpu_check $(GPU_CHECK)
 
 clean: ## remove the environments and caches of this folder (not your demos and runs)
-	rm -rf .venv .venv-parity .venv-cuda .venv-lerobot .venv-aloha .pytest_cache .mypy_cache .ruff_cache build site *.egg-info
+	rm -rf .venv .venv-parity .venv-cuda .venv-lerobot .venv-openpi .venv-aloha .pytest_cache .mypy_cache .ruff_cache build site *.egg-info

@@ -52,7 +52,6 @@ def serve(config: ServeConfig) -> None:
 
         policy = load_served(config)
         console.print(f"{policy.metadata['policy']}: compiling for batches of {config.plan_batch} ...", style="dim")
-        policy.warm_up()
         server = PolicyServer(policy, config, token)
         address = f"ws://{f'[{host}]' if ':' in host else host}:{port}"
         run_server(

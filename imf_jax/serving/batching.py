@@ -47,6 +47,10 @@ class Batcher:
         self._arrived.set()
         return await waiting.result
 
+    async def in_thread(self, function: Callable[[], None]) -> None:
+        """Call a function in the thread that plans: what is compiled is looked up faster there ever after."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
     async def run(self) -> None:
         """Serve until cancelled."""
         try:

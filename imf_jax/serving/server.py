@@ -101,7 +101,7 @@ class PolicyServer:
         return 2 * self._policy.spec.largest_bytes + 2**16
 
     async def run(self, bound: socket.socket, should_stop: Callable[[], bool], on_ready: Callable[[], None]) -> None:
-        """Serve until asked to stop.
+        """Compile the policy, then serve until asked to stop.
 
         Args:
             bound: made by `listening_socket`; closed at the end.
@@ -119,6 +119,7 @@ class PolicyServer:
         batching = asyncio.create_task(self._batcher.run())
         address = bound.getsockname()
         try:
+            await self._batcher.in_thread(self._policy.warm_up)
             server = await serve(
                 self._serve_client,
                 sock=bound,

@@ -48,7 +48,7 @@ def start_server() -> Iterator[Callable[..., Running]]:
         server_options = {name: how.pop(name) for name in ("token", "ping_s", "open_timeout_s") if name in how}
         metadata = how.pop("metadata", {"protocol": "imf_jax", "policy": "stub"})
         config = ServeConfig(checkpoint="none", **{"port": 0, **how})  # type: ignore[arg-type]
-        policy: Any = SimpleNamespace(plan=plan, spec=spec, metadata=metadata)
+        policy: Any = SimpleNamespace(plan=plan, spec=spec, metadata=metadata, warm_up=lambda: None)
         bound = listening_socket("127.0.0.1", config.port)
         port = bound.getsockname()[1]
         server, asked, ready = PolicyServer(policy, config, **server_options), threading.Event(), threading.Event()
