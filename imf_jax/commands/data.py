@@ -67,21 +67,12 @@ class Stats:
 
     def run(self) -> int:
         """Run the subcommand; returns the exit code."""
-        from imf_jax.data.inspection import holds_lerobot
+        from imf_jax.data.readers.recognise import open_reader
 
-        if holds_lerobot(self.data):
-            from imf_jax.data.lerobot.maintenance import rewrite_statistics
-
-            console.print(statistics_table(rewrite_statistics(self.data)))
-            console.print(f"written to {self.data / 'meta' / 'stats.json'}")
-        else:
-            from imf_jax.data.statistics import FILE, write_statistics
-
-            statistics = write_statistics(self.data)
-            console.print(statistics_table(statistics.arrays))
-            console.print(
-                f"{statistics.num_episodes} episodes, {statistics.num_steps:,} steps; written to {self.data / FILE}",
-            )
+        reader = open_reader(self.data)
+        statistics, path = reader.write_statistics()
+        console.print(statistics_table(statistics))
+        console.print(f"{len(reader)} episodes; written to {path}")
         return EXIT_OK
 
 

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from imf_jax.config import from_dict
-from imf_jax.data.episodes import Episode, list_episodes, read_episode
+from imf_jax.data.episodes import list_episodes, read_episode
 from imf_jax.errors import EXIT_OK, ArgumentError, UserError, one_line
 from imf_jax.files import read_failure, write_json
 
@@ -42,6 +42,24 @@ class DatasetStatistics:
     num_episodes: int
     num_steps: int
     arrays: dict[str, dict[str, Any]]
+
+
+class RecordedSteps(Protocol):
+    """Interface of the steps of an episode.
+
+    Attributes:
+        episode: its number.
+        task: what is done in it.
+        action: float32 (T, A).
+        state: float32 (T, S).
+        env_state: float32 (T, E).
+    """
+
+    episode: int
+    task: str
+    action: np.ndarray
+    state: np.ndarray
+    env_state: np.ndarray
 
 
 class Accumulator:
@@ -74,7 +92,7 @@ class Accumulator:
         return {**{name: value.tolist() for name, value in values}, "count": self.count}
 
 
-def compute_statistics(episodes: Iterable[Episode]) -> DatasetStatistics:
+def compute_statistics(episodes: Iterable[RecordedSteps]) -> DatasetStatistics:
     """Statistics of demonstrations, one at a time, so that they need not fit in memory.
 
     Raises:
@@ -95,7 +113,7 @@ def compute_statistics(episodes: Iterable[Episode]) -> DatasetStatistics:
     return DatasetStatistics(task, num_episodes, accumulators["action"].count, arrays)
 
 
-def require_alike(episode: Episode, task: str, env_state_dim: int) -> None:
+def require_alike(episode: RecordedSteps, task: str, env_state_dim: int) -> None:
     """Refuse an episode of another task, or whose scene state has another width, than the first of its folder.
 
     Raises:

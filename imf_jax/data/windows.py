@@ -5,6 +5,7 @@ before 0 repeating observation 0; action chunk of H steps starting at t-To+1, so
 taken at time t. Chunk steps before 0 repeat action 0, those past T-1 the last action; both are marked as padding.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from imf_jax import seeds
-from imf_jax.data.episodes import Episode, list_episodes, read_episode
-from imf_jax.data.statistics import DatasetStatistics, check_statistics, compute_statistics
+from imf_jax.data.selection import Selection, Steps, select
+from imf_jax.data.statistics import DatasetStatistics, RecordedSteps, compute_statistics
 from imf_jax.errors import UserError
 from imf_jax.spaces import RobotSpaces
 
@@ -59,7 +60,7 @@ class Batch(TypedDict):
     is_pad: Array
 
 
-def pack(episodes: list[Episode]) -> Demonstrations:
+def pack(episodes: Sequence[RecordedSteps]) -> Demonstrations:
     """Join demonstrations and put them on the default device."""
     lengths = np.array([len(episode.action) for episode in episodes])
     ends = np.cumsum(lengths)
@@ -73,26 +74,30 @@ def pack(episodes: list[Episode]) -> Demonstrations:
     return Demonstrations(*(jnp.asarray(values) for values in joined))
 
 
-def load_demonstrations(directory: Path, spaces: RobotSpaces | None = None) -> tuple[Demonstrations, DatasetStatistics]:
-    """Read, validate and pack a folder of demonstrations.
+def load_demonstrations(
+    source: Path | Selection, spaces: RobotSpaces | None = None
+) -> tuple[Demonstrations, DatasetStatistics]:
+    """Read, validate and pack a dataset.
 
     Args:
-        directory: the folder.
-        spaces: the robot that they must be of, where they say whose they are.
+        source: where it is, or the part of it that is wanted.
+        spaces: the robot that it must be of, where it says whose it is.
 
     Raises:
-        UserError: the folder is missing or empty, a demonstration is malformed or of another robot, or `stats.json`
-            does not fit.
+        UserError: it is missing or empty, an episode is malformed or of another robot, or stored statistics do not fit.
     """
-    episodes = [read_episode(path) for path in list_episodes(directory)]
-    for episode in episodes:
-        if spaces and episode.spaces and not spaces.fits(episode.spaces):
+    selection = select(source)
+    reader, episodes = selection.reader, list[Steps]()
+    for index in range(len(reader)):
+        info = reader.info(index)
+        if spaces and info.robot and not spaces.fits(info.robot):
             raise UserError(
-                f"demonstration {episode.episode} in {directory} is of robot {episode.spaces.name!r}, whose actions or "
+                f"demonstration {info.number} in {reader.path} is of robot {info.robot.name!r}, whose actions or "
                 f"states have other entries than those of robot {spaces.name!r}; collect demonstrations with that one"
             )
+        episodes.append(selection.read(index, info))
     statistics = compute_statistics(episodes)
-    check_statistics(directory, statistics)
+    reader.check_statistics(statistics)
     return pack(episodes), statistics
 
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from imf_jax.config import CollectConfig, to_dict
 from imf_jax.data.episodes import Episode, collected_episodes, write_episode
-from imf_jax.data.pictures import COLLECTION, recorded_style
+from imf_jax.data.readers.hdf5 import COLLECTION, recorded_style
 from imf_jax.data.statistics import write_statistics
 from imf_jax.errors import UserError, one_line
 from imf_jax.evaluation.setup import make_rollout, require_camera

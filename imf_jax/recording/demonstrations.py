@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from imf_jax.data.episodes import Episode, episode_number, list_episodes, write_episode
-from imf_jax.data.pictures import COLLECTION
+from imf_jax.data.readers.hdf5 import COLLECTION
 from imf_jax.errors import UserError
 from imf_jax.files import atomic_folder, remove_partials
 from imf_jax.recording.assembly import make_render

@@ -16,7 +16,7 @@ import numpy as np
 from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import PretrainConfig, StateEncoderConfig, TrainConfig, require, to_dict
-from imf_jax.data.pictures import PictureFolder, find_pictures, recorded_style
+from imf_jax.data.pictures import PictureFolder, find_pictures
 from imf_jax.data.prefetch import Prefetch
 from imf_jax.data.windows import Demonstrations, load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
@@ -88,7 +88,7 @@ def train(config: TrainConfig) -> int:
 
     meta = CheckpointMeta(
         first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, identity, spaces.to_json(),
-        recorded_style(config.data) if pictures else None,
+        pictures.reader.style if pictures else None,
     )  # fmt: skip
 
     def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate | None:

@@ -26,7 +26,7 @@ from imf_jax.data.clips import (
     draw_frames,
     split_episodes,
 )
-from imf_jax.data.pictures import find_pictures, read_pictures, recorded_style
+from imf_jax.data.pictures import find_pictures, read_pictures
 from imf_jax.data.windows import load_demonstrations
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, ArgumentError
 from imf_jax.files import atomic_write, reported_write_errors, write_bytes, write_json
@@ -93,7 +93,7 @@ def pretrain(config: PretrainConfig) -> int:
 
     meta = CheckpointMeta(
         first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, None, spaces.to_json(),
-        recorded_style(config.data),
+        pictures.reader.style,
     )  # fmt: skip
     with streaming(config, clips, images, streamed_clips(config), first_step) as how:
         how["describe"] = diagnostics_line

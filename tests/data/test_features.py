@@ -149,7 +149,7 @@ def test_cache_comes_back_bit_for_bit(found: PictureFolder) -> None:
     assert path == cache_path(found.directory, SOURCE)
     np.testing.assert_array_equal(read_features(found, SOURCE, (3,)), features)
     assert not list(found.directory.glob(".*"))
-    assert len(find_pictures(found.directory, CAMERAS, SIZE).paths) == 3, "a cache is no demonstration"
+    assert len(find_pictures(found.directory, CAMERAS, SIZE).steps) == 3, "a cache is no demonstration"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imf_jax.config import EvalConfig, PictureStyle
-from imf_jax.data.pictures import recorded_style
+from imf_jax.data.readers.hdf5 import recorded_style
 from imf_jax.errors import ArgumentError
 from imf_jax.evaluation.evaluated_policy import EvaluatedPolicy
 from imf_jax.evaluation.resume import differences
