@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from imf_jax.data.lerobot import layout
 from imf_jax.data.lerobot.features import Feature, feature_from_json, unsupported
-from imf_jax.data.lerobot.rows import READ_ERRORS, damaged, inside, picture_of, read_rows, values_of
-from imf_jax.data.lerobot.statistics import NAMES, Statistics
+from imf_jax.data.lerobot.rows import damaged, picture_of, read_rows, values_of
+from imf_jax.data.lerobot.tables import EpisodeRow, read_episodes
 from imf_jax.errors import UserError, one_line
 from imf_jax.video import probe_video, read_frames
 
@@ -21,33 +20,6 @@ TIMESTAMP = "timestamp"
 
 TOLERANCE = 0.25
 """By how much the time stamp of a picture may differ from that of its row, as a share of the time between frames."""
-
-
-@dataclass(frozen=True)
-class EpisodeRow:
-    """Location of an episode.
-
-    Attributes:
-        index: its number.
-        length: its frames.
-        tasks: what was done in it.
-        first_frame: number of its first frame in the dataset.
-        data: file with its rows, relative to the folder.
-        videos: feature -> file with its pictures, relative to the folder, and their first time in it [s].
-        statistics: feature -> its statistics; empty if the dataset has none.
-        numbers: of the files that it is in, as `layout.file_path` counts: "data", "episodes", each video feature.
-        cut: it ends before what it holds was over, as far as the dataset says so.
-    """
-
-    index: int
-    length: int
-    tasks: tuple[str, ...]
-    first_frame: int
-    data: Path
-    videos: dict[str, tuple[Path, float]]
-    statistics: dict[str, Statistics]
-    numbers: dict[str, int]
-    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,59 +194,5 @@ def open_dataset(folder: Path) -> Dataset:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, f"is damaged ({one_line(error)})", error) from None
     cameras = [name for name, feature in features.items() if feature.dtype == "video" and name not in left_out]
-    episodes = []
-    for file in sorted(folder.glob("meta/episodes/[!.]*/[!.]*.parquet")):
-        try:
-            rows = pq.read_table(file).to_pylist()
-            for row in rows:
-                episodes.append(_episode(row, cameras, data_path, video_path))
-        except READ_ERRORS as error:
-            raise damaged(file, f"is damaged ({one_line(error)})", error) from None
-    if [episode.index for episode in episodes] != list(range(len(episodes))):
-        raise damaged(folder / "meta/episodes", "does not count its episodes from 0 without gaps")
-    tasks = _tasks(folder / layout.TASKS) if episodes else ()
+    episodes, tasks = read_episodes(folder, cameras, data_path, video_path)
     return Dataset(folder, fps, robot_type, features, left_out, tasks, tuple(episodes), total, (data_path, video_path))
-
-
-def _episode(row: dict[str, Any], cameras: list[str], data_path: str, video_path: str) -> EpisodeRow:
-    def place(prefix: str) -> dict[str, int]:
-        return {name: int(row[f"{prefix}/{name}"]) for name in ("chunk_index", "file_index")}
-
-    places = {"data": place("data"), "episodes": place("meta/episodes")}
-    places |= {camera: place(f"videos/{camera}") for camera in cameras}
-    statistics: dict[str, Statistics] = {}
-    for key, value in row.items():
-        if key.startswith("stats/"):
-            name, statistic = key.removeprefix("stats/").rsplit("/", 1)
-            statistics.setdefault(name, {})[statistic] = np.asarray(value)
-    length = int(row["length"])
-    if length < 1:
-        raise ValueError(f"an episode has length {length}")
-    return EpisodeRow(
-        index=int(row["episode_index"]),
-        length=length,
-        tasks=tuple(row["tasks"]),
-        first_frame=int(row["dataset_from_index"]),
-        data=inside(data_path.format(**places["data"])),
-        videos={
-            camera: (
-                inside(video_path.format(video_key=camera, **places[camera])),
-                float(row[f"videos/{camera}/from_timestamp"]),
-            )
-            for camera in cameras
-        },
-        statistics={name: values for name, values in statistics.items() if set(NAMES) <= set(values)},
-        numbers={
-            name: where["chunk_index"] * layout.FILES_PER_CHUNK + where["file_index"] for name, where in places.items()
-        },
-        cut=row.get(layout.CUT) is True,
-    )
-
-
-def _tasks(path: Path) -> tuple[str, ...]:
-    try:
-        rows = pq.read_table(path).to_pylist()
-        name = "task" if rows and "task" in rows[0] else "__index_level_0__"
-        return tuple(str(row[name]) for row in sorted(rows, key=lambda row: int(row["task_index"])))
-    except READ_ERRORS as error:
-        raise damaged(path, f"is damaged ({one_line(error)})", error) from None

@@ -32,8 +32,9 @@ from imf_jax.data.lerobot import layout
 from imf_jax.data.lerobot.checks import require_free_space, require_settings
 from imf_jax.data.lerobot.features import FRAME_FEATURES, Feature, differences
 from imf_jax.data.lerobot.open_episode import FinishedEpisode, OpenEpisode
-from imf_jax.data.lerobot.reader import EpisodeRow, is_dataset, open_dataset
+from imf_jax.data.lerobot.reader import is_dataset, open_dataset
 from imf_jax.data.lerobot.statistics import Statistics, column_statistics, merge
+from imf_jax.data.lerobot.tables import EpisodeRow
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.files import PARTIAL, put_in_place, write_json
 
