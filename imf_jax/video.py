@@ -51,6 +51,9 @@ SEEK_BACK = (0.0, 1.0, 10.0, math.inf)
 LARGEST_DENOMINATOR = 1001
 """Of frames per second as a fraction: NTSC has 30000/1001, which is written 29.97."""
 
+LARGEST_SIDE = 4096
+"""Videos whose frames say they are wider or higher than this are not decoded [pixels]."""
+
 MEND = "restore that file or record the episode again"
 
 DAMAGE = (av.FFmpegError, OSError, ValueError, AttributeError, ArithmeticError, MemoryError)
@@ -253,6 +256,8 @@ def _reading(path: Path) -> Iterator[InputContainer]:
         with av.open(str(path.absolute())) as container:
             if not container.streams.video:
                 raise ValueError("it holds no pictures, or in a codec that this build of PyAV lacks")
+            if max(container.streams.video[0].width, container.streams.video[0].height) > LARGEST_SIDE:
+                raise ValueError(f"it has frames of more than {LARGEST_SIDE} pixels along a side")
             yield container
     except DAMAGE as error:
         raise _unreadable(path, error) from None

@@ -1,9 +1,9 @@
-"""Read LeRobot v3.0 datasets: their form first, then episodes one at a time. Nothing in them is executed."""
+"""Read LeRobot datasets (v3.0, v2.x): their form first, then episodes one at a time. Nothing in them is executed."""
 
 import json
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from imf_jax.data.lerobot import layout
 from imf_jax.data.lerobot.features import Feature, feature_from_json, unsupported
-from imf_jax.data.lerobot.rows import damaged, picture_of, read_rows, values_of
+from imf_jax.data.lerobot.rows import RowReader, damaged, picture_of, values_of
 from imf_jax.data.lerobot.tables import EpisodeRow, read_episodes
 from imf_jax.errors import UserError, one_line
 from imf_jax.video import probe_video, read_frames
@@ -36,6 +36,7 @@ class Dataset:
         episodes: by number, all that are complete.
         total_episodes: what `info.json` says; smaller than the number of episodes after a kill between two files.
         paths: templates of the files with rows and with pictures, in the folder.
+        rows: reads the files with rows.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Dataset:
     episodes: tuple[EpisodeRow, ...]
     total_episodes: int
     paths: tuple[str, str]
+    rows: RowReader = field(default_factory=RowReader, compare=False, repr=False)
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ class Dataset:
         path = self.folder / episode.data
         found = [n for n, feature in self.features.items() if not feature.is_picture and n not in self.left_out]
         wanted = [name for name in found if names is None or name in names]
-        table = read_rows(path, episode.index, episode.length, wanted)
+        table = self.rows.read(path, episode.index, episode.length, wanted)
         return {name: values_of(path, name, self.features[name], table) for name in wanted}
 
     def pictures(self, episode: EpisodeRow, camera: str, start: int = 0, count: int | None = None) -> Iterator[Any]:
@@ -89,7 +91,7 @@ class Dataset:
         frames = slice(start, episode.length if count is None else start + count)
         if self.features[camera].dtype == "image":
             path = self.folder / episode.data
-            cells = read_rows(path, episode.index, episode.length, [camera])
+            cells = self.rows.read(path, episode.index, episode.length, [camera])
             if camera not in cells.column_names:
                 raise damaged(path, f"has no column {camera!r}")
             for frame, cell in enumerate(cells.column(camera)[frames], start):
@@ -175,11 +177,6 @@ def open_dataset(folder: Path) -> Dataset:
     path = folder / layout.INFO
     try:
         info = json.loads(path.read_text(encoding="utf-8-sig"))
-        version = info["codebase_version"]
-        if not str(version).startswith("v3."):
-            raise UserError(
-                f"{folder}: LeRobot dataset of version {version}; let lerobot convert it to {layout.VERSION}"
-            )
         features = {name: feature_from_json(name, values) for name, values in info["features"].items()}
         reasons = {name: unsupported(feature, info["features"][name]) for name, feature in features.items()}
         left_out = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -189,10 +186,10 @@ def open_dataset(folder: Path) -> Dataset:
         total, robot_type = int(info["total_episodes"]), str(info.get("robot_type") or "")
         if not 0 < fps < math.inf:  # false for a NaN, too
             raise ValueError("fps must be positive")
+        cameras = [name for name, feature in features.items() if feature.dtype == "video" and name not in left_out]
+        episodes, tasks = read_episodes(folder, info, cameras)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no {layout.INFO}; give the folder of a LeRobot dataset") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, f"is damaged ({one_line(error)})", error) from None
-    cameras = [name for name, feature in features.items() if feature.dtype == "video" and name not in left_out]
-    episodes, tasks = read_episodes(folder, cameras, data_path, video_path)
     return Dataset(folder, fps, robot_type, features, left_out, tasks, tuple(episodes), total, (data_path, video_path))

@@ -1,5 +1,11 @@
-"""Tables of the episodes and tasks of a dataset."""
+"""Tables of the episodes and tasks of a dataset, of versions 3.0 (Parquet) and 2.x (lines of JSON).
 
+Version 2.x has one file of rows and one video per episode and camera, whose names follow from its number.
+"""
+
+import json
+import string
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from imf_jax.data.lerobot import layout
-from imf_jax.data.lerobot.rows import READ_ERRORS, damaged, inside
+from imf_jax.data.lerobot.rows import READ_ERRORS, damaged, inside, require_table_size
 from imf_jax.data.lerobot.statistics import NAMES, Statistics
-from imf_jax.errors import one_line
+from imf_jax.errors import UserError, one_line
+
+WIDEST_NUMBER = 20
+"""Digits that a template of a path may ask for, at most."""
 
 
 @dataclass(frozen=True)
@@ -40,31 +49,99 @@ class EpisodeRow:
     cut: bool = False
 
 
-def read_episodes(
-    folder: Path, cameras: list[str], data_path: str, video_path: str
-) -> tuple[list[EpisodeRow], tuple[str, ...]]:
+def read_episodes(folder: Path, info: dict[str, Any], cameras: list[str]) -> tuple[list[EpisodeRow], tuple[str, ...]]:
     """All episodes of a dataset, and the tasks by number.
 
     Args:
         folder: the dataset.
+        info: its `info.json`.
         cameras: features that are videos.
-        data_path: template of the files with rows.
-        video_path: template of the videos.
 
     Raises:
-        UserError: a table is damaged.
+        UserError: a table is damaged, or the version is not known.
+        ValueError: a template of paths is not one.
+        KeyError: `info` lacks an entry.
     """
+    templates = str(info["data_path"]), str(info.get("video_path") or "")
+    for template in templates:
+        _require_template(template)
+    if str(info["codebase_version"]).startswith("v3."):
+        episodes, where = _read_parquet(folder, cameras, *templates), folder / "meta/episodes"
+        tasks = _tasks(folder / layout.TASKS) if episodes else ()
+    elif str(info["codebase_version"]).startswith("v2."):
+        chunk = int(info.get("chunks_size") or layout.FILES_PER_CHUNK)
+        episodes, where = _read_lines(folder, cameras, *templates, chunk), folder / EPISODE_LINES
+        tasks = tuple(str(row["task"]) for row in _lines(folder / TASK_LINES, "task_index")) if episodes else ()
+    else:
+        raise UserError(
+            f"{folder}: LeRobot dataset of version {info['codebase_version']}; let lerobot convert it to "
+            f"{layout.VERSION}"
+        )
+    if [episode.index for episode in episodes] != list(range(len(episodes))):
+        raise damaged(where, "does not count its episodes from 0 without gaps")
+    return episodes, tasks
+
+
+def _require_template(template: str) -> None:
+    """Refuse a template of paths that holds more than names in braces with a width, such as {chunk_index:03d}."""
+    for _, name, spec, conversion in string.Formatter().parse(template):
+        width = (spec or "").removesuffix("d")
+        plain = name is None or (name.isidentifier() and not conversion and (not width or width.isdecimal()))
+        if not plain or (width and int(width[:4]) > WIDEST_NUMBER):
+            raise ValueError(f"{template[:80]!r} is no template of paths")
+
+
+def _read_parquet(folder: Path, cameras: list[str], data_path: str, video_path: str) -> list[EpisodeRow]:
     episodes = []
     for file in sorted(folder.glob("meta/episodes/[!.]*/[!.]*.parquet")):
         try:
-            rows = pq.read_table(file).to_pylist()
-            for row in rows:
+            require_table_size(file)
+            for row in pq.read_table(file).to_pylist():
                 episodes.append(_episode(row, cameras, data_path, video_path))
         except READ_ERRORS as error:
             raise damaged(file, f"is damaged ({one_line(error)})", error) from None
-    if [episode.index for episode in episodes] != list(range(len(episodes))):
-        raise damaged(folder / "meta/episodes", "does not count its episodes from 0 without gaps")
-    return episodes, _tasks(folder / layout.TASKS) if episodes else ()
+    return episodes
+
+
+EPISODE_LINES, TASK_LINES = Path("meta/episodes.jsonl"), Path("meta/tasks.jsonl")
+"""Tables of version 2.x."""
+
+
+def _read_lines(folder: Path, cameras: list[str], data_path: str, video_path: str, chunk: int) -> list[EpisodeRow]:
+    episodes: list[EpisodeRow] = []
+    first = 0
+    for row in _lines(folder / EPISODE_LINES, "episode_index"):
+        try:
+            index, length = int(row["episode_index"]), int(row["length"])
+            if length < 1:
+                raise ValueError(f"an episode has length {length}")
+            place = {"episode_chunk": index // chunk, "episode_index": index}
+            videos = {camera: inside(video_path.format(video_key=camera, **place)) for camera in cameras}
+            episodes.append(
+                EpisodeRow(
+                    index=index,
+                    length=length,
+                    tasks=tuple(map(str, row.get("tasks") or ())),
+                    first_frame=first,
+                    data=inside(data_path.format(**place)),
+                    videos={camera: (path, 0.0) for camera, path in videos.items()},
+                    statistics={},
+                    numbers={},
+                )
+            )
+            first += length
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise damaged(folder / EPISODE_LINES, f"is damaged ({one_line(error)})") from None
+    return episodes
+
+
+def _lines(path: Path, order: str) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one per line, in the order of a number that each has."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        yield from sorted((json.loads(line) for line in lines if line.strip()), key=lambda row: int(row[order]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(path, f"is damaged ({one_line(error)})", error) from None
 
 
 def _episode(row: dict[str, Any], cameras: list[str], data_path: str, video_path: str) -> EpisodeRow:
@@ -104,6 +181,7 @@ def _episode(row: dict[str, Any], cameras: list[str], data_path: str, video_path
 
 def _tasks(path: Path) -> tuple[str, ...]:
     try:
+        require_table_size(path)
         rows = pq.read_table(path).to_pylist()
         name = "task" if rows and "task" in rows[0] else "__index_level_0__"
         return tuple(str(row[name]) for row in sorted(rows, key=lambda row: int(row["task_index"])))
