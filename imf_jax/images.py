@@ -1,7 +1,7 @@
 """Pictures as files, by imageio with its Pillow plugin.
 
-Two places use Pillow itself: text and lines are drawn by its `ImageDraw`, and pictures from elsewhere are decoded only
-after their header has been checked (`imf_jax.data.compressed`). Videos are `imf_jax.video`.
+Three places use Pillow itself: text and lines are drawn by its `ImageDraw`, pictures from elsewhere are decoded only
+after their header has been checked (`imf_jax.data.compressed`), and `fit_square` resizes. Videos are `imf_jax.video`.
 """
 
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 
 def encode_image(picture: np.ndarray, extension: str = ".png", **options: Any) -> bytes:
@@ -31,3 +32,22 @@ def read_image(path: Path) -> np.ndarray:
         ValueError: likewise.
     """
     return np.asarray(iio.imread(path, plugin="pillow", mode="RGB"))
+
+
+def fit_square(picture: np.ndarray, size: int) -> np.ndarray:
+    """Bring a picture to the size that a policy reads: its middle square, resized with antialiasing.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        size: height and width to bring it to [pixels].
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    height, width = picture.shape[:2]
+    if height == width == size:
+        return picture
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
+    return np.asarray(square if side == size else square.resize((size, size), Image.Resampling.BILINEAR))

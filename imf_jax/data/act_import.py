@@ -1,12 +1,11 @@
 """Import demonstrations that others recorded in the HDF5 layout of ACT and its relatives, see `act_reader`."""
 
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from imf_jax.config import require
-from imf_jax.data.act_reader import ImportSettings, read_act_episode
+from imf_jax.data.act_reader import ImportSettings, numbered, read_act_episode
 from imf_jax.data.episodes import holds_hdf5, write_episode
 from imf_jax.data.statistics import write_statistics
 from imf_jax.data.untrusted_hdf5 import Refused
@@ -76,7 +75,7 @@ def import_episodes(
         raise ArgumentError(f"cannot create {target} ({error.strerror}); choose another --out") from error
     report = ImportReport([])
     try:
-        _import_files(_numbers(paths), target, settings, report, on_file)
+        _import_files(numbered(paths), target, settings, report, on_file)
         if report.imported:
             write_statistics(target)
     finally:
@@ -117,12 +116,3 @@ def _write_report(path: Path, source: Path, settings: ImportSettings, report: Im
         write_json(path, {"settings": settings_json, "files": [asdict(file) for file in report.files]})
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); free space or choose another --out") from error
-
-
-def _numbers(paths: list[Path]) -> list[tuple[int, Path]]:
-    """The index of each file: the last number in its name, or its place if names have no numbers of their own."""
-    found = [re.findall(r"\d+", path.stem) for path in paths]
-    numbers = [int(digits[-1]) for digits in found if digits]
-    if len(set(numbers)) == len(paths):
-        return sorted(zip(numbers, paths, strict=True))
-    return list(enumerate(sorted(paths)))

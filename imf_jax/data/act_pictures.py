@@ -1,14 +1,15 @@
 """Pictures in HDF5 files in the layout of ACT: raw, or compressed in one of the forms in which HDF5 holds bytes."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import h5py
 import numpy as np
-from PIL import Image
 
 from imf_jax.data.compressed import LARGEST_SIDE, NotColourError, decode_picture, is_compressed_picture
 from imf_jax.data.episodes import IMAGES
 from imf_jax.data.untrusted_hdf5 import LARGEST_EPISODE, Refused, find_dataset, find_node, require_size
+from imf_jax.images import fit_square
 
 BLOCK = 32
 """Steps whose pictures are read at once: chunks of a compressed dataset may reach over many steps."""
@@ -74,28 +75,12 @@ def _cameras(file: h5py.File, notes: list[str]) -> tuple[str, ...]:
     return tuple(group) if group is not None else ()
 
 
-def _read_camera(file: h5py.File, key: str, steps: int, image_size: int | None, jpeg_order: str) -> np.ndarray:
+def _read_camera(file: h5py.File, key: str, steps: int, image_size: int | None, jpeg_order: JpegOrder) -> np.ndarray:
     """Pictures of a camera, uint8 (T, H, W, 3)."""
-    dataset = _find_camera(file, key)
-    raw = dataset.ndim == 4
-    if not raw and not _holds_bytes(dataset):
-        raise NoColourCamera(f"'{key}' is {dataset.dtype} {dataset.shape}, {EXPECTED.format(steps)}")
-    if len(dataset) != steps:
-        raise NoColourCamera(f"'{key}' has {len(dataset)} steps, but 'action' has {steps}")
-    if raw and (dataset.dtype != np.uint8 or dataset.shape[3] != 3 or 0 in dataset.shape):
-        raise NoColourCamera(f"'{key}' is {dataset.dtype} {dataset.shape}, {EXPECTED.format(steps)}")
-    if raw and max(dataset.shape[1:3]) > LARGEST_SIDE:
-        raise Refused(f"'{key}' has pictures of more than {LARGEST_SIDE} pixels along a side")
-    require_size(dataset)
     pictures: np.ndarray | None = None
-    for step in range(steps):
-        if step % BLOCK == 0:
-            block = dataset[step : step + BLOCK]
-        picture = block[step % BLOCK]
-        if not raw:
-            picture = _decode(f"'{key}' at step {step}", picture, jpeg_order, first=step == 0)
+    for step, picture in enumerate(iterate_pictures(file, key, steps, jpeg_order)):
         if image_size is not None:
-            picture = _resize(picture, image_size)
+            picture = fit_square(picture, image_size)
         if pictures is None:
             if steps * picture.size > LARGEST_EPISODE:
                 raise Refused(f"'{key}' unpacks to more than {LARGEST_EPISODE / 2**30:.0f} GiB")
@@ -108,10 +93,60 @@ def _read_camera(file: h5py.File, key: str, steps: int, image_size: int | None, 
     return pictures
 
 
+def iterate_pictures(
+    group: h5py.Group, key: str, steps: int, jpeg_order: JpegOrder = "opencv", start: int = 0, stop: int | None = None
+) -> Iterator[np.ndarray]:
+    """Pictures of a camera, a few of them in memory at a time.
+
+    Args:
+        group: of an episode of T steps.
+        key: of the dataset with the pictures.
+        steps: T.
+        jpeg_order: of the channels of compressed pictures.
+        start: first step.
+        stop: step behind the last one; None for T.
+
+    Yields:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        NoColourCamera: the dataset holds no colour pictures of all steps.
+        Refused: a picture is damaged or too large.
+    """
+    dataset = find_camera(group, key, steps)
+    stop = steps if stop is None else stop
+    for step in range(start, stop):
+        if step == start or step % BLOCK == 0:
+            first, block = step, dataset[step : min(step - step % BLOCK + BLOCK, stop)]
+        picture = block[step - first]
+        yield picture if dataset.ndim == 4 else _decode(f"'{key}' at step {step}", picture, jpeg_order, first=step == 0)
+
+
+def find_camera(group: h5py.Group, key: str, steps: int) -> h5py.Dataset:
+    """The dataset with the pictures of a camera, of which nothing is decoded yet.
+
+    Raises:
+        NoColourCamera: it cannot hold colour pictures of all steps.
+        Refused: it is too large.
+    """
+    dataset = _find_camera(group, key)
+    raw = dataset.ndim == 4
+    if not raw and not _holds_bytes(dataset):
+        raise NoColourCamera(f"'{key}' is {dataset.dtype} {dataset.shape}, {EXPECTED.format(steps)}")
+    if len(dataset) != steps:
+        raise NoColourCamera(f"'{key}' has {len(dataset)} steps, but 'action' has {steps}")
+    if raw and (dataset.dtype != np.uint8 or dataset.shape[3] != 3 or 0 in dataset.shape):
+        raise NoColourCamera(f"'{key}' is {dataset.dtype} {dataset.shape}, {EXPECTED.format(steps)}")
+    if raw and max(dataset.shape[1:3]) > LARGEST_SIDE:
+        raise Refused(f"'{key}' has pictures of more than {LARGEST_SIDE} pixels along a side")
+    require_size(dataset)
+    return dataset
+
+
 EXPECTED = "expected uint8 ({}, H, W, 3) or compressed pictures"
 
 
-def _find_camera(file: h5py.File, key: str) -> h5py.Dataset:
+def _find_camera(file: h5py.Group, key: str) -> h5py.Dataset:
     try:
         dataset = find_dataset(file, key)
     except Refused as error:
@@ -150,12 +185,3 @@ def _decode(where: str, stored: Any, order: str, *, first: bool) -> np.ndarray:
     except ValueError as error:
         raise Refused(f"{where} is {error}") from None
     return picture[..., ::-1] if order == "opencv" else picture
-
-
-def _resize(picture: np.ndarray, size: int) -> np.ndarray:
-    """The middle square, brought to `size` pixels along a side."""
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = Image.fromarray(picture[top : top + side, left : left + side])
-    return np.asarray(square if side == size else square.resize((size, size), Image.Resampling.BILINEAR))

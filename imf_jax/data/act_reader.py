@@ -12,6 +12,7 @@ left behind. `compress_len`, which tells the padding of compressed pictures, is 
 with a zero byte.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def read_act_episode(path: Path, number: int, settings: ImportSettings, notes: l
                 episode=number,
                 task=settings.task,
                 control_hz=settings.control_hz,
-                success=_success(file, steps, settings.success, notes),
+                success=settings.success if (label := labelled_success(file, steps, notes)) is None else label,
                 spaces=spaces,
                 images=read_pictures(
                     file,
@@ -117,6 +118,15 @@ def read_act_episode(path: Path, number: int, settings: ImportSettings, notes: l
                 f"{spaces.effector_names[part.effector]} at {off.sum()} of {steps} steps; is this end-effector control?"
             )
     return episode
+
+
+def numbered(paths: list[Path]) -> list[tuple[int, Path]]:
+    """The index of each file: the last number in its name, or its place if names have no numbers of their own."""
+    found = [re.findall(r"\d+", path.stem) for path in paths]
+    numbers = [int(digits[-1]) for digits in found if digits]
+    if len(set(numbers)) == len(paths):
+        return sorted(zip(numbers, paths, strict=True))
+    return list(enumerate(sorted(paths)))
 
 
 def _needed(file: h5py.File, key: str, steps: int | None, width: int | None) -> np.ndarray:
@@ -165,8 +175,17 @@ def _optional(
     return np.zeros((steps, width or 0), np.float32)
 
 
-def _success(file: h5py.File, steps: int, otherwise: bool, notes: list[str]) -> bool:
-    """Whether an episode succeeded: what its labels say; False if one is not understood or they disagree."""
+def labelled_success(file: h5py.Group, steps: int, notes: list[str]) -> bool | None:
+    """Whether an episode succeeded: what its labels say; False if one is not understood or they disagree.
+
+    Args:
+        file: a file or group.
+        steps: control steps of the episode.
+        notes: receives a line for every label that is not understood.
+
+    Returns:
+        None without labels.
+    """
     labels = []
     for name, value in _labels(file, steps):
         label = read_label(value)
@@ -178,10 +197,10 @@ def _success(file: h5py.File, steps: int, otherwise: bool, notes: list[str]) -> 
     distinct = {label for _, label in labels}
     if distinct == {True, False}:
         notes.append(f"{', '.join(name for name, _ in labels)} disagree about success; taken as a failure")
-    return distinct == {True} if labels else otherwise
+    return distinct == {True} if labels else None
 
 
-def _labels(file: h5py.File, steps: int) -> Iterator[tuple[str, Any]]:
+def _labels(file: h5py.Group, steps: int) -> Iterator[tuple[str, Any]]:
     """Attributes and datasets, of the file and of its groups, that are named like a label; None if unreadable."""
     links = {name: file.get(name, getlink=True) for name in file}
     inside = [name for name, link in links.items() if isinstance(link, h5py.HardLink)]
