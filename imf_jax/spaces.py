@@ -13,9 +13,9 @@ from typing import Any, Literal
 from imf_jax.config import from_dict, to_dict
 from imf_jax.errors import UserError
 
-Kind = Literal["position", "quaternion", "joint", "gripper"]
+Kind = Literal["position", "quaternion", "joint", "gripper", "value"]
 """position: of an end effector in the world; quaternion: wxyz, its orientation there; joint: angles or targets of
-joints; gripper: an opening."""
+joints; gripper: an opening; value: numbers whose meaning nobody says, in data from elsewhere."""
 
 ENTRIES: dict[Kind, tuple[str, ...]] = {
     "position": ("x", "y", "z"),

@@ -63,11 +63,13 @@ class DatasetReader(Protocol):
     Attributes:
         kind: name of the format, for people.
         path: the folder or file.
+        robot: name of the robot; empty if nobody says so.
         fixed_size: a simulator drew the pictures in the size in which policies read them: they are not resized.
     """
 
     kind: str
     path: Path
+    robot: str
     fixed_size: bool
 
     def __len__(self) -> int: ...
@@ -115,6 +117,14 @@ class DatasetReader(Protocol):
 
     def read(self, index: int, names: Collection[str]) -> dict[str, np.ndarray]:
         """Columns of an episode: name -> (T, D), numbers of any type.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        ...
+
+    def timestamps(self, index: int) -> np.ndarray | None:
+        """Times of the steps of an episode, float64 (T,) [s]; None if the format has none.
 
         Raises:
             UserError: they cannot be read.

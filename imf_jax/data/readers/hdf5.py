@@ -45,6 +45,7 @@ class Hdf5Reader:
     kind = "HDF5 demonstrations"
     fixed_size = True
     tasks = None
+    robot = ""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
@@ -96,6 +97,9 @@ class Hdf5Reader:
         """Columns of an episode, float32."""
         episode = self._episode(index)
         return {key: getattr(episode, COLUMNS[key]) for key in names}
+
+    def timestamps(self, index: int) -> None:
+        """None: steps are equally spaced."""
 
     def picture_size(self, index: int, camera: str) -> tuple[int, int]:
         """Height and width; the first and the last picture are read too, which shows that the file is whole."""

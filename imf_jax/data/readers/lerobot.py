@@ -16,6 +16,8 @@ from imf_jax.data.readers.base import Column, EpisodeInfo
 from imf_jax.data.success import read_label
 from imf_jax.errors import UserError
 
+FRAME = "frame_index"
+
 LABELS = ("success", "next.success")
 """Columns that say whether an episode succeeded."""
 
@@ -37,6 +39,7 @@ class LeRobotReader:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self.dataset = open_dataset(folder)
+        self.robot = self.dataset.robot_type
 
     def __len__(self) -> int:
         return len(self.dataset.episodes)
@@ -123,8 +126,17 @@ class LeRobotReader:
         return rewrite_statistics(self.path), self.path / STATS
 
     def problems(self, index: int) -> list[str]:
-        """Of rows, values that are not finite, and pictures."""
-        return self.dataset.problems(self.dataset.episodes[index])
+        """Of rows, values that are not finite, frames that are missing, and pictures."""
+        row = self.dataset.episodes[index]
+        found = self.dataset.problems(row)
+        if FRAME in self.dataset.features and not found:
+            frames = self.dataset.columns(row, [FRAME])[FRAME].ravel()
+            if (wrong := frames != np.arange(row.length)).any():
+                found.append(
+                    f"{row.data}: episode {row.index} does not count its frames from 0 without gaps (row "
+                    f"{int(np.argmax(wrong))} is frame {int(frames[np.argmax(wrong)])})"
+                )
+        return found
 
     def dataset_problems(self) -> list[str]:
         """Episodes that are not counted."""
