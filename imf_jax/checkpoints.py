@@ -46,7 +46,7 @@ class CheckpointMeta:
 
     Attributes:
         step: optimizer steps taken.
-        task: task of the demonstrations.
+        task: task of the demonstrations; `config.NO_TASK` where their robot has no scene here.
         env_state_dim: channels of the task's scene state.
         weights: "average" if `policy/` holds averaged weights, "newest" if it holds the newest ones.
         data_sha256: fingerprint of the demonstrations.
@@ -56,6 +56,8 @@ class CheckpointMeta:
         robot: action and state of its robot, see `RobotSpaces.to_json`; None in checkpoints of older versions.
         pictures: how the pictures of the demonstrations were drawn; None if the policy sees none, or nobody said so.
         encoder: sizes and `weights_sha256` of the frozen encoder, whose weights are in `policy/`; None without one.
+        columns: where inputs and outputs came from in a dataset of another format than ours: `format`; names of the
+            columns of `action`, `state` and `env_state`; `cameras`, policy's name -> dataset's; `hz` and `tasks`.
     """
 
     step: int
@@ -68,6 +70,7 @@ class CheckpointMeta:
     encoder: dict[str, Any] | None = None
     robot: dict[str, Any] | None = None
     pictures: PictureStyle | None = None
+    columns: dict[str, Any] | None = None
 
     @property
     def spaces(self) -> RobotSpaces:

@@ -5,7 +5,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NoReturn
 
 from imf_jax.cli import run_main
@@ -22,16 +21,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported late, so that help and mistyped flags are answered without waiting for the simulator to load.
     from imf_jax.data.pictures import find_pictures
     from imf_jax.data.windows import load_demonstrations
-    from imf_jax.models.policy import build_policy, with_action_dim
-    from imf_jax.sim.tasks import get_task
+    from imf_jax.models.policy import build_policy
+    from imf_jax.training.source import find_source
     from imf_jax.training.vision import with_vision
 
-    task, encoder = get_task(config.task), config.policy.encoder
-    config = replace(config, policy=with_action_dim(config.policy, task.robot.spaces))
-    policy = build_policy(config, task.robot.spaces, task.env_state_dim)
+    config, source = find_source(config)
+    encoder = config.policy.encoder
+    policy = build_policy(config, source.spaces, source.env_state_dim)
     require(policy.frozen_encoder is not None, "the policy has no frozen encoder; there is nothing to cache")
-    data, _ = load_demonstrations(config.data, task.robot.spaces)
-    with_vision(data, find_pictures(config.data, encoder.cameras, encoder.image_size), policy, make_console().print)
+    data, _ = load_demonstrations(source.selection, source.spaces)
+    pictures = find_pictures(source.selection, encoder.cameras, encoder.image_size)
+    with_vision(data, pictures, policy, make_console().print)
 
 
 def run() -> NoReturn:

@@ -6,6 +6,7 @@ work is refused here, before anything is built, by an `ArgumentError` that names
 
 from imf_jax.config.base import (
     IMAGE_SIZE,
+    NO_TASK,
     SEEDS,
     VIEWS,
     BackendName,
@@ -54,11 +55,19 @@ from imf_jax.config.policy import (
 from imf_jax.config.pretraining import HeldOutConfig, PretrainConfig, WorldModelConfig
 from imf_jax.config.serving import ServeConfig
 from imf_jax.config.stored import TYPE_KEY, flat_flags, from_dict, to_dict
-from imf_jax.config.training import CollectConfig, OptimizerConfig, RunConfig, TrainConfig, ValidationConfig
+from imf_jax.config.training import (
+    CollectConfig,
+    ColumnsConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 
 __all__ = [
     "IMAGE_SIZE",
     "KINDS",
+    "NO_TASK",
     "SEEDS",
     "SMALLEST_CROP",
     "TYPE_KEY",
@@ -68,6 +77,7 @@ __all__ = [
     "CaptureConfig",
     "ClusterConfig",
     "CollectConfig",
+    "ColumnsConfig",
     "DeviceCount",
     "DiffusionConfig",
     "EfficientNetEncoderConfig",

@@ -19,6 +19,9 @@ IMAGE_SIZE = 256
 SEEDS = 2**30
 """Seeds a user can choose from: 0 .. SEEDS - 1. Scenes of every kind have a range of their own of this length."""
 
+NO_TASK = "none"
+"""In place of the name of a task: the robot of the data has no scene here, so that nothing can be rolled out."""
+
 RendererName = Literal["warp", "opengl"]
 """Renderers of camera pictures: MuJoCo Warp's ray tracer (anywhere), or MuJoCo's OpenGL (where EGL or OSMesa work)."""
 

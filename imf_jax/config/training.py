@@ -3,6 +3,7 @@
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from imf_jax.config.base import (
     IMAGE_SIZE,
@@ -68,20 +69,40 @@ class ValidationConfig:
     num_episodes: int = 10
     # Front-view path pictures kept per validation; no video is made.
     num_images: int = 5
+    # Share of the episodes that is held out of training where the robot has no scene here to roll out in: the error of
+    # the planned actions and the loss are measured on them. 0 trains on all.
+    held_out: float = 0.1
 
     def __post_init__(self) -> None:
         require(self.every >= 0, f"validation.every {self.every} must not be negative")
         require(self.num_episodes >= 0, f"validation.num_episodes {self.num_episodes} must not be negative")
         require(self.num_images >= 0, f"validation.num_images {self.num_images} must not be negative")
+        require(0 <= self.held_out < 1, f"validation.held_out {self.held_out} must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """Names in the dataset, where they are not those that its format usually has (data.py inspect shows them)."""
+
+    # Columns of the robot state, joined in this order, such as observation.state.
+    state: tuple[str, ...] = ()
+    # Columns of the action.
+    action: tuple[str, ...] = ()
+    # Columns of the scene state, which policies that see do not read.
+    env_state: tuple[str, ...] = ()
+    # Cameras of the dataset, as many as policy.encoder.cameras and in that order.
+    cameras: tuple[str, ...] = ()
+    # Order of the colour channels in compressed pictures of ACT files: as OpenCV swaps them in ACT's own, or plain RGB.
+    jpeg_order: Literal["opencv", "rgb"] = "opencv"
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """What training runs of every kind share."""
 
-    # Task whose demonstrations are learned and on which validation rolls out.
+    # Task whose demonstrations are learned and on which validation rolls out; none for data of a robot without a scene.
     task: str = "transfer"
-    # Folder of demonstrations (episode_*.hdf5 and stats.json), from scripts/collect.py.
+    # Demonstrations from scripts/collect.py, or a LeRobot dataset; recognised by the content.
     data: Path = Path("demos/transfer")
     # Folder that receives the run; must not hold a run yet unless --resume.
     out: Path = Path("runs/transfer")
@@ -134,8 +155,18 @@ class TrainConfig(RunConfig):
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     # The optimizer.
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # Rollout validation.
+    # Rollout validation, or held-out episodes where nothing can be rolled out.
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    # Names of columns and cameras in the dataset.
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    # Main memory that pictures may take [GB]; what does not fit is read from a cache on the disk as it is needed. By
+    # default four fifths of what is free.
+    picture_memory: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        memory = self.picture_memory
+        require(memory is None or memory >= 0, f"--picture-memory {memory} must not be negative")
 
 
 @dataclass(frozen=True)

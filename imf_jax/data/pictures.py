@@ -10,10 +10,14 @@ import numpy as np
 from imf_jax.data.readers.base import DatasetReader
 from imf_jax.data.selection import Selection, select
 from imf_jax.errors import UserError
+from imf_jax.images import fit_square
 from imf_jax.memory import free_device_memory, free_main_memory
 
 MEMORY_SHARE = 0.8
 """Share of the free memory that pictures may take; the rest is for training."""
+
+PART = 512
+"""Steps whose pictures are read at once, at most: memory does not grow with the length of an episode."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class PictureFolder:
         image_size: height and width [pixels].
         steps: control steps of each episode, and so its pictures per camera.
         fingerprint: changes when pictures change.
+        sources: what the dataset calls the cameras.
+        resized: some are of another size in the dataset; they are brought to `image_size` as they are read.
     """
 
     reader: DatasetReader
@@ -33,6 +39,8 @@ class PictureFolder:
     image_size: int
     steps: tuple[int, ...]
     fingerprint: str
+    sources: tuple[str, ...]
+    resized: bool = False
 
     @property
     def directory(self) -> Path:
@@ -54,33 +62,51 @@ class PictureFolder:
         """Memory that all pictures take [bytes]."""
         return self.num_steps * int(np.prod(self.step_shape))
 
-    def read(self, index: int) -> np.ndarray:
-        """Pictures of one episode, uint8 (T, C, H, W, 3).
+    def read_camera(self, index: int, camera: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Pictures of the steps start .. stop - 1 of an episode by one camera, uint8 (H, W, 3) each.
+
+        Raises:
+            UserError: one cannot be read, or there are fewer.
+        """
+        count = 0
+        for picture in self.reader.pictures(index, self.sources[camera], start, stop):
+            yield fit_square(picture, self.image_size)
+            count += 1
+        if count != (self.steps[index] if stop is None else stop) - start:
+            raise UserError(
+                f"{self.reader.path}: {self.reader.info(index).name} has {start + count} pictures of "
+                f"{self.sources[camera]!r}, but {self.steps[index]} steps; look into it with: data.py inspect"
+            )
+
+    def read(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Pictures of the steps start .. stop - 1 of an episode, uint8 (T, C, H, W, 3).
 
         Raises:
             UserError: they cannot be read.
         """
-        pictures = np.empty((self.steps[index], *self.step_shape), np.uint8)
-        for c, camera in enumerate(self.cameras):
-            for step, picture in enumerate(self.reader.pictures(index, camera)):
+        stop = self.steps[index] if stop is None else stop
+        pictures = np.empty((stop - start, *self.step_shape), np.uint8)
+        for c in range(len(self.cameras)):
+            for step, picture in enumerate(self.read_camera(index, c, start, stop)):
                 pictures[step, c] = picture
         return pictures
 
     def read_all(self) -> Iterator[np.ndarray]:
-        """Pictures of all episodes, see `read`; the next one is read while the caller works."""
+        """Pictures of all episodes in parts of `PART` steps, see `read`; the next is read while the caller works."""
+        parts = [(n, first, min(first + PART, T)) for n, T in enumerate(self.steps) for first in range(0, T, PART)]
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self.read, 0)
-            for index in range(len(self.steps)):
+            ahead = pool.submit(self.read, *parts[0])
+            for part in [*parts[1:], None]:
                 pictures = ahead.result()
-                if index + 1 < len(self.steps):
-                    ahead = pool.submit(self.read, index + 1)
+                if part is not None:
+                    ahead = pool.submit(self.read, *part)
                 yield pictures
 
 
 def find_pictures(
     source: Path | Selection, cameras: tuple[str, ...], image_size: int, setting: str = "policy.encoder.image_size"
 ) -> PictureFolder:
-    """Check that every episode has pictures of the cameras, in the size that a policy reads.
+    """Check that every episode has pictures of the cameras, in the size that a policy reads where they are not resized.
 
     Args:
         source: where the dataset is, or the part of it that is wanted.
@@ -91,22 +117,28 @@ def find_pictures(
     Raises:
         UserError: names the file and the camera that is missing or does not fit.
     """
-    reader, steps = select(source).reader, []
-    mend = f"collect with --cameras {' '.join(cameras)} --image-size {image_size}"
+    selection = select(source)
+    reader, steps, resized = selection.reader, [], False
+    names = selection.source_cameras(cameras)
+    mend = "name others with --columns.cameras"
+    if reader.fixed_size:
+        mend = f"collect with --cameras {' '.join(cameras)} --image-size {image_size}"
     for index in range(len(reader)):
         info = reader.info(index)
         steps.append(info.steps)
-        for camera in cameras:
+        for camera in names:
             try:
                 height, width = reader.picture_size(index, camera)
             except UserError as error:
                 raise type(error)(f"{error}; {mend}") from None
             if (height, width) != (image_size, image_size):
+                resized = True
+            if resized and reader.fixed_size:
                 raise UserError(
                     f"{reader.path / info.name}: pictures of camera {camera!r} are {height}x{width}, but {setting} is "
                     f"{image_size}; {mend}, or set --{setting.replace('_', '-')}"
                 )
-    return PictureFolder(reader, cameras, image_size, tuple(steps), reader.fingerprint(cameras))
+    return PictureFolder(reader, cameras, image_size, tuple(steps), reader.fingerprint(names), names, resized)
 
 
 def read_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = lambda steps: None) -> np.ndarray:
@@ -129,6 +161,14 @@ def read_pictures(folder: PictureFolder, on_progress: Callable[[int], None] = la
         first += len(pictures)
         on_progress(first)
     return joined
+
+
+def fits_in_memory(pictures: PictureFolder, budget: int | None) -> bool:
+    """Whether all pictures may be kept in main memory; `budget`: what they may take [bytes], None for what is free."""
+    if budget is None:
+        free = free_main_memory()
+        return free is None or pictures.num_bytes <= MEMORY_SHARE * free
+    return pictures.num_bytes <= budget
 
 
 def require_memory(num_bytes: int, what: str, sizes: str, mend: str, *, on_device: bool = True) -> None:

@@ -9,6 +9,8 @@ from typing import Generic, Self, TypeVar
 import jax
 import numpy as np
 
+from imf_jax.data.picture_cache import PictureRows
+
 Item = TypeVar("Item")
 
 AHEAD = 2
@@ -85,12 +87,12 @@ class Prefetch(Generic[Item]):
 
 
 def picture_batches(
-    images: np.ndarray, steps_of: Callable[[np.ndarray], jax.Array], first: int, end: int
+    images: PictureRows, steps_of: Callable[[np.ndarray], jax.Array], first: int, end: int
 ) -> Iterator[jax.Array]:
     """The pictures of the training steps first .. end - 1, on the default device.
 
     Args:
-        images: uint8 (N, C, H, W, 3), on the host.
+        images: uint8 (N, C, H, W, 3), in main memory or on the disk.
         steps_of: numbers of training steps int32 (n,) -> rows of `images` that each reads, int32 (n, ...).
         first: number of the first training step.
         end: number behind the last one.

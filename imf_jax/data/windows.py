@@ -8,7 +8,7 @@ taken at time t. Chunk steps before 0 repeat action 0, those past T-1 the last a
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,15 @@ def load_demonstrations(
     statistics = compute_statistics(episodes)
     reader.check_statistics(statistics)
     return pack(episodes), statistics
+
+
+def take_steps(data: Demonstrations, rows: np.ndarray) -> Demonstrations:
+    """Whole episodes of the demonstrations: those of the steps `rows`, int (M,) in increasing order."""
+    rows = np.asarray(rows)
+    kept: dict[str, Any] = {name: None if part is None else part[rows] for name, part in data._asdict().items()}
+    for name in ("first", "last"):
+        kept[name] = jnp.asarray(np.searchsorted(rows, np.asarray(kept[name])).astype(np.int32))
+    return Demonstrations(**kept)
 
 
 def windows_at(data: Demonstrations, steps: Array, *, obs_horizon: int, pred_horizon: int) -> Batch:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imf_jax.checkpoints import LoadedPolicy
-from imf_jax.config import IMAGE_SIZE, EvalConfig, PictureStyle, ServeConfig, require, to_dict
+from imf_jax.config import IMAGE_SIZE, NO_TASK, EvalConfig, PictureStyle, ServeConfig, require, to_dict
 from imf_jax.config.perturbation import active, perturbation_text
 from imf_jax.config.recording import RolloutConfig
 from imf_jax.errors import ArgumentError
@@ -140,6 +140,11 @@ def trained_task(task: str) -> str:
         ArgumentError: it is in somebody's file or module. A checkpoint may come from others, so that what it names is
             not executed unless the user says so.
     """
+    require(
+        task != NO_TASK,
+        "the policy was trained for a robot that has no scene here; name a task whose robot has the same actions and "
+        "states: --task",
+    )
     require(
         task in task_names(),
         f"the policy was trained on a task of its own, {task}; name it, if you trust it: --task {task}",

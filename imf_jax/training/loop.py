@@ -16,19 +16,23 @@ import numpy as np
 from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import PretrainConfig, StateEncoderConfig, TrainConfig, require, to_dict
+from imf_jax.data.picture_cache import PictureRows, SomeRows
 from imf_jax.data.pictures import PictureFolder, find_pictures
 from imf_jax.data.prefetch import Prefetch
-from imf_jax.data.windows import Demonstrations, load_demonstrations
+from imf_jax.data.statistics import DatasetStatistics
+from imf_jax.data.windows import Demonstrations, load_demonstrations, take_steps
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, UserError
 from imf_jax.files import TRAINING_METRICS as METRICS
 from imf_jax.files import write_json
 from imf_jax.interrupts import stop_on_interrupt
 from imf_jax.memory import peak_memory
-from imf_jax.models.policy import FrozenParts, build_policy, encoder_identity, with_action_dim
-from imf_jax.sim.tasks import Task, get_task
+from imf_jax.models.policy import FrozenParts, build_policy, encoder_identity
+from imf_jax.sim.tasks import Task
 from imf_jax.terminal import make_console
 from imf_jax.training import saved_state
+from imf_jax.training.held_out import HeldOutValidation
 from imf_jax.training.progress import TrainingProgress
+from imf_jax.training.source import TrainingSource, data_notes, find_source, hold_out
 from imf_jax.training.state import (
     StreamedDraw,
     TrainState,
@@ -62,54 +66,85 @@ def train(config: TrainConfig) -> int:
             settings do not fit the demonstrations.
         UserError: the demonstrations cannot be used, the run cannot be written, or a tracker is not installed.
     """
-    say = make_console().print
-    task = get_task(config.task)
-    spaces = task.robot.spaces
-    config = replace(config, policy=with_action_dim(config.policy, spaces))
+    say = partial(make_console().print, markup=False)
+    config, source = find_source(config)
+    spaces, task = source.spaces, source.task
     check_out(config)
     external = make_trackers(config.tracker, config.tracker_mode)
-    data, statistics = load_demonstrations(config.data, spaces)
-    check_demonstrations(config, statistics.task, data, task)
+    data, statistics = load_demonstrations(source.selection, spaces)
+    check_demonstrations(config, statistics.task, data, source)
     encoder = config.policy.encoder
-    pictures = find_pictures(config.data, encoder.cameras, encoder.image_size) if encoder.cameras else None
+    pictures = find_pictures(source.selection, encoder.cameras, encoder.image_size) if encoder.cameras else None
     fingerprint = data_sha256(data, pictures)
-    policy = build_policy(config, spaces, task.env_state_dim)
+    policy = build_policy(config, spaces, source.env_state_dim)
     policy.set_statistics(statistics.arrays)
     identity = encoder_identity(policy)
     state, frozen = initial_state(policy, config)
     state, resumed = restore(config, state, frozen, fingerprint, identity)
     first_step = int(state.step)
+    for line in data_notes(source):
+        say(line)
     say(
         f"{statistics.num_episodes} demonstrations, {statistics.num_steps} steps; "
-        + (f"resuming {config.out} at step {first_step}" if config.resume else f"training into {config.out}"),
-        markup=False,
+        + (f"resuming {config.out} at step {first_step}" if config.resume else f"training into {config.out}")
     )
-    data = with_vision(data, pictures, policy, lambda line: say(line, markup=False))
+    budget = None if config.picture_memory is None else int(1e9 * config.picture_memory)
+    data, images = with_vision(data, pictures, policy, say, budget)
 
     meta = CheckpointMeta(
-        first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, identity, spaces.to_json(),
-        pictures.reader.style if pictures else None,
+        first_step, config.task, source.env_state_dim, "newest", fingerprint, None, {}, identity, spaces.to_json(),
+        pictures.reader.style if pictures else None, source.columns(config),
     )  # fmt: skip
+    held_out: HeldOutValidation | None = None
+    if task is None:
+        split = hold_out(source, data, config.validation.held_out, config.seed)
+        if split is not None:
+            data, images, held_out = held_out_validation(config, data, images, split, statistics)
+        say(f"validation: {'none' if held_out is None else 'action error and loss on held-out episodes'}")
 
     def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate | None:
-        if config.validation.num_episodes == 0:
-            return None
+        if task is None or config.validation.num_episodes == 0:
+            return held_out
         return RolloutValidation(config, pictures=meta.pictures, should_stop=should_stop, on_warning=on_warning)
 
-    images, data = data.images, data._replace(images=None)
     with ExitStack() as stack:
         how: dict[str, Any] = {}
         if images is not None:
             draw = streamed_windows(config)
-            how = stack.enter_context(streaming(config, data, np.asarray(images), draw, first_step))
+            how = stack.enter_context(streaming(config, data, images, draw, first_step))
         summary = run_to_end(config, state, frozen, data, policy.figures, meta, resumed, external, validation, **how)
-    say(final_line(config.out, summary, int(summary.state.step) - first_step), markup=False)
+    say(final_line(config.out, summary, int(summary.state.step) - first_step))
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
+
+
+def held_out_validation(
+    config: TrainConfig,
+    data: Demonstrations,
+    images: PictureRows | None,
+    split: tuple[np.ndarray, np.ndarray],
+    statistics: DatasetStatistics,
+) -> tuple[Demonstrations, PictureRows | None, HeldOutValidation]:
+    """Set held-out steps apart.
+
+    Args:
+        config: the run.
+        data: all demonstrations.
+        images: their pictures, if the policy reads any.
+        split: steps to train on, and held-out steps.
+        statistics: of all demonstrations.
+
+    Returns:
+        demonstrations and pictures to train on, and the validation on the others.
+    """
+    training, held_out = (take_steps(data, rows) for rows in split)
+    training_images, held_out_images = (None if images is None else SomeRows(images, rows) for rows in split)
+    spread = np.asarray(statistics.arrays["action"]["std"])
+    return training, training_images, HeldOutValidation(config, held_out, held_out_images, spread)
 
 
 @contextmanager
 def streaming(
-    config: TrainConfig | PretrainConfig, data: Any, images: np.ndarray, draw: StreamedDraw, first_step: int
+    config: TrainConfig | PretrainConfig, data: Any, images: PictureRows, draw: StreamedDraw, first_step: int
 ) -> Iterator[dict[str, Any]]:
     """Attributes of a `Trainer` whose pictures stay in main memory: a thread prepares those of the next steps.
 
@@ -217,13 +252,17 @@ def check_task(config: TrainConfig | PretrainConfig, name: str, data: Demonstrat
     )
 
 
-def check_demonstrations(config: TrainConfig, name: str, data: Demonstrations, task: Task) -> None:
+def check_demonstrations(config: TrainConfig, name: str, data: Demonstrations, source: TrainingSource) -> None:
     """Refuse settings that do not fit the demonstrations.
 
     Raises:
         ArgumentError: names the field.
     """
-    check_task(config, name, data, task)
+    task = source.task
+    if task is None:
+        return
+    if source.selection.reader.fixed_size:  # others were looked at when they were opened
+        check_task(config, name, data, task)
     found, env_state_dim = data.env_state.shape[1], task.env_state_dim
     # A policy that sees never reads the scene state, and imported demonstrations have none.
     require(

@@ -74,7 +74,7 @@ def save_checkpoint(
 
 
 def best_checkpoint(run: Path) -> tuple[Path, CheckpointMeta] | None:
-    """Find the checkpoint with the highest validation success; None if there is no checkpoint.
+    """Find the checkpoint with the highest validation success or the lowest held-out error; None if there is none.
 
     Of equals it is the later one, but where none ever succeeded the one with the highest mean return. Without any
     validated checkpoint it is the newest.
@@ -86,7 +86,8 @@ def best_checkpoint(run: Path) -> tuple[Path, CheckpointMeta] | None:
         meta = checkpoint[1]
         figures = meta.validation or {}
         success = figures.get("success", 0.0)
-        return meta.validation is not None, success, 0.0 if success else figures.get("return", 0.0), meta.step
+        otherwise = figures.get("return", -figures.get("action_error", 0.0))
+        return meta.validation is not None, success, 0.0 if success else otherwise, meta.step
 
     return max(checkpoints, key=rank, default=None)
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
 from imf_jax import seeds
 from imf_jax.config import PretrainConfig, TrainConfig
+from imf_jax.data.picture_cache import PictureRows
 from imf_jax.data.prefetch import picture_batches
 from imf_jax.data.windows import Batch, Demonstrations, draw_steps, observed_steps, sample_windows
 from imf_jax.models.policy import FrozenParts, split_policy
@@ -221,14 +221,14 @@ def compile_streamed_step(
 
 
 def stream_pictures(
-    config: TrainConfig | PretrainConfig, data: Any, images: np.ndarray, draw: StreamedDraw, first: int
+    config: TrainConfig | PretrainConfig, data: Any, images: PictureRows, draw: StreamedDraw, first: int
 ) -> Iterator[Array]:
     """The pictures of every training step from `first` on: those of the batch that the step itself draws.
 
     Args:
         config: the run.
         data: what batches are drawn from.
-        images: uint8 (N, C, H, W, 3) of all steps, in main memory.
+        images: uint8 (N, C, H, W, 3) of all steps, in main memory or on the disk.
         draw: see `StreamedDraw`.
         first: number of the first training step.
 

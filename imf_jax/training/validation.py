@@ -23,7 +23,8 @@ class Validation(NamedTuple):
     """Result of a validation.
 
     Attributes:
-        figures: `success` in 0..1, `n_success`, `n_episodes`, `n_error`, `return` (mean), `wall_s` [s].
+        figures: `success` in 0..1, `n_success`, `n_episodes`, `n_error`, `return` (mean), `wall_s` [s]; of held-out
+            episodes `action_error` [standard deviations], `loss`, `n_windows`, `wall_s`.
         images: the path pictures that were made, in order of the episodes.
     """
 
@@ -98,6 +99,8 @@ class RolloutValidation:
 
 def validation_line(figures: dict[str, float]) -> str:
     """Format the figures in one line, as in "9/10 = 90 % success, mean return 812.5"."""
+    if "action_error" in figures:
+        return f"held-out action error {figures['action_error']:.3f} standard deviations, loss {figures['loss']:.4f}"
     line = f"{figures['n_success']:.0f}/{figures['n_episodes']:.0f} = {100 * figures['success']:.0f} % success"
     errors = f", {figures['n_error']:.0f} ended in an error" if figures["n_error"] else ""
     return f"{line}, mean return {figures['return']:.1f}{errors}"

@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 
 from imf_jax.data.features import Embed, FeatureSource, cache_path, compute_features, read_features, write_features
-from imf_jax.data.pictures import PictureFolder, read_pictures, require_memory
+from imf_jax.data.picture_cache import PictureRows, cached_pictures
+from imf_jax.data.pictures import PictureFolder, fits_in_memory, read_pictures, require_memory
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.conditioning import FrozenConditioning
 from imf_jax.models.policy import Policy
@@ -21,28 +22,43 @@ ACCELERATOR_BATCH = 128
 
 
 def with_vision(
-    data: Demonstrations, pictures: PictureFolder | None, policy: Policy, say: Callable[[str], None]
-) -> Demonstrations:
-    """Add to the demonstrations what the policy reads: the pictures themselves, or their cached features.
+    data: Demonstrations,
+    pictures: PictureFolder | None,
+    policy: Policy,
+    say: Callable[[str], None],
+    budget: int | None = None,
+) -> tuple[Demonstrations, PictureRows | None]:
+    """What the policy reads besides columns: cached features, which are added to the demonstrations, or pictures.
 
     Args:
         data: the demonstrations without pictures.
         pictures: their pictures; None for a policy that does not see.
         policy: the policy to train.
         say: receives one line on what was done.
+        budget: main memory that pictures may take [bytes]; what does not fit stays in a cache on the disk.
 
     Raises:
-        UserError: pictures do not fit in memory or cannot be read, or a cache of features cannot be used or written.
+        UserError: pictures cannot be read, features do not fit in memory, or a cache cannot be used or written.
     """
     if pictures is None:
-        return data
+        return data, None
+    if pictures.resized:
+        say(f"pictures are cut to their middle square and resized to {pictures.image_size} pixels")
     if policy.frozen_encoder is not None:
         conditioning = cast(FrozenConditioning, policy.conditioning)
-        return data._replace(features=jax.device_put(frozen_features(pictures, conditioning, say)))
+        return data._replace(features=jax.device_put(frozen_features(pictures, conditioning, say))), None
+    fits, size = fits_in_memory(pictures, budget), f"{pictures.num_bytes / 1e9:.2f} GB"
+    images: PictureRows
     with stage_progress("read pictures", pictures.num_steps) as on_progress:
-        images = read_pictures(pictures, on_progress)
-    say(f"pictures of {', '.join(pictures.cameras)} in main memory: {images.nbytes / 1e9:.2f} GB")
-    return data._replace(images=images)
+        if fits and pictures.reader.fixed_size:
+            images, where = read_pictures(pictures, on_progress), "in main memory"
+        else:  # videos and other sizes are decoded once
+            images, path = cached_pictures(pictures, on_progress)
+            where = f"from the cache {path}"
+            if fits:
+                images, where = images[np.arange(pictures.num_steps)], f"in main memory, {where}"
+    say(f"pictures of {', '.join(pictures.cameras)} {where}: {size}")
+    return data, images
 
 
 def frozen_features(

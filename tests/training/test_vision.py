@@ -19,6 +19,7 @@ from imf_jax.commands import features
 from imf_jax.config import EfficientNetEncoderConfig, LewmEncoderConfig, ResNetEncoderConfig, TrainConfig
 from imf_jax.conversion.lewm import Args, convert
 from imf_jax.data.episodes import episode_path, read_episode, write_episode, write_episodes
+from imf_jax.data.picture_cache import StoredPictures
 from imf_jax.data.pictures import find_pictures, read_pictures
 from imf_jax.data.statistics import write_statistics
 from imf_jax.data.windows import load_demonstrations, windows_at
@@ -214,7 +215,7 @@ def test_windows_carry_the_features_of_their_steps(lewm_config: TrainConfig) -> 
     policy = build_policy(lewm_config, SPACES, 7)
     data, _ = load_demonstrations(lewm_config.data)
     found = find_pictures(lewm_config.data, CAMERAS, SIZE)
-    data = vision.with_vision(data, found, policy, lambda line: None)
+    data, _ = vision.with_vision(data, found, policy, lambda line: None)
     window = windows_at(data, np.array([0, 4, 10, 19]), obs_horizon=2, pred_horizon=16)["observation"]
     assert "images" not in window
     together = [np.stack([pictures(e)[camera] for camera in CAMERAS], axis=1) for e in range(2)]
@@ -285,11 +286,23 @@ def test_pictures_of_another_size_are_named(resnet_config: TrainConfig) -> None:
     assert not resnet_config.out.exists()
 
 
-def test_pictures_that_do_not_fit_are_refused(resnet_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_that_do_not_fit_are_read_from_a_cache_on_the_disk(
+    resnet_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    found = find_pictures(resnet_config.data, resnet_config.policy.encoder.cameras, SIZE)
+    whole = read_pictures(found)
     monkeypatch.setattr("imf_jax.data.pictures.free_main_memory", lambda: 100_000)
     with pytest.raises(UserError, match=r"take 0.0 GB \(20 steps x 2 cameras x 40x40\)"):
-        loop.train(resnet_config)
-    assert not resnet_config.out.exists()
+        read_pictures(found)
+    policy = build_policy(resnet_config, SPACES, 7)
+    demonstrations, _ = load_demonstrations(resnet_config.data)
+    said: list[str] = []
+    _, stored = vision.with_vision(demonstrations, found, policy, said.append)
+    assert isinstance(stored, StoredPictures)
+    assert stored.shape == whole.shape
+    rows = np.array([[3, 0], [19, 3]])
+    np.testing.assert_array_equal(stored[rows], whole[rows])
+    assert "from the cache" in said[-1]
 
 
 def test_a_folder_without_encoder_is_refused(lewm_config: TrainConfig, tmp_path: Path) -> None:
