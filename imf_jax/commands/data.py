@@ -20,9 +20,12 @@ console = make_console()
 
 @dataclass(frozen=True)
 class Inspect:
-    """Show episodes, steps, cameras, success and ranges of a folder, and what is wrong with it."""
+    """Show episodes, steps, cameras, success and ranges of a dataset, and what is wrong with it.
 
-    # Folder of demonstrations (episode_*.hdf5), or a LeRobot dataset.
+    Problems make the exit code 1; notes are about what is legal but looks wrong.
+    """
+
+    # Dataset of any format that can be read: demonstrations, LeRobot, ACT, robomimic.
     data: tyro.conf.Positional[Path]
     # File that receives all of it as JSON.
     json: Path | None = None
@@ -46,11 +49,11 @@ class Inspect:
             console.print(f"{count} episodes of {task}; cameras: {pictures}")
         if found.ranges:
             console.print(statistics_table(found.ranges))
-        for line in found.notes:
-            console.print(f"note: {line}")
+        for line in (*found.notes, *found.findings):
+            console.print(f"note: {line}", markup=False)
         problems = [*found.problems, *(line for episode in found.episodes for line in episode.problems)]
         for line in problems:
-            console.print(f"problem: {line}", style="red")
+            console.print(f"problem: {line}", style="red", markup=False)
         if not problems:
             console.print("no problems found")
         if self.json is not None:
@@ -176,7 +179,7 @@ class Import:
 class Play:
     """Show the pictures of an episode: a contact sheet, or a video."""
 
-    # Folder of demonstrations, or a LeRobot dataset.
+    # Dataset of any format that can be read.
     data: tyro.conf.Positional[Path]
     # Episode to show, counted from 0 in the order of the folder.
     episode: int = 0

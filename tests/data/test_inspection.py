@@ -55,7 +55,7 @@ def test_damaged_and_odd_demonstrations_are_named(demos, make_episode):
     paths[0].write_bytes(paths[0].read_bytes()[:2000])
     write_episodes(demos, [make_episode(3, control_hz=20.0), make_episode(4, task="insert"), make_episode(5)])
     found = inspect_folder(demos)
-    assert found.exit_code == 3
+    assert found.exit_code == 1
     assert [bool(episode.problems) for episode in found.episodes] == [True, False, False, True, True, True]
     assert "cannot be read" in found.episodes[0].problems[0]
     assert "control_hz is 20.0, but 50.0" in found.episodes[3].problems[0]
@@ -75,7 +75,7 @@ def test_statistics_of_other_data_are_a_problem_of_the_folder(demos, make_episod
         if path.name != "episode_000003.hdf5":
             path.unlink()
     found = inspect_folder(demos)
-    assert found.exit_code == 3
+    assert found.exit_code == 1
     assert "num_episodes 3" in found.problems[0]
 
 
@@ -84,7 +84,7 @@ def test_a_cut_off_recording_is_a_problem_of_the_dataset(demos, tmp_path):
     info = tmp_path / "export" / "meta" / "info.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"total_episodes": 2}))
     found = inspect_folder(tmp_path / "export")
-    assert found.exit_code == 3
+    assert found.exit_code == 1
     assert "info.json counts 2 episodes, there are 3" in found.problems[0]
 
 
