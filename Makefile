@@ -88,14 +88,16 @@ cuda-check: ## compile everything for an H100 without a GPU, within stated bound
 wheel-check: install ## build a wheel, install it into an empty environment and use its commands there
 	$(BIN)/python tests/wheel/check.py
 
-lerobot-check: install ## LeRobot itself opens the datasets written here (6 GB, Python 3.12; skipped where it cannot be installed)
+lerobot-check: install ## LeRobot itself opens the datasets written here, and the other way round (6 GB, Python 3.12; skipped where it cannot be installed)
 	@$(MAKE) --no-print-directory .venv-lerobot/.installed || { \
 	  echo "skipped: lerobot could not be installed, see above; name a Python 3.12: make lerobot-check LEROBOT_PYTHON=python3.12"; exit 0; }; \
 	if [ -e .venv-lerobot/.installed ]; then \
 	  datasets=$$(mktemp -d) && trap 'rm -rf "$$datasets"' EXIT && \
 	  $(BIN)/python tests/lerobot/write_datasets.py "$$datasets" && \
 	  HF_HUB_OFFLINE=1 LEROBOT_DATASETS="$$datasets" .venv-lerobot/bin/python -m pytest tests/lerobot \
-	    -o addopts=-q -o filterwarnings=default --confcutdir=tests/lerobot -rs; \
+	    -o addopts=-q -o filterwarnings=default --confcutdir=tests/lerobot -rs && \
+	  HF_HUB_OFFLINE=1 .venv-lerobot/bin/python tests/lerobot/write_real_datasets.py "$$datasets" && \
+	  LEROBOT_DATASETS="$$datasets" $(BIN)/python -m pytest tests/lerobot/read_real_datasets.py -o addopts=-q; \
 	fi
 
 .venv-lerobot/.installed: constraints-lerobot.txt

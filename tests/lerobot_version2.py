@@ -50,7 +50,7 @@ def cut_video(dataset: Dataset, episode: EpisodeRow, camera: str, target: Path) 
     last = began + (episode.length - 0.5) / dataset.fps
     with av.open(str(dataset.folder / path)) as old, av.open(str(target), "w", format="mp4") as new:
         stream = old.streams.video[0]
-        copied = new.add_stream_from_template(stream)
+        copied = new.add_stream_from_template(stream, opaque=True)
         for packet in old.demux(stream):
             time = None if packet.pts is None else float(packet.pts * stream.time_base)
             if time is not None and began - 0.5 / dataset.fps < time < last:
