@@ -104,7 +104,7 @@ def place(chunk: Array, first: Any, length: int, spaces: RobotSpaces, *, extrapo
 
     Args:
         chunk: float32 (B, H, A) actions.
-        first: whole number, index of the step of the first action.
+        first: whole number, or one for each of them (B,): index of the step of the first action.
         length: steps L.
         spaces: of the robot.
         extrapolate: beyond the end go on by the last increment; else repeat the last action.
@@ -113,11 +113,12 @@ def place(chunk: Array, first: Any, length: int, spaces: RobotSpaces, *, extrapo
         float32 (B, L, A); before `first` it is the first action.
     """
     xp = chunk.__array_namespace__()
-    step, end = xp.arange(length) - first, chunk.shape[1] - 1
-    placed = chunk[:, xp.clip(step, 0, end)]
+    end = chunk.shape[1] - 1
+    step = xp.arange(length)[None] - xp.reshape(xp.asarray(first), (-1, 1))
+    placed = xp.take_along_axis(chunk, xp.clip(step, 0, end)[..., None], axis=1)
     if not extrapolate:
         return placed
-    beyond = (step - end)[:, None]
+    beyond = (step - end)[..., None]
     last = chunk[:, -1:]
     increment = last - same_hemisphere(chunk[:, -2:-1], last, spaces)
     onwards = unit_quaternions(last + beyond.astype(chunk.dtype) * increment, spaces)

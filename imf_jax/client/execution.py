@@ -1,8 +1,10 @@
 """Which action of which chunk a robot executes when plans take time; see `imf_jax.rollout.delay` for the rules.
 
 Time is counted in control steps. Every `replan_every` steps a plan may begin from the observation of that step t; its
-chunk takes over at t + `delay_steps`, or when it comes if that is later, with the action it has for that step. The same
-chunks give the same actions as the async engine of the evaluation.
+chunk takes over at t + `delay_steps`, or when it comes if that is later, with the action it has for that step.
+
+The robot waits for the first chunk of an episode, which therefore begins with its first action; no other plan begins
+meanwhile. The same chunks give the same actions as the async engine of the evaluation.
 """
 
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from imf_jax.chunks import advance, join, require_within_chunk
+from imf_jax.chunks import advance, join, place, require_within_chunk
 from imf_jax.config import require
 from imf_jax.spaces import RobotSpaces
 
@@ -21,9 +23,9 @@ class _Plan:
 
     Attributes:
         step: control step of its observation.
-        before: float32 (1, N, A) what was planned from this step on without it.
-        start: index in its chunk of the first action that counts.
-        chunk: float32 (1, N, A), None until it has come.
+        before: float32 (1, L, A) what was planned from this step on without it.
+        start: steps after that at which it takes over.
+        chunk: float32 (1, L, A) its actions from this step on, None until they have come.
     """
 
     step: int
@@ -77,8 +79,11 @@ class ChunkExecutor:
     def start(self, hold: np.ndarray) -> None:
         """Begin an episode: `hold`, float32 (A,), is commanded until the first chunk takes over."""
         self._command = self._action(hold, (self.spaces.action_dim,))
-        self._timeline = np.repeat(self._command[None, None], self.chunk_steps, axis=1)
+        # As long as a first chunk, which begins when it comes.
+        length = self.chunk_steps + max(self.delay_steps, self.replan_every)
+        self._timeline = np.repeat(self._command[None, None], length, axis=1)
         self._origin = self.step = self.late = self._planned_until = 0
+        self._moves_at: int | None = None
         self._plans: list[_Plan] = []
         self.stopped = False
 
@@ -86,7 +91,8 @@ class ChunkExecutor:
     def plan_due(self) -> bool:
         """True before the steps at which a plan may begin, until it has."""
         begun = bool(self._plans) and self._plans[-1].step == self.step
-        return self.step == self._origin and not begun and not self.stopped
+        waits = bool(self._plans) if self._moves_at is None else self.step < self._moves_at
+        return self.step == self._origin and not begun and not waits and not self.stopped
 
     @property
     def starved_steps(self) -> int:
@@ -102,6 +108,10 @@ class ChunkExecutor:
         require(self.plan_due, f"no plan is due at step {self.step}; ask plan_due before")
         self._plans.append(_Plan(self.step, self._timeline))
         return self.step
+
+    def drop(self, plan: int) -> None:
+        """Forget a plan that has failed. As long as the robot waits for its first chunk, another one may begin then."""
+        self._plans = [known for known in self._plans if known.step != plan or known.chunk is not None]
 
     def add(self, plan: int, chunk: np.ndarray) -> bool:
         """Take the chunk of a plan.
@@ -119,12 +129,20 @@ class ChunkExecutor:
         chunk = self._action(chunk, (self.chunk_steps, self.spaces.action_dim))
         found = next((known for known in self._plans if known.step == plan and known.chunk is None), None)
         start = max(self.delay_steps, self.step - plan)
-        if self.stopped or found is None or start >= self.chunk_steps:
+        first = self._moves_at is None
+        if self.stopped or found is None or (start >= self.chunk_steps and not first):
             self.late += 1
             return False
-        found.start, found.chunk = start, chunk[None]
+        if first:
+            if start > self.delay_steps:
+                found.step, found.before, start = self._origin, self._timeline, self.step - self._origin
+            self._moves_at = found.step + start
+        ends = found.step + self.chunk_steps + (start if first else 0)
+        length, extrapolate = self._timeline.shape[1], self._extrapolate
+        found.start = start
+        found.chunk = place(chunk[None], start if first else 0, length, self.spaces, extrapolate=extrapolate)
         self._rebuild()
-        self._planned_until = max(self._planned_until, plan + self.chunk_steps)
+        self._planned_until = max(self._planned_until, ends)
         return True
 
     def next_action(self) -> np.ndarray:
@@ -136,7 +154,8 @@ class ChunkExecutor:
         self.step += 1
         if self.step == self._origin + self.replan_every:
             self._timeline, self._origin = self._advanced(self._timeline), self.step
-            self._plans = [plan for plan in self._plans if plan.step + self.chunk_steps > self.step]
+            if self._moves_at is not None:
+                self._plans = [plan for plan in self._plans if plan.step + self.chunk_steps > self.step]
         return self._command.copy()
 
     def _rebuild(self) -> None:

@@ -93,6 +93,8 @@ class RobotRunner:
                 if episode == self._episode:
                     self.executor.add(step, chunk)
             except (UserError, OSError, ValueError) as error:
+                if episode == self._episode:
+                    self.executor.drop(step)
                 self.failed += 1
                 self.last_error = str(error)
 

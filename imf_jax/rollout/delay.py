@@ -3,8 +3,11 @@
 Latency is counted in control steps, so it is part of the experiment and not of the machine it runs on. Every k control
 steps (`replan_every`) a chunk is planned from the observation at that time t. It takes over at t + d (`delay_steps`),
 with the action it has for that time, and stays until the next chunk does; what is left of it then is dropped. A delay
-beyond k means that several plans are under way at once, as when they are made elsewhere. Until the first chunk of an
-episode takes over, the hands stay where they are.
+beyond k means that several plans are under way at once, as when they are made elsewhere.
+
+Until the first chunk of an episode takes over, the hands stay where they are. As nothing moves meanwhile, that chunk
+begins with its first action when it takes over, and plans that are made until then are not executed: they would begin
+the motion a second time.
 
 A chunk of H actions has H - obs_horizon + 1 for now and later. Where k + d is more, it runs out before the next one
 takes over: then the hands stay at its last action ("hold"), or go on by its last increment ("continue").
@@ -59,12 +62,14 @@ class Timeline(NamedTuple):
 
     Attributes:
         actions: float32 (B, L, A), aligned with the next observation: index obs_horizon - 1 is the next control step,
-            those before it are past; L = H + delay_training.
+            those before it are past.
         executed: bool (B,) the last plan was executed until now; False before the first plan.
+        rest: int32 (B,) control steps until the first chunk takes over, 0 from then on; -1 before it is planned.
     """
 
     actions: Array
     executed: Array
+    rest: Array
 
     def interrupted(self, by_other: Array, at_rest: Array, command: Array) -> "Timeline":
         """Timeline at a plan, corrected where it was not followed.
@@ -76,7 +81,8 @@ class Timeline(NamedTuple):
             command: float32 (B, A) the last command.
         """
         actions = jnp.where(at_rest[:, None, None], command[:, None], self.actions)
-        return Timeline(actions, self.executed & ~by_other & ~at_rest)
+        rest = jnp.where(at_rest, -1, jnp.where(by_other, 0, self.rest))
+        return Timeline(actions, self.executed & ~by_other & ~at_rest, rest)
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,10 @@ class DelayedProgram(PlanProgram):
     def start(self, output: StepOutput) -> Timeline:
         """Start a timeline without a plan: the hands stay where they are."""
         stay = hold(self.policy.spaces, output.state, output.end_effector)
-        actions = jnp.repeat(stay[:, None], self.policy.pred_horizon + self.policy.delay_training, axis=1)
-        return Timeline(actions, jnp.zeros(len(actions), bool))
+        # As long as a chunk that begins when it comes, as late as it can.
+        longest = 2 * self.policy.pred_horizon - self.obs_horizon + self.policy.delay_training
+        actions = jnp.repeat(stay[:, None], longest, axis=1)
+        return Timeline(actions, jnp.zeros(len(actions), bool), jnp.full(len(actions), -1, jnp.int32))
 
     @override
     def plan(
@@ -137,34 +145,40 @@ class DelayedProgram(PlanProgram):
         start = now + weights.delay_steps
         policy, horizon = self.policy, self.policy.pred_horizon
         prefix = guide = delay = None
+        first = memory.rest < 0
         if self.prefix:
             known = jnp.where(memory.executed, start, 0)
-            prefix = Prefix(memory.actions, prefix_mask(known, horizon))
+            prefix = Prefix(memory.actions[:, :horizon], prefix_mask(known, horizon))
+        # Steps after the observation at which the chunk begins, as the policy is told: as far as it has learned it.
+        begin = jnp.where(first, 0, jnp.minimum(weights.delay_steps, policy.delay_training)).astype(jnp.int32)
         if policy.delay_training:
-            begin = jnp.minimum(weights.delay_steps, policy.delay_training)
-            delay = jnp.full(len(memory.actions), begin, jnp.int32)
+            delay = begin
         if self.guidance:
-            guide = self._guide(weights.delay_steps, memory, delay)
+            guide = self._guide(weights.delay_steps, memory, begin)
         chunk = policy.chunk(weights.policy, observations, seed, episodes, replans, prefix, delay=delay, guide=guide)
-        new = chunk
-        if policy.delay_training:
-            new = place(chunk, begin, memory.actions.shape[1], policy.spaces, extrapolate=self.extrapolate)
-        timeline = join(memory.actions, new, start, policy.spaces, self.blend_steps)
+        new = place(
+            chunk,
+            jnp.where(first, weights.delay_steps, begin),
+            memory.actions.shape[1],
+            policy.spaces,
+            extrapolate=self.extrapolate,
+        )
+        joined = join(memory.actions, new, start, policy.spaces, self.blend_steps)
+        timeline = jnp.where((memory.rest > 0)[:, None, None], memory.actions, joined)
         actions = timeline[:, now : now + self.replan_every]
         # A plan that cannot be used ends its episode now, not when its turn would come.
         usable = jnp.isfinite(chunk[:, now:]).all(axis=(1, 2), keepdims=True)
         after = advance(timeline, self.replan_every, self.policy.spaces, extrapolate=self.extrapolate)
-        return jnp.where(usable, actions, jnp.nan), Timeline(after, jnp.ones(len(after), bool))
+        rest = jnp.maximum(jnp.where(first, weights.delay_steps, memory.rest) - self.replan_every, 0)
+        return jnp.where(usable, actions, jnp.nan), Timeline(after, jnp.ones(len(after), bool), rest)
 
-    def _guide(self, delay_steps: Array | np.int32, memory: Timeline, delay: Array | None) -> Guide:
-        """Guide of chunks that begin `delay` (B,) steps late; None for those that do not."""
+    def _guide(self, delay_steps: Array | np.int32, memory: Timeline, begin: Array) -> Guide:
+        """Guide of chunks that begin `begin`, int32 (B,), steps after their observation."""
         now, horizon = self.obs_horizon - 1, self.policy.pred_horizon
-        begin = 0 if delay is None else delay[0]
-        known = horizon - now + begin - self.replan_every
+        known = horizon - now + begin[:, None] - self.replan_every
         share = guide_weights(jnp.arange(memory.actions.shape[1]) - now, delay_steps, known)
-        actions, weight = memory.actions, jnp.where(memory.executed[:, None], share, 0.0)
-        if delay is not None:
-            actions, weight = (from_step(values, delay, horizon) for values in (actions, weight))
+        weight = jnp.where(memory.executed[:, None], share, 0.0)
+        actions, weight = (from_step(values, begin, horizon) for values in (memory.actions, weight))
         return Guide(actions, weight, np.float32(self.guidance))
 
     @override

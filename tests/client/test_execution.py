@@ -32,12 +32,14 @@ def random_chunks(plans: int, seed: int = 0) -> np.ndarray:
 class Given:
     """A policy that plans the given chunks."""
 
-    obs_horizon, pred_horizon, cameras, spaces = OBS, HORIZON, (), SPACES
+    obs_horizon, pred_horizon, delay_training, cameras, spaces = OBS, HORIZON, 0, (), SPACES
 
     def __init__(self, chunks: np.ndarray) -> None:
         self.chunks = chunks
 
-    def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any) -> Any:
+    def chunk(
+        self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any, **others: Any
+    ) -> Any:
         return jnp.asarray(self.chunks[replans])
 
 
@@ -65,12 +67,18 @@ def robot(chunks: np.ndarray, delay: int, every: int, arrival: Any, **options: A
     executor.start(held())
     coming: list[tuple[int, int, int]] = []
     actions = []
+
+    def take(step: int) -> None:
+        for entry in [entry for entry in coming if entry[0] == step]:
+            _, plan, number = entry
+            executor.add(plan, chunks[number, OBS - 1 :])
+            coming.remove(entry)
+
     for step in range(len(chunks) * every):
+        take(step)
         if executor.plan_due:
             coming.append((step + arrival(step // every), executor.begin_plan(), step // every))
-        for when, plan, number in [entry for entry in coming if entry[0] == step]:
-            executor.add(plan, chunks[number, OBS - 1 :])
-            coming.remove((when, plan, number))
+            take(step)
         actions.append(executor.next_action())
     return np.stack(actions)
 
@@ -107,6 +115,7 @@ def numbered(executor: ChunkExecutor, number: int) -> np.ndarray:
 
 
 def test_a_late_chunk_takes_over_when_it_comes_with_its_action_for_that_step() -> None:
+    """But the first one, for which the robot has waited, with its first action."""
     executor = ChunkExecutor(JOINTS, 6, replan_every=4, delay_steps=1)
     executor.start(np.array([-1.0]))
     first = executor.begin_plan()
@@ -115,7 +124,7 @@ def test_a_late_chunk_takes_over_when_it_comes_with_its_action_for_that_step() -
     taken += [float(executor.next_action()[0])]
     second = executor.begin_plan()
     taken += [float(executor.next_action()[0]) for _ in range(4)]
-    assert taken == [-1, -1, -1, 3, 4, 5, 5, 5]
+    assert taken == [-1, -1, -1, 0, 1, 2, 3, 4]
     third = executor.begin_plan()
     assert executor.add(third, numbered(executor, 2)) is True
     assert executor.next_action()[0] == 5
@@ -126,12 +135,36 @@ def test_a_late_chunk_takes_over_when_it_comes_with_its_action_for_that_step() -
 def test_a_chunk_whose_time_is_over_is_dropped() -> None:
     executor = ChunkExecutor(JOINTS, 4, replan_every=4)
     executor.start(np.array([-1.0]))
+    executor.add(executor.begin_plan(), numbered(executor, 0))
+    for _ in range(4):
+        executor.next_action()
     plan = executor.begin_plan()
     for _ in range(4):
         executor.next_action()
-    assert executor.add(plan, numbered(executor, 0)) is False
+    assert executor.add(plan, numbered(executor, 1)) is False
     assert executor.late == 1
-    assert executor.next_action()[0] == -1
+    assert executor.next_action()[0] == 3
+
+
+def test_nothing_else_is_planned_until_the_first_chunk_takes_over() -> None:
+    """However late it comes; after a failure at the next turn."""
+    executor = ChunkExecutor(JOINTS, 4, replan_every=2, delay_steps=1)
+    executor.start(np.array([-1.0]))
+    lost = executor.begin_plan()
+    due = []
+    for _ in range(4):
+        executor.next_action()
+        due.append(executor.plan_due)
+    assert due == [False] * 4
+    executor.drop(lost)
+    assert executor.plan_due
+    first = executor.begin_plan()
+    assert executor.add(lost, numbered(executor, 1)) is False
+    for _ in range(7):
+        executor.next_action()
+    assert executor.add(first, numbered(executor, 0)) is True
+    taken = [float(executor.next_action()[0]) for _ in range(5)]
+    assert taken == [0, 1, 2, 3, 3]
 
 
 def test_the_watchdog_stops_at_the_last_command_until_the_next_start() -> None:
@@ -192,5 +225,5 @@ def test_a_runner_does_not_wait_for_a_plan_that_is_late() -> None:
     with RobotRunner([plan], ChunkExecutor(JOINTS, 4, replan_every=1, delay_steps=1)) as runner:
         runner.start(np.array([-1.0]))
         assert [float(runner.act({"state": np.zeros(1)})[0]) for _ in range(3)] == [-1, -1, -1]
-        assert runner.skipped == 2
+        assert runner.skipped == 0, "the robot waits for its first chunk"
         go_on.set()

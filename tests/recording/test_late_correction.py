@@ -31,9 +31,12 @@ class Marked:
     pred_horizon: int = HORIZON
     spaces: RobotSpaces = SPACES
     obs_horizon: int = 2
+    delay_training: int = 0
     cameras: tuple[str, ...] = ()
 
-    def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, plans: Any, prefix: Any) -> jax.Array:
+    def chunk(
+        self, weights: Any, observations: Any, seed: Any, episodes: Any, plans: Any, prefix: Any, **others: Any
+    ) -> jax.Array:
         place = jnp.arange(self.pred_horizon) / 10
         x = (plans[:, None] + place) / 100
         given = 0 * x if prefix is None else prefix.is_given.sum(axis=1, keepdims=True) + 0 * x
@@ -83,6 +86,8 @@ def test_after_a_correction_the_hands_rest_until_a_plan_made_since_then_takes_ov
             for step in range(delay, end - start):
                 number = (step - delay) // EVERY
                 place = min(1 + step - number * EVERY, 7)
+                if number * EVERY < delay:  # the hands have rested: what is planned first begins when it comes
+                    number, place = 0, min(1 + step - delay, 7)
                 assert actions[start + step, 0] == pytest.approx((first_plan + number + place / 10) / 100)
                 assert actions[start + step, 1] == (delay + 1 if prefix and number else 0)
     assert resumed >= 5
@@ -97,7 +102,9 @@ def test_a_policy_is_told_no_action_that_is_not_executed() -> None:
 
     @dataclass(frozen=True)
     class Remembering(Marked):
-        def chunk(self, weights: Any, observations: Any, seed: Any, episodes: Any, plans: Any, prefix: Any) -> Any:
+        def chunk(
+            self, weights: Any, observations: Any, seed: Any, episodes: Any, plans: Any, prefix: Any, **others: Any
+        ) -> Any:
             jax.debug.callback(note, prefix.actions, prefix.is_given)
             return super().chunk(weights, observations, seed, episodes, plans, prefix)
 

@@ -92,9 +92,16 @@ def executed(plans: int, delay: int, every: int, **options: Any) -> np.ndarray:
 
 
 def expected(step: int, delay: int, every: int, trained: int = 0) -> float:
-    """The newest plan that has come by then, and its action for this step; -1 before the first one."""
+    """The newest plan that has come by then, and its action for this step; -1 before the first one.
+
+    The first one begins when it comes, and plans until then are not executed.
+    """
     plan = (step - delay) // every
-    return -1.0 if plan < 0 else 100 * plan + min(1 + step - plan * every, 7 + min(delay, trained))
+    if step < delay:
+        return -1.0
+    if plan * every < delay:
+        return min(1 + step - delay, 7)
+    return 100 * plan + min(1 + step - plan * every, 7 + min(delay, trained))
 
 
 @pytest.mark.parametrize("every", [1, 2, 4, USABLE])
@@ -114,28 +121,33 @@ def test_chunks_that_begin_late_last_longer(delay: int, every: int) -> None:
 
 
 def test_a_chunk_that_begins_late_goes_on_by_its_last_increment() -> None:
-    """Delay 7, every 4: plan 0 begins 4 steps late and has actions for the steps 3 .. 10, plan 1 comes at step 11."""
+    """Delay 7, every 4: plan 2 begins 2 steps late and has actions for the steps 10 .. 16, plan 3 comes at step 19."""
     late = Chunks(delay_training=2)
-    assert executed(4, 7, 4, policy=late)[7:12, 0].tolist() == [8, 9, 9, 9, 108]
-    assert executed(4, 7, 4, policy=late, extrapolate=True)[7:12, 0].tolist() == [8, 9, 10, 11, 108]
+    assert executed(5, 7, 4, policy=late)[15:20, 0].tolist() == [208, 209, 209, 209, 308]
+    assert executed(5, 7, 4, policy=late, extrapolate=True)[15:20, 0].tolist() == [208, 209, 210, 211, 308]
 
 
 def test_the_newest_plan_by_hand() -> None:
-    """Delay 2, every 4: two steps at rest; then plan 0 from its action for step 2 (index 3); plan 1 from step 6 on."""
-    assert executed(3, 2, 4)[:, 0].tolist() == [-1, -1, 3, 4, 5, 6, 103, 104, 105, 106, 203, 204]
+    """Delay 2, every 4: two steps at rest; then plan 0 from its beginning (index 1); plan 1 from step 6 on."""
+    assert executed(3, 2, 4)[:, 0].tolist() == [-1, -1, 1, 2, 3, 4, 103, 104, 105, 106, 203, 204]
+
+
+def test_plans_made_at_rest_would_begin_the_motion_again() -> None:
+    """Delay 5, every 2: the plans 1 and 2 see the hands at rest and are not executed; plan 3 comes at step 11."""
+    assert executed(7, 5, 2)[:12, 0].tolist() == [-1] * 5 + [1, 2, 3, 4, 5, 6, 306]
 
 
 def test_a_chunk_that_runs_out_goes_on_by_its_last_increment() -> None:
-    """Delay 5, every 4: plan 0 has actions for the steps 0 .. 6, plan 1 comes at step 9."""
-    assert executed(3, 5, 4)[5:10, 0].tolist() == [6, 7, 7, 7, 106]
-    assert executed(3, 5, 4, extrapolate=True)[5:10, 0].tolist() == [6, 7, 8, 9, 106]
+    """Delay 6, every 4: plan 2 has actions for the steps 8 .. 14, plan 3 comes at step 18."""
+    assert executed(5, 6, 4)[14:19, 0].tolist() == [207, 207, 207, 207, 307]
+    assert executed(5, 6, 4, extrapolate=True)[14:19, 0].tolist() == [207, 208, 209, 210, 307]
 
 
 def test_chunks_blend_linearly_on_their_overlap() -> None:
-    """Delay 1, every 2: at step 3 plan 1 takes over from plan 0, which has 4, 5 for the steps 3 and 4."""
+    """Delay 1, every 2: at step 3 plan 1 takes over from plan 0, which has 3, 4 for the steps 3 and 4."""
     assert executed(2, 1, 2)[3, 0] == 102
     blended = executed(3, 1, 2, blend_steps=2)[:, 0]
-    assert blended[3] == pytest.approx(4 + (102 - 4) / 3)
+    assert blended[3] == pytest.approx(3 + (102 - 3) / 3)
 
 
 def test_quaternions_blend_to_unit_length_whatever_their_sign() -> None:
