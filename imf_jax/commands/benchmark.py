@@ -399,6 +399,39 @@ class ResNetBenchmark:
         return [Table("ResNet policy; ratio = time of a side / time of imf_jax in the same round", rows)]
 
 
+@dataclass(frozen=True)
+class ServeBenchmark:
+    """Plans through a policy server on loopback beside bare plans, and many clients beside one (extra `serve`)."""
+
+    # Sizes of the heads of untrained policies, each "width/layers".
+    sizes: tuple[str, ...] = SIZES
+    # Clients at once, which are planned in one call.
+    clients: int = 16
+    # Timed plans of each side.
+    rounds: int = 200
+    # Time of a round of clients [s].
+    seconds: float = 2.0
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> "list[Table]":
+        """Measure, and return the figures as a table."""
+        require_counts(self, "clients", "rounds")
+        require(self.seconds > 0, f"--seconds is {self.seconds}; it must be positive")
+        sizes = [parse_size(size) for size in self.sizes]
+        from imf_jax.benchmark.serving import measure_serving
+        from imf_jax.benchmark.tables import Table
+
+        rows = []
+        for width, layers in sizes:
+            console.print(f"measuring {width}/{layers} ...", style="dim")
+            rows.append(
+                asdict(measure_serving(width, layers, clients=self.clients, rounds=self.rounds, seconds=self.seconds))
+            )
+        title = "Policy server on loopback; extra = served plan - bare plan, gain = plans/s of all clients / of one"
+        return [Table(title, rows)]
+
+
 Benchmark = (
     Annotated[PolicyBenchmark, tyro.conf.subcommand("policy")]
     | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
@@ -408,6 +441,7 @@ Benchmark = (
     | Annotated[EnvsBenchmark, tyro.conf.subcommand("envs")]
     | Annotated[PicturesBenchmark, tyro.conf.subcommand("pictures")]
     | Annotated[ResNetBenchmark, tyro.conf.subcommand("resnet")]
+    | Annotated[ServeBenchmark, tyro.conf.subcommand("serve")]
 )
 
 

@@ -79,3 +79,7 @@ def say_metrics(metrics: "ServerMetrics") -> None:
 def run() -> NoReturn:
     """Run the command line and exit with its code."""
     run_main(main)
+
+
+if __name__ == "__main__":  # benchmarks start `python -m imf_jax.commands.serve`
+    run()
