@@ -20,11 +20,17 @@ def read_token(path: Path | None, flag: str) -> str | None:
         ArgumentError: the file cannot be read, or is empty.
     """
     if path is None:
-        return os.environ.get(VARIABLE) or None
+        token = os.environ.get(VARIABLE, "")
+        require(token.isascii(), f"{VARIABLE} holds characters that cannot be sent; use letters and digits")
+        return token or None
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise ArgumentError(f"{flag} {path} cannot be read ({reason}); name a file that holds a token") from None
     require(bool(token), f"{flag} {path} is empty; write a token to it")
+    require(
+        token.isascii() and token.isprintable() and " " not in token,
+        f"{flag} {path} holds characters that cannot be sent; write one word of letters and digits to it",
+    )
     return token

@@ -78,9 +78,11 @@ class PolicyClient:
         if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "iuf" or actions.ndim != 2:
             shape = getattr(actions, "shape", None)
             raise PolicyServerError(f"the answer holds no `actions` of N steps x A numbers (shape {shape})")
+        with np.errstate(over="ignore"):
+            actions = actions.astype(np.float32)
         if not np.isfinite(actions).all():
             raise PolicyServerError("the answer holds actions that are not finite")
-        return actions.astype(np.float32)
+        return actions
 
     def close(self) -> None:
         """Close the connection; the next call opens a new one."""

@@ -57,6 +57,8 @@ def evaluate_one(config: EvalConfig, out: Path | None, should_stop: Callable[[],
     capture = config.capture.with_default(setup.backend.task.picture_camera)
     config = replace(config, renderer=setup.style.renderer, visual=setup.style.visual, capture=capture)
     say_setup(setup, config.checkpoint, cluster)
+    if config.policy is not None:
+        console.print(f"policy {setup.policy.label}: {config.policy}")
     settings = EvaluationSettings(config.episodes, config.num_envs, seed=config.seed, capture=config.capture)
     hooks = Hooks(should_stop, lambda line: console.print(line, style="dim"), show_progress=cluster.index == 0)
 

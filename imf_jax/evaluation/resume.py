@@ -57,7 +57,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         return {
             **{name: value for name, value in manifest.items() if name not in IGNORED_KEYS},
             "checkpoint": checkpoint.get("sha256"),
-            "served": (manifest.get("served") or {}).get("metadata"),  # whatever its address
+            "served": _without_version((manifest.get("served") or {}).get("metadata")),  # whatever its address
             flag("perturb"): active(manifest.get("perturbations") or {}),
             # A capture that was not known yet was not made, and its camera was this one.
             **{flag(name): value for name, value in (captures | flat_flags(flags)).items()},
@@ -70,6 +70,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if name in second:
             first.setdefault(name, second[name] and "mesh")
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+def _without_version(metadata: Any) -> Any:
+    """Metadata of a policy server without the version of its software."""
+    return {**metadata, "version": None} if isinstance(metadata, dict) else metadata
 
 
 def started(path: Path) -> bool:

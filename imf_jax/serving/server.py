@@ -167,7 +167,7 @@ class PolicyServer:
             return True
         sent = request.headers.get_all("Authorization")
         kind, _, token = (sent[0] if len(sent) == 1 else "").partition(" ")
-        same = hmac.compare_digest(token.strip().encode(), self._token.encode())
+        same = hmac.compare_digest(token.strip().encode(errors="surrogateescape"), self._token.encode())
         return same and kind.lower() in ("api-key", "bearer")
 
     async def _serve_client(self, connection: ServerConnection) -> None:
@@ -233,12 +233,18 @@ class PolicyServer:
 
 def _limited(most: int) -> type[ServerConnection]:
     """Connections of which the server holds so many at most, whether their handshake is done or not."""
+    held: set[ServerConnection] = set()
 
     class LimitedConnection(ServerConnection):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
-            if len(self.server.handler_tasks) > most:
+            held.add(self)
+            if len(held) > most:
                 self.transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            held.discard(self)
+            super().connection_lost(exc)
 
     return LimitedConnection
 

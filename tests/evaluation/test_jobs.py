@@ -36,6 +36,8 @@ jobs:
     assert late.config.capture == CaptureConfig(save_images=True, video_size=64)
     (pushed,) = jobs(tmp_path, "jobs: [{name: a, expert: true, overrides: {perturb: {push: 1, friction: 0.5}}}]")
     assert pushed.config.perturb == {"push": 1, "friction": 0.5}
+    (served,) = jobs(tmp_path, "jobs: [{name: a, policy: 'ws://x:1', overrides: {policy_prompt: go}}]")
+    assert (served.config.policy, served.config.policy_prompt) == ("ws://x:1", "go")
     content = {"jobs": [{"name": "b.2", "expert": True}]}
     assert jobs(tmp_path, json.dumps(content), "jobs.json") == [found[-1]]
 

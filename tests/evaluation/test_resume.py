@@ -54,3 +54,16 @@ def test_the_type_of_the_encoder_stays_what_it_was() -> None:
 def test_differences_are_named_as_flags(changed: dict[str, Any], named: list[str]) -> None:
     changed = changed | ({"out": "x"} if changed.get("resume") else {})
     assert differences(manifest(CONFIG), manifest(replace(CONFIG, **changed))) == named
+
+
+def test_a_served_policy_is_the_same_at_another_address() -> None:
+    config = EvalConfig(policy="ws://first:1")
+
+    def served(address: str, **metadata: Any) -> dict[str, Any]:
+        told = {"policy": "mine", "version": "0.2.0", **metadata}
+        return manifest(replace(config, policy=address)) | {"served": {"address": address, "metadata": told}}
+
+    before = served("ws://first:1")
+    assert differences(before, served("ws://second:2", version="0.3.0")) == []
+    assert differences(before, served("ws://first:1", policy="another")) == ["served"]
+    assert differences(before, manifest(CONFIG)) == ["--expert", "served"]
