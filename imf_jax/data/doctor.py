@@ -115,9 +115,10 @@ class ActionLag:
             return
         action, state = action.astype(np.float64), state.astype(np.float64)
         scale = np.maximum(state.std(axis=0), 1e-9)
+        offset = action.mean(axis=0) - state.mean(axis=0)
         for place, lag in enumerate(range(-LONGEST_LAG, LONGEST_LAG + 1)):
             first, last = max(0, -lag), min(len(action), len(action) - lag)
-            apart = np.abs(action[first:last] - state[first + lag : last + lag]) / scale
+            apart = np.abs(action[first:last] - offset - state[first + lag : last + lag]) / scale
             moving = state.std(axis=0) > 1e-9
             self.errors[place] += apart[:, moving].sum()
             self.counts[place] += apart[:, moving].size

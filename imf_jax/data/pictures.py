@@ -16,7 +16,7 @@ from imf_jax.memory import free_device_memory, free_main_memory
 MEMORY_SHARE = 0.8
 """Share of the free memory that pictures may take; the rest is for training."""
 
-PART = 512
+PART = 32
 """Steps whose pictures are read at once, at most: memory does not grow with the length of an episode."""
 
 
@@ -72,7 +72,7 @@ class PictureFolder:
         for picture in self.reader.pictures(index, self.sources[camera], start, stop):
             yield fit_square(picture, self.image_size)
             count += 1
-        if count != (self.steps[index] if stop is None else stop) - start:
+        if count < (self.steps[index] if stop is None else stop) - start:
             raise UserError(
                 f"{self.reader.path}: {self.reader.info(index).name} has {start + count} pictures of "
                 f"{self.sources[camera]!r}, but {self.steps[index]} steps; look into it with: data.py inspect"
@@ -92,15 +92,25 @@ class PictureFolder:
         return pictures
 
     def read_all(self) -> Iterator[np.ndarray]:
-        """Pictures of all episodes in parts of `PART` steps, see `read`; the next is read while the caller works."""
-        parts = [(n, first, min(first + PART, T)) for n, T in enumerate(self.steps) for first in range(0, T, PART)]
+        """Pictures of all episodes in parts of `PART` steps at most, see `read`; a thread reads one part ahead."""
+        parts = self._parts()
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self.read, *parts[0])
-            for part in [*parts[1:], None]:
-                pictures = ahead.result()
-                if part is not None:
-                    ahead = pool.submit(self.read, *part)
+            ahead = pool.submit(next, parts, None)
+            while (pictures := ahead.result()) is not None:
+                ahead = pool.submit(next, parts, None)
                 yield pictures
+
+    def _parts(self) -> Iterator[np.ndarray]:
+        for index, steps in enumerate(self.steps):
+            views = [self.read_camera(index, c) for c in range(len(self.cameras))]
+            for first in range(0, steps, PART):
+                pictures = np.empty((min(PART, steps - first), *self.step_shape), np.uint8)
+                for c, view in enumerate(views):
+                    for step in range(len(pictures)):
+                        pictures[step, c] = next(view)
+                yield pictures
+            for view in views:
+                next(view, None)  # what comes after the last picture is a check of their number
 
 
 def find_pictures(
