@@ -432,6 +432,43 @@ class ServeBenchmark:
         return [Table(title, rows)]
 
 
+@dataclass(frozen=True)
+class ReadingBenchmark:
+    """Frames per second of reading a LeRobot dataset of videos, beside LeRobot's own loader."""
+
+    # Episodes of the dataset that is written for it.
+    episodes: int = 10
+    # Steps of an episode.
+    steps: int = 100
+    # Height of its pictures [pixels].
+    height: int = 480
+    # Width of its pictures [pixels].
+    width: int = 640
+    # Passes of each kind.
+    rounds: int = 3
+    # Python of an environment with lerobot, such as .venv-lerobot/bin/python of `make lerobot-check`.
+    peer: Path | None = None
+    # File that receives the figures as JSON.
+    json: Path | None = None
+
+    def run(self) -> "list[Table]":
+        """Measure, and return the figures as tables."""
+        from imf_jax.benchmark.reading import measure
+        from imf_jax.benchmark.tables import Table
+
+        require_counts(self, "episodes", "steps", "height", "width", "rounds")
+        speeds = measure(
+            episodes=self.episodes,
+            steps=self.steps,
+            height=self.height,
+            width=self.width,
+            rounds=self.rounds,
+            peer=self.peer,
+        )
+        title = "Reading a LeRobot dataset [frames/s]; ratio = imf_jax / lerobot in the same round"
+        return [Table(title, [asdict(speed) for speed in speeds])]
+
+
 Benchmark = (
     Annotated[PolicyBenchmark, tyro.conf.subcommand("policy")]
     | Annotated[LewmBenchmark, tyro.conf.subcommand("lewm")]
@@ -442,6 +479,7 @@ Benchmark = (
     | Annotated[PicturesBenchmark, tyro.conf.subcommand("pictures")]
     | Annotated[ResNetBenchmark, tyro.conf.subcommand("resnet")]
     | Annotated[ServeBenchmark, tyro.conf.subcommand("serve")]
+    | Annotated[ReadingBenchmark, tyro.conf.subcommand("reading")]
 )
 
 

@@ -349,8 +349,8 @@ def test_paths_out_of_the_folder_and_old_versions_are_refused(tmp_path, features
     path.write_text(json.dumps(info | {"data_path": "../../secret.parquet"}))
     with pytest.raises(UserError, match="leads out of the dataset"):
         open_dataset(folder)
-    path.write_text(json.dumps(info | {"codebase_version": "v2.1"}))
-    with pytest.raises(UserError, match=r"version v2.1; let lerobot convert it"):
+    path.write_text(json.dumps(info | {"codebase_version": "v1.6"}))
+    with pytest.raises(UserError, match=r"version v1.6; let lerobot convert it"):
         open_dataset(folder)
     path.write_text("{")
     with pytest.raises(UserError, match=r"info.json: is damaged"):

@@ -20,7 +20,7 @@ from imf_jax.data.lerobot.export import export_demonstrations
 from imf_jax.data.readers.recognise import open_reader
 from imf_jax.errors import UserError
 
-CASES = 1000 if "IMF_LONG_TESTS" in os.environ else 40
+CASES = 1000 if "IMF_LONG_TESTS" in os.environ else 25
 FUZZ = settings(
     max_examples=CASES,
     derandomize=True,
