@@ -143,17 +143,27 @@ class _Checks:
 
     def add(self, index: int, steps: Steps) -> None:
         """Add the columns of an episode."""
-        for name, column in self._reader.columns.items():
-            try:
-                values = self._reader.read(index, [name])[name]
-            except UserError:  # one that the policy does not need; others were read before
-                self._absent[name] = self._absent.get(name, 0) + 1
-                continue
-            if values.dtype.kind == "f" and np.isfinite(values).all() and values.shape[1] == len(column.names):
+        columns = self._reader.columns
+        for name, values in self._read(index).items():
+            if values.dtype.kind == "f" and np.isfinite(values).all() and values.shape[1] == len(columns[name].names):
                 self.ranges.setdefault(name, Accumulator()).add(values)
-                self._entries.setdefault(name, EntryRange(column.names)).add(values)
+                self._entries.setdefault(name, EntryRange(columns[name].names)).add(values)
         if steps.action.shape == steps.state.shape:
             self._lag.add(steps.action, steps.state)
+
+    def _read(self, index: int) -> dict[str, np.ndarray]:
+        """All columns of an episode, without those that it lacks: what the policy needs was read before."""
+        names = self._reader.columns
+        try:
+            return self._reader.read(index, names)
+        except UserError:
+            found: dict[str, np.ndarray] = {}
+        for name in names:
+            try:
+                found |= self._reader.read(index, [name])
+            except UserError:
+                self._absent[name] = self._absent.get(name, 0) + 1
+        return found
 
     def findings(self, summaries: list[EpisodeSummary], hz: float | None, selection: Selection) -> list[str]:
         """What looks wrong, one line each."""

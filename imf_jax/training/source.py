@@ -99,10 +99,11 @@ def _task_of(config: TrainConfig, task: Task, selection: Selection) -> tuple[Tas
 
 def data_notes(source: TrainingSource) -> list[str]:
     """What to know about the episodes of a dataset, one line each."""
-    reader = source.selection.reader
+    reader, notes = source.selection.reader, list(source.notes)
+    if reader.fixed_size:
+        return notes
     outcomes = [reader.info(index).success for index in range(len(reader))]
-    notes, failed = list(source.notes), outcomes.count(False)
-    if failed and not reader.fixed_size:
+    if failed := outcomes.count(False):
         notes.append(f"{failed} of {len(outcomes)} episodes are marked as failures; all are learned from")
     if len(reader.tasks or ()) > 1:
         notes.append(f"the dataset has {len(reader.tasks or ())} tasks; the policy is not told which one it is to do")

@@ -26,6 +26,8 @@ LARGEST_TABLE = 8 * 2**30
 LARGEST_KEPT = 256 * 2**20
 """Columns of a file with several episodes are kept for the next one if they take no more than this [bytes]."""
 
+TABLES_KEPT = 3
+
 NUMBER_BYTES = 8
 
 
@@ -50,7 +52,7 @@ class RowReader:
     """Reads the rows of episodes; columns of a file with several episodes are kept for the next one."""
 
     def __init__(self) -> None:
-        self._kept: tuple[tuple[Path, tuple[str, ...]], pa.Table] | None = None
+        self._kept: dict[tuple[Path, tuple[str, ...]], pa.Table] = {}
 
     def read(self, path: Path, episode: int, length: int, columns: Sequence[str]) -> pa.Table:
         """The rows of an episode.
@@ -73,17 +75,19 @@ class RowReader:
         return table
 
     def _read(self, path: Path, episode: int, length: int, columns: Sequence[str]) -> pa.Table:
-        kept, wanted = self._kept, (path, tuple(columns))
-        if kept is None or kept[0] != wanted:
+        wanted = (path, tuple(columns))
+        kept = self._kept.get(wanted)
+        if kept is None:
             rows = require_table_size(path)
             schema = pq.read_schema(path)
             names = [name for name in dict.fromkeys([EPISODE, *columns]) if name in schema.names]
             binary = any(pa.types.is_struct(schema.field(name).type) for name in names)
             if rows == length or binary or rows * len(names) * NUMBER_BYTES * NUMBER_BYTES > LARGEST_KEPT:
                 return pq.read_table(path, columns=names, filters=[(EPISODE, "=", episode)])
-            kept = wanted, pq.read_table(path, columns=names)
-            self._kept = kept
-        return kept[1].filter(pc.equal(kept[1].column(EPISODE), episode))
+            kept = pq.read_table(path, columns=names)
+            # Labels, columns and time stamps of an episode are read in turns.
+            self._kept = dict([*self._kept.items(), (wanted, kept)][-TABLES_KEPT:])
+        return kept.filter(pc.equal(kept.column(EPISODE), episode))
 
 
 def values_of(path: Path, name: str, feature: Feature, table: pa.Table) -> np.ndarray:
