@@ -3,7 +3,7 @@
 import pytest
 
 from imf_jax.benchmark import picture_rates
-from imf_jax.commands.benchmark import PicturesBenchmark
+from imf_jax.commands.benchmarks.readings import PicturesBenchmark
 from imf_jax.errors import ArgumentError
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from imf_jax.benchmark.resnet import make_peer, make_policy, measure
-from imf_jax.commands.benchmark import ResNetBenchmark
+from imf_jax.commands.benchmarks.networks import ResNetBenchmark
 from imf_jax.config import AttnResConfig, PolicyConfig, ResNetEncoderConfig
 from imf_jax.errors import ArgumentError, UserError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imf_jax.commands.benchmark import ServeBenchmark
+from imf_jax.commands.benchmarks.loops import ServeBenchmark
 from imf_jax.errors import ArgumentError
 
 

@@ -1,0 +1,1 @@
+"""The subcommands of benchmark.py: their settings, and which measurement each starts."""
