@@ -48,7 +48,7 @@ DeviceCount = int | Literal["all"]
 VideoChoice = int | Literal["all", "failures", "none"]
 """Episodes whose videos are kept; a number: the first so many."""
 
-TrackerName = Literal["swanlab", "wandb", "tensorboard"]
+TrackerName = Literal["swanlab", "wandb", "tensorboard", "trackio"]
 """Services and formats that a training run can be followed in; each is an extra of the package."""
 
 TrackerMode = Literal["online", "offline", "disabled"]

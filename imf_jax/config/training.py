@@ -123,12 +123,12 @@ class RunConfig:
     keep: int = 2
     # Training steps between two lines of metrics.jsonl.
     log_every: int = 50
-    # External trackers of the run (swanlab, wandb, tensorboard), each an extra; metrics.jsonl is always written.
+    # External trackers of the run (swanlab, wandb, tensorboard, trackio), each an extra; metrics.jsonl is there always.
     tracker: tuple[TrackerName, ...] = ()
     # Send to trackers at once (online), keep in the run folder for later (offline), or neither (disabled). What
-    # tensorboard writes always stays in the folder.
+    # tensorboard writes always stays in the folder, what trackio writes on this machine unless TRACKIO_SPACE_ID is set.
     tracker_mode: TrackerMode = "online"
-    # Name under which services (swanlab, wandb) show this run together with others; suites give theirs.
+    # Name under which services (swanlab, wandb, trackio) show this run together with others; suites give theirs.
     tracker_group: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
-"""Trackers that a user can name: SwanLab, Weights & Biases, TensorBoard. Their libraries are imported only then."""
+"""Trackers that a user can name: SwanLab, Weights & Biases, TensorBoard, Trackio; their libraries are imported then."""
 
 import importlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -138,10 +139,69 @@ class TensorBoardTracker(Tracker):
         self._writer.close()
 
 
+class TrackioTracker(Tracker):
+    """Tracker for Trackio, whose database is on this machine and shown by `trackio show`; see `SENDS`."""
+
+    SENDS = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+    """Variables of the environment that let Trackio send runs elsewhere."""
+
+    def __init__(self, library: ModuleType, mode: TrackerMode) -> None:
+        self._trackio, self._mode = library, mode
+        self._run: Any = None
+
+    @override
+    def start(self, run: TrackedRun) -> str | None:
+        """Start a run; its name holds its `id`, because Trackio knows resumed runs by their names.
+
+        Raises:
+            UserError: it would be sent although the mode is offline.
+        """
+        if self._mode == "disabled":
+            return None
+        for name in self.SENDS:
+            if self._mode == "offline" and os.environ.get(name):
+                raise UserError(f"{name} is set, so that Trackio would send; unset it, or use --tracker-mode online")
+        self._run = self._trackio.init(
+            project=PROJECT,
+            name=f"{run.name}-{run.id[:8]}",
+            group=run.group,
+            config=dict(run.config),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+        return None
+
+    @override
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._log(step, values)
+
+    @override
+    def images(self, step: int, paths: Sequence[Path]) -> None:
+        names = {f"{IMAGES}/{path.parent.name}": path for path in paths}
+        if self._run is not None:
+            self._log(step, {name: self._trackio.Image(str(path)) for name, path in names.items()})
+
+    @override
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._log(int(values.get("step", 0)), {f"summary/{name}": value for name, value in values.items()})
+
+    @override
+    def finish(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            self._run.log(dict(values), step=step)
+
+
 BACKENDS: dict[TrackerName, tuple[str, type]] = {
     "swanlab": ("swanlab", SwanLabTracker),
     "wandb": ("wandb", WandbTracker),
     "tensorboard": ("tensorboardX", TensorBoardTracker),
+    "trackio": ("trackio", TrackioTracker),
 }
 """Name on the command line, which is the extra's name as well -> library and adapter."""
 

@@ -97,7 +97,7 @@ def test_older_files_have_the_horizons_in_the_head() -> None:
         ({"tracker": "wandb"}, "field tracker is 'wandb'; it must be a list"),
         (
             {"tracker": ["wandb", "mail"]},
-            "field tracker[1] is 'mail'; it must be 'swanlab' or 'wandb' or 'tensorboard'",
+            "field tracker[1] is 'mail'; it must be 'swanlab' or 'wandb' or 'tensorboard' or 'trackio'",
         ),
         ({"optimizer": {"beta1": float("nan")}}, "field optimizer.beta1 is nan; it must be a finite number"),
         ({"optimizer": {"beta1": False}}, "field optimizer.beta1 is False; it must be a finite number"),

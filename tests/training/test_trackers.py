@@ -167,6 +167,29 @@ def test_disabled_tensorboard_writes_nothing(follow, tmp_path):
     assert not list(tmp_path.glob("tensorboard/*"))
 
 
+@pytest.mark.filterwarnings("ignore")  # of the library
+def test_trackio_is_read_back(follow, tmp_path, monkeypatch):
+    pytest.importorskip("trackio", reason="the extra trackio is not installed")
+    from trackio import sqlite_storage, utils
+
+    for module in (sqlite_storage, utils):
+        monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
+    _, warnings = follow(make_trackers(["trackio"], "offline"))
+    assert not warnings
+    (name,) = sqlite_storage.SQLiteStorage.get_runs("imf_jax")
+    lines = sqlite_storage.SQLiteStorage.get_logs("imf_jax", name)
+    assert {line["step"]: line["loss"] for line in lines if "loss" in line} == {step: 1 / step for step in range(1, 6)}
+    assert any(key.startswith("validation/images/") for line in lines for key in line)
+    assert any(line.get("summary/status") == "done" for line in lines)
+
+
+def test_trackio_does_not_send_what_shall_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "someone/space")
+    tracker = tracker_backends.TrackioTracker(SimpleNamespace(), "offline")
+    with pytest.raises(UserError, match="TRACKIO_SPACE_ID is set"):
+        tracker.start(TrackedRun("run", tmp_path, {}))
+
+
 @pytest.mark.parametrize("name", ["swanlab", "wandb"])
 def test_services_continue_a_resumed_run(name, tmp_path):
     """Only online: files that are sent later have no run to go on in."""
@@ -327,7 +350,7 @@ def test_libraries_stay_out_unless_named(config, monkeypatch):
 
 
 def test_bad_names():
-    with pytest.raises(ArgumentError, match="choose from: swanlab, wandb, tensorboard"):
+    with pytest.raises(ArgumentError, match="choose from: swanlab, wandb, tensorboard, trackio"):
         TrainConfig(tracker=("mlflow",))
     with pytest.raises(ArgumentError, match="twice"):
         TrainConfig(tracker=("wandb", "wandb"))
