@@ -32,7 +32,7 @@ def test_named_flags_exist() -> None:
             "".join(
                 path.read_text()
                 for path in SOURCES
-                if path.parts[-2] in ("config", "scripts", "commands", "conversion")
+                if path.parts[-2] in ("config", "scripts", "commands", "benchmarks", "conversion")
             ),
         )
     )
