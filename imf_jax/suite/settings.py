@@ -75,11 +75,14 @@ def leaf_fields(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 def find_field(key: str, fields: Sequence[str]) -> str:
     """Find the field that a name means: its dotted name, or the end of it where only one field ends so.
 
+    The columns of datasets have names that others have too; they are meant by their dotted names only.
+
     Raises:
         ArgumentError: there is none, or more than one, or it is none of an arm.
     """
     name = key.replace("-", "_")
     found = [name] if name in fields else [field for field in fields if field.endswith(f".{name}")]
+    found = [field for field in found if field == name or not field.startswith("columns.")]
     if not found:
         known = [field for field in fields if field not in GIVEN]
         short = [*known, *(field.rpartition(".")[2] for field in known), *KINDS, "demonstrations", "preset"]

@@ -62,6 +62,9 @@ class Blind:
     def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
         return {}
 
+    def plan_error(self, episode: int, replan: int) -> str | None:
+        return None
+
 
 @pytest.fixture
 def film(
