@@ -17,11 +17,11 @@ def read_token(path: Path | None, flag: str) -> str | None:
         flag: that names the file, for messages.
 
     Raises:
-        ArgumentError: the file cannot be read, or is empty.
+        ArgumentError: the file cannot be read, is empty, or holds no single word.
     """
     if path is None:
         token = os.environ.get(VARIABLE, "")
-        require(token.isascii(), f"{VARIABLE} holds characters that cannot be sent; use letters and digits")
+        _require_word(token, VARIABLE)
         return token or None
     try:
         token = path.read_text(encoding="utf-8").strip()
@@ -29,8 +29,13 @@ def read_token(path: Path | None, flag: str) -> str | None:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise ArgumentError(f"{flag} {path} cannot be read ({reason}); name a file that holds a token") from None
     require(bool(token), f"{flag} {path} is empty; write a token to it")
+    _require_word(token, f"{flag} {path}")
+    return token
+
+
+def _require_word(token: str, where: str) -> None:
+    """Refuse what a header of HTTP cannot hold as one word."""
     require(
         token.isascii() and token.isprintable() and " " not in token,
-        f"{flag} {path} holds characters that cannot be sent; write one word of letters and digits to it",
+        f"{where} holds characters that cannot be sent; let it be one word of letters and digits",
     )
-    return token

@@ -27,7 +27,7 @@ from imf_jax.training.saved_state import save_checkpoint
 from imf_jax.training.state import initial_state
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TOKEN = "for this check only"
+TOKEN = "for-this-check-only"
 
 
 def write_run(run: Path) -> None:
