@@ -215,6 +215,11 @@ class PolicyConfig:
         )
 
     @property
+    def chunk_steps(self) -> int:
+        """Actions of a chunk for the time of its observation and later."""
+        return self.pred_horizon - self.obs_horizon + 1
+
+    @property
     def window_steps(self) -> int:
         """Actions of a training window: a chunk, and those before it where it may begin late."""
         return self.pred_horizon + self.delay_training

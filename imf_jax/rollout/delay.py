@@ -220,12 +220,11 @@ def require_execution(execution: ExecutionConfig, policy: PolicyConfig) -> None:
     Raises:
         ArgumentError: names the flag.
     """
-    usable = policy.pred_horizon - policy.obs_horizon + 1
     horizons = f"pred_horizon {policy.pred_horizon} - obs_horizon {policy.obs_horizon}"
     every, delay = execution.replan_every or policy.num_action_steps, execution.delay_steps
     if policy.delay_training:
         horizons += f" + delay_training {policy.delay_training}"
-    require_within_chunk(usable, every, delay, execution.blend_steps, horizons, policy.delay_training)
+    require_within_chunk(policy.chunk_steps, every, delay, execution.blend_steps, horizons, policy.delay_training)
     problem = policy.objective.guidance_problem
     require(not execution.guidance or problem is None, f"--guidance {problem}")
     if not execution.prefix:
@@ -245,7 +244,7 @@ def require_execution(execution: ExecutionConfig, policy: PolicyConfig) -> None:
 
 def longest_delay(policy: PolicyConfig) -> int:
     """Longest delay of a plan that a policy can have: nothing of its chunk is left for a longer one [control steps]."""
-    return policy.pred_horizon - policy.obs_horizon + policy.delay_training
+    return policy.chunk_steps - 1 + policy.delay_training
 
 
 def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) -> PolicyPlanner:

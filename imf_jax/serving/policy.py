@@ -9,7 +9,6 @@ import imf_jax
 from imf_jax.config import ServeConfig
 from imf_jax.evaluation.evaluated_policy import load_as_configured
 from imf_jax.evaluation.manifest import folder_hash
-from imf_jax.models.policy import Policy
 from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.serving.observations import ObservationSpec, PlanRequest
 
@@ -81,7 +80,7 @@ def load_served(config: ServeConfig) -> ServedPolicy:
         "obs_horizon": spec.obs_horizon,
         "pred_horizon": policy.config.pred_horizon,
         "num_action_steps": policy.config.num_action_steps,
-        "chunk_steps": chunk_steps(policy),
+        "chunk_steps": policy.config.chunk_steps,
         "action_dim": policy.spaces.action_dim,
         "state_dim": spec.state_dim,
         "env_state_dim": spec.env_state_dim,
@@ -91,11 +90,6 @@ def load_served(config: ServeConfig) -> ServedPolicy:
         "plan_batch": config.plan_batch,
     }
     return ServedPolicy(PolicyPlanner(policy, config.plan_batch, _whole_chunk), spec, metadata)
-
-
-def chunk_steps(policy: Policy) -> int:
-    """Actions of a chunk for the time of its observation and later."""
-    return policy.config.pred_horizon - policy.config.obs_horizon + 1
 
 
 def _whole_chunk(program: PolicyProgram, weights: Any) -> tuple[PlanProgram, Any]:
