@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,6 @@ class Cluster:
     executor: Any
     job_class: Any
     workers: int | None = None
-    _running: list[ClusterJob] = field(default_factory=list)
-
-    def has_room(self) -> bool:
-        """Whether one more may be submitted."""
-        self._running = [job for job in self._running if not job.job.done()]
-        return self.workers is None or len(self._running) < self.workers
 
     def start(self, run: Run, logs: Path, before: Mapping[str, Any]) -> Handle:
         """Submit a run, or find the job of an earlier suite that still waits or runs."""
@@ -104,9 +98,7 @@ class Cluster:
             job = self.job_class(self.executor.folder, before["job_id"])
         if job is None or job.done():
             job = self.executor.submit(RemoteRun(run, logs.resolve()))
-        handle = ClusterJob(job)
-        self._running.append(handle)
-        return handle
+        return ClusterJob(job)
 
 
 def make_cluster(name: str, logs: Path, suite: str, options: Sequence[str], workers: int | None) -> Cluster:

@@ -40,10 +40,11 @@ class Handle(Protocol):
 
 
 class Launcher(Protocol):
-    """Starts runs, as many at a time as it has room for."""
+    """Starts runs; `workers` of them may be under way at a time, any number if that is None."""
 
-    def has_room(self) -> bool:
-        """Whether one more may be started."""
+    @property
+    def workers(self) -> int | None:
+        """Runs at a time."""
 
     def start(self, run: Run, logs: Path, before: Mapping[str, Any]) -> Handle:
         """Start a run, or find it again; `before` is what `status.json` had about it."""
@@ -159,17 +160,13 @@ class Pool:
     devices: tuple[str, ...] = ()
     _running: list[LocalProcess | FormerProcess] = field(default_factory=list)
 
-    def has_room(self) -> bool:
-        """Whether one more may be started."""
-        self._running = [handle for handle in self._running if handle.poll() is None]
-        return len(self._running) < self.workers
-
     def start(self, run: Run, logs: Path, before: Mapping[str, Any]) -> Handle:
         """Start a run, or find it again."""
         handle: LocalProcess | FormerProcess
         if is_alive(run, logs):
             handle = FormerProcess(run, logs, {name: before.get(name) for name in ("host", "pid", "device")})
         else:
+            self._running = [handle for handle in self._running if handle.poll() is None]
             taken = {handle.place.get("device") for handle in self._running}
             device = next((device for device in self.devices if device not in taken), None)
             own = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}

@@ -95,11 +95,16 @@ class Runner:
             if any(state in ("failed", "skipped", "interrupted") for state in states):
                 self.folder.status[run.name].state = "skipped"
                 self.say(f"{run.name}: skipped, because what it needs has failed")
-            elif all(state == "done" for state in states) and self.launcher.has_room():
+            elif all(state == "done" for state in states) and self._has_room():
                 self._start(run)
             else:
                 left.append(run)
         return left
+
+    def _has_room(self) -> bool:
+        """Whether one more may be started. A run keeps its place until its end has been noted."""
+        workers = self.launcher.workers
+        return workers is None or len(self._running) < workers
 
     def _start(self, run: Run) -> None:
         status = self.folder.status[run.name]

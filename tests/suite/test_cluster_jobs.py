@@ -24,13 +24,10 @@ def test_a_job_runs_the_command_and_has_its_log(tmp_path):
     cluster = make_cluster("local", logs, "study", ["timeout_min=5"], workers=1)
     right = Run("right", "demonstrations", tmp_path / "right", ("--help",), {})
     wrong = Run("wrong", "demonstrations", tmp_path / "wrong", ("--episodes", "0"), {})
-    assert cluster.has_room()
     handle = cluster.start(right, logs, {})
-    assert not cluster.has_room()
     assert handle.place["job_id"].isdigit()
     assert ended(handle) == EXIT_OK
     assert "--episodes" in log_path(right, logs).read_text()
-    assert cluster.has_room()
     assert ended(cluster.start(wrong, logs, {})) == 2
     assert "error: --episodes is 0" in log_path(wrong, logs).read_text()
 

@@ -112,6 +112,24 @@ def test_finished_runs_are_not_repeated_and_failed_ones_are(make_folder):
     assert json.loads((folder.path / STATUS).read_text())["state"] == "done"
 
 
+def test_a_run_keeps_its_place_until_its_end_has_been_noted(make_folder):
+    """The next one would otherwise be told as started first, when a process ends between two looks at it."""
+
+    class Quick:
+        def __init__(self, run):
+            self.run, self.place = run, {}
+
+        def poll(self):
+            self.run.folder.mkdir(parents=True)
+            (self.run.folder / "done").touch()
+            return EXIT_OK
+
+    launcher: Any = SimpleNamespace(workers=1, start=lambda run, logs, before: Quick(run))
+    said: list[str] = []
+    assert Runner(make_folder(a=("", ()), b=("", ())), launcher, say=said.append).run() == EXIT_OK
+    assert said == ["a: started", "a: done", "b: started", "b: done"]
+
+
 def test_ctrl_c_lets_runs_save(make_folder):
     folder = make_folder(a=(WAIT, ()), b=(WRITE, ("a",)))
     log = folder.logs / "a.log"
