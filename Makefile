@@ -88,7 +88,7 @@ cuda-check: ## compile everything for an H100 without a GPU, within stated bound
 wheel-check: install ## build a wheel, install it into an empty environment and use its commands there
 	$(BIN)/python tests/wheel/check.py
 
-lerobot-check: install ## LeRobot itself opens the datasets written here, and the other way round (6 GB, Python 3.12; skipped where it cannot be installed)
+lerobot-check: install ## LeRobot itself opens the datasets written here, and the other way round, and evaluates in our scenes (6 GB, Python 3.12; skipped where it cannot be installed)
 	@$(MAKE) --no-print-directory .venv-lerobot/.installed || { \
 	  echo "skipped: lerobot could not be installed, see above; name a Python 3.12: make lerobot-check LEROBOT_PYTHON=python3.12"; exit 0; }; \
 	if [ -e .venv-lerobot/.installed ]; then \
@@ -100,9 +100,9 @@ lerobot-check: install ## LeRobot itself opens the datasets written here, and th
 	  LEROBOT_DATASETS="$$datasets" $(BIN)/python -m pytest tests/lerobot/read_real_datasets.py -o addopts=-q; \
 	fi
 
-.venv-lerobot/.installed: constraints-lerobot.txt
+.venv-lerobot/.installed: pyproject.toml constraints-lerobot.txt
 	$(LEROBOT_PYTHON) -m venv .venv-lerobot
-	.venv-lerobot/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lerobot.txt 'lerobot[dataset]' pytest
+	.venv-lerobot/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lerobot.txt 'lerobot[dataset]' pytest -e '.[gymnasium]'
 	@touch $@
 
 serve-check: install ## the real openpi-client drives our policy server (small; skipped where it cannot be installed)

@@ -1,6 +1,6 @@
 """LeRobot itself opens our datasets: every frame, every column, every video time stamp.
 
-Run by `make lerobot-check` in an environment that has lerobot and torch but not this package; the variable
+Run by `make lerobot-check` in an environment that has lerobot and torch, and without our readers; the variable
 LEROBOT_DATASETS names the folder that `write_datasets.py` made.
 """
 
