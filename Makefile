@@ -103,6 +103,7 @@ lerobot-check: install ## LeRobot itself opens the datasets written here, and th
 .venv-lerobot/.installed: pyproject.toml constraints-lerobot.txt
 	$(LEROBOT_PYTHON) -m venv .venv-lerobot
 	.venv-lerobot/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lerobot.txt 'lerobot[dataset]' pytest -e '.[gymnasium]'
+	.venv-lerobot/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'gym-aloha==0.1.3'
 	@touch $@
 
 serve-check: install ## the real openpi-client drives our policy server (small; skipped where it cannot be installed)
