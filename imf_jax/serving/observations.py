@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 
 from imf_jax.errors import UserError
+from imf_jax.images import fit_square
 
 STATE_NAMES = ("state", "observation.state", "observation/state")
 ENV_STATE_NAMES = ("env_state", "observation.environment_state", "observation/environment_state")
 IMAGE_PREFIXES = ("observation.images.", "observation/images/", "observation/")
 """Names of one camera's pictures: one of these before the name of the camera."""
+
+CAMERA_PIXELS = 1280 * 720
+"""Pixels of a picture as cameras make them; larger ones need a larger `--max-message-mb`."""
 
 LARGEST_KEY = 2**32 - 1
 
@@ -49,9 +53,12 @@ class ObservationSpec:
 
     @property
     def largest_bytes(self) -> int:
-        """Size of all observations of a plan, numbers as float64 [bytes]."""
-        sizes = (np.prod(shape) * (1 if name == "images" else 8) for name, shape in self.shapes.items())
-        return self.obs_horizon * int(sum(sizes))
+        """Size of all observations of a plan, pictures as they come, numbers as float64 [bytes]."""
+        picture = 3 * max(self.image_size**2, CAMERA_PIXELS)
+        sizes = {name: 8 * int(np.prod(shape)) for name, shape in self.shapes.items()}
+        if "images" in sizes:
+            sizes["images"] = len(self.cameras) * picture
+        return self.obs_horizon * sum(sizes.values())
 
     def zeros(self) -> dict[str, np.ndarray]:
         """Observations (To, ...) of nothing."""
@@ -63,6 +70,8 @@ class ObservationSpec:
 
     def read(self, message: Mapping[Any, Any]) -> dict[str, np.ndarray]:
         """Read the entries of a message that the policy needs; others are ignored.
+
+        Pictures of another size are brought to that of the policy, as in training: their middle square, resized.
 
         Returns:
             entry -> float32, pictures uint8, (T, ...), where T is 1 or obs_horizon, the same for all.
@@ -85,16 +94,12 @@ class ObservationSpec:
     def _images(self, message: Mapping[Any, Any]) -> np.ndarray:
         whole = message.get("images")
         if isinstance(whole, np.ndarray):
-            return self._pictures("images", whole, (len(self.cameras), self.image_size, self.image_size, 3))
+            return self._pictures("images", whole, (len(self.cameras),))
         named = whole if isinstance(whole, dict) else {}
         views = []
         for camera in self.cameras:
             picture = named.get(camera, _first(message, tuple(prefix + camera for prefix in IMAGE_PREFIXES)))
-            name = f"picture of camera {camera}"
-            size = (self.image_size, self.image_size)
-            if isinstance(picture, np.ndarray) and picture.ndim >= 3 and picture.shape[-3:] == (3, *size):
-                picture = np.moveaxis(picture, -3, -1)
-            views.append(self._pictures(name, picture, (*size, 3)))
+            views.append(self._pictures(f"picture of camera {camera}", picture, ()))
         if len({len(view) for view in views}) != 1:
             raise ObservationError("the cameras are of different numbers of observations")
         return np.stack(views, axis=1)
@@ -112,10 +117,19 @@ class ObservationSpec:
             raise ObservationError(f"{name} holds a value that is not finite")
         return array
 
-    def _pictures(self, name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    def _pictures(self, name: str, values: Any, views: tuple[int, ...]) -> np.ndarray:
+        """Pictures (T, *views, image_size, image_size, 3); they may come with the colours first, and in any size."""
+        size = self.image_size
         if not isinstance(values, np.ndarray) or values.dtype != np.uint8:
-            raise ObservationError(f"{name} is missing or no array of uint8; send shape {shape}")
-        return self._timed(name, values, shape)
+            raise ObservationError(f"{name} is missing or no array of uint8; send shape {(*views, size, size, 3)}")
+        if values.ndim >= 3 and values.shape[-1] != 3 and values.shape[-3] == 3:
+            values = np.moveaxis(values, -3, -1)
+        height, width = values.shape[-3:-1] if values.ndim >= 3 and values.size else (size, size)
+        timed = self._timed(name, values, (*views, height, width, 3))
+        if height == width == size:
+            return timed
+        fitted = [fit_square(picture, size) for picture in timed.reshape(-1, height, width, 3)]
+        return np.stack(fitted).reshape(*timed.shape[:-3], size, size, 3)
 
     def _timed(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The array with its axis of time, which may be absent."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imf_jax.images import fit_square
 from imf_jax.serving.observations import ObservationError, ObservationSpec, Session
 
 SPEC = ObservationSpec(("state", "env_state"), 2, 3, 2, (), 8)
@@ -71,16 +72,28 @@ def test_what_cannot_be_read_is_refused_with_its_reason(message: Any, reason: st
         Session(SPEC, 0, 0).request(message)
 
 
+def test_pictures_of_another_size_are_resized_as_in_training() -> None:
+    large, tall = pictures(12, 16, 3), pictures(9, 6, 3)
+    expected = np.stack([fit_square(large, 4), fit_square(tall, 4)])
+    for images in ({"top": large, "front": tall}, {"top": np.moveaxis(large, -1, 0), "front": tall}):
+        np.testing.assert_array_equal(SEEING.read({"state": STATE, "images": images})["images"], expected[None])
+    history = pictures(2, 2, 12, 16, 3)
+    found = SEEING.read({"state": np.stack([STATE, STATE]), "images": history})["images"]
+    assert found.shape == (2, 2, 4, 4, 3)
+    np.testing.assert_array_equal(found[1, 0], fit_square(history[1, 0], 4))
+
+
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
         (None, "picture of camera top is missing or no array of uint8"),
         ({"top": pictures(4, 4, 3)}, "picture of camera front is missing"),
         (
-            {"top": pictures(4, 4, 3), "front": pictures(5, 4, 3)},
-            r"camera front has shape \(5, 4, 3\); send \(4, 4, 3\)",
+            {"top": pictures(4, 4, 3), "front": pictures(4, 4)},
+            r"camera front has shape \(4, 4\); send \(4, 4, 3\)",
         ),
         ({"top": pictures(4, 4, 3), "front": pictures(2, 4, 4, 3)}, "cameras are of different numbers"),
+        ({"top": pictures(4, 4, 3), "front": pictures(0, 4, 3)}, r"camera front has shape \(0, 4, 3\)"),
         (pictures(2, 4, 4, 3).astype(float), "images is missing or no array of uint8"),
     ],
 )
