@@ -38,7 +38,14 @@ def test_arms_keep_the_masses_and_limits_of_the_maker(scene: TaskScene) -> None:
 
 
 def test_cameras_are_named_and_complete(scene: TaskScene) -> None:
-    assert {scene.model.camera(i).name for i in range(scene.model.ncam)} == {"r_vis", "top", "front"}
+    assert {scene.model.camera(i).name for i in range(scene.model.ncam)} == {"r_vis", "l_vis", "top", "front"}
+
+
+def test_both_wrists_carry_the_same_camera(scene: TaskScene) -> None:
+    right, left = (scene.model.camera(name) for name in ("r_vis", "l_vis"))
+    assert [scene.model.body(camera.bodyid[0]).name for camera in (right, left)] == ["right_link7", "left_link7"]
+    np.testing.assert_array_equal(right.pos, left.pos)
+    np.testing.assert_array_equal(right.quat, left.quat)
 
 
 def test_only_listed_pairs_of_simple_shapes_collide(scene: TaskScene) -> None:

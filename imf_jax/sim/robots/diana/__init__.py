@@ -53,7 +53,7 @@ class DianaPair(Robot):
         ),
         state_text="per arm (left, right): 7 joint angles [rad], gripper opening [m]",
     )
-    cameras = ("r_vis",)
+    cameras = ("r_vis", "l_vis")
     fingers = tuple(tuple(f"{side}_finger{number}" for number in (1, 2)) for side in SIDES)
     palms = tuple(f"{side}_hand" for side in SIDES)
     self_pairs = tuple((f"left_{ours}", f"right_{theirs}") for ours in ARM_CAPSULES for theirs in ARM_CAPSULES)

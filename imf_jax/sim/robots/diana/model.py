@@ -93,17 +93,19 @@ def arm_file() -> Path:
 
 
 def add_arms(spec: mujoco.MjSpec, visual: Visual) -> None:
-    """Add both arms, and the camera on the right wrist."""
+    """Add both arms, each with a camera on its wrist."""
     for side in SIDES:
         arm = _arm_spec(visual, _ARM_COLORS[side], spec.option.timestep)
         mount = spec.worldbody.add_frame(pos=[0.0, BASE_Y[side], 0.0])
         spec.attach(arm, prefix=f"{side}_", frame=mount)
-    # On the right wrist beside the fingers, tilted towards the fingertips; both fingers and the object are in view.
+    # On the wrists beside the fingers, tilted towards the fingertips; both fingers and the object are in view.
     tilt, turn = np.zeros(4), np.array([0.0, 0.0, 0.0, 1.0])
     mujoco.mju_axisAngle2Quat(tilt, np.array([1.0, 0.0, 0.0]), -0.35)
     quat = np.zeros(4)
     mujoco.mju_mulQuat(quat, tilt, turn)
-    spec.body("right_link7").add_camera(name="r_vis", pos=[0.0, 0.12, 0.0], quat=quat.tolist(), fovy=75)
+    for side in SIDES:
+        name = f"{side[0]}_vis"
+        spec.body(f"{side}_link7").add_camera(name=name, pos=[0.0, 0.12, 0.0], quat=quat.tolist(), fovy=75)
 
 
 def _arm_spec(visual: Visual, color: tuple[float, ...], timestep: float) -> mujoco.MjSpec:
