@@ -6,7 +6,7 @@ from typing import Literal
 
 from imf_jax.config.base import IMAGE_SIZE, VIEWS, require, require_views
 from imf_jax.config.policy import EncoderDtype
-from imf_jax.config.training import OptimizerConfig, RunConfig
+from imf_jax.config.training import ColumnsConfig, OptimizerConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class HeldOutConfig:
 class PretrainConfig(RunConfig):
     """Pre-training of a LEWM encoder on demonstrations with pictures."""
 
-    # Task of the demonstrations.
+    # Task of the demonstrations; none for data of a robot without a scene.
     task: str = "transfer"
     # Folder that receives the run; must not hold a run yet unless --resume.
     out: Path = Path("runs/lewm-pretrain")
@@ -118,3 +118,5 @@ class PretrainConfig(RunConfig):
     )
     # Demonstrations that are not trained on.
     validation: HeldOutConfig = field(default_factory=HeldOutConfig)
+    # Names of columns and cameras in the dataset.
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)

@@ -90,7 +90,7 @@ class ColumnsConfig:
     action: tuple[str, ...] = ()
     # Columns of the scene state, which policies that see do not read.
     env_state: tuple[str, ...] = ()
-    # Cameras of the dataset, as many as policy.encoder.cameras and in that order.
+    # Cameras of the dataset, as many as the policy or the encoder reads and in that order.
     cameras: tuple[str, ...] = ()
     # Order of the colour channels in compressed pictures of ACT files: as OpenCV swaps them in ACT's own, or plain RGB.
     jpeg_order: Literal["opencv", "rgb"] = "opencv"

@@ -53,8 +53,8 @@ class Selection:
         """
         require(
             len(self.cameras) in (0, len(cameras)),
-            f"--columns.cameras names {len(self.cameras)} cameras, but the policy reads {len(cameras)} "
-            f"({', '.join(cameras)}); name as many, or choose them with --policy.encoder.cameras",
+            f"--columns.cameras names {len(self.cameras)} cameras, but {len(cameras)} are read "
+            f"({', '.join(cameras)}); name as many, or choose them with --policy.encoder.cameras or --model.cameras",
         )
         return self.cameras or cameras
 

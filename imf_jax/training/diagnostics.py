@@ -15,7 +15,7 @@ from imf_jax.config import HeldOutConfig
 from imf_jax.data.clips import EpisodeSplit, action_steps, frame_steps
 from imf_jax.data.windows import Demonstrations
 from imf_jax.models.world_model import LeWorldModel, predict
-from imf_jax.sim.tasks import Task
+from imf_jax.spaces import Part, RobotSpaces
 from imf_jax.training.validation import Validation
 from imf_jax.training.vision import embedding_batch
 
@@ -154,7 +154,8 @@ def probes(
     train_steps: np.ndarray,
     test_steps: np.ndarray,
     data: Demonstrations,
-    task: Task,
+    spaces: RobotSpaces,
+    objects: tuple[str, ...] | None,
 ) -> tuple[Probe, ...]:
     """Probes of the position of every object [cm] and of every kind of part of the robot's state.
 
@@ -164,23 +165,23 @@ def probes(
         train_steps: int (N,) their steps.
         test_steps: int (M,) their steps.
         data: the demonstrations.
-        task: names the objects and the parts of the robot's state.
+        spaces: names the parts of the robot's state.
+        objects: names of the objects whose poses are in the scene state; None if it is of another form.
     """
     found = []
-    spaces = task.robot.spaces
     env_state, state = np.asarray(data.env_state), np.asarray(data.state)
-    count = env_state.shape[1] // POSE
+    count = 0 if objects is None else env_state.shape[1] // POSE
     for number in range(count):
         position = CM * env_state[:, POSE * number : POSE * number + 3]
-        name = task.objects[number] if count == len(task.objects) else f"object {number + 1}"
+        name = objects[number] if objects and count == len(objects) else f"object {number + 1}"
         found.append(probe(name, "cm", train, position[train_steps], test, position[test_steps], True))
-    for kind, unit in dict.fromkeys((part.kind, part.unit) for part in spaces.state):
+
+    def kind_of(part: Part) -> tuple[str, str]:
+        return (part.name if part.kind == "value" else part.kind), part.unit
+
+    for kind, unit in dict.fromkeys(map(kind_of, spaces.state)):
         columns = np.concatenate(
-            [
-                np.arange(state.shape[1])[place]
-                for part, place in spaces.state_parts
-                if (part.kind, part.unit) == (kind, unit)
-            ]
+            [np.arange(state.shape[1])[place] for part, place in spaces.state_parts if kind_of(part) == (kind, unit)]
         )
         scale, shown = (CM, "cm") if unit == "m" else (1.0, unit or "1")
         values = scale * state[:, columns]
@@ -208,7 +209,7 @@ class EncoderDiagnostics:
         images: uint8 (N, C, H, W, 3), their pictures, in main memory.
         split: which steps are held out.
         held_out_starts: int32 (M,) steps of held-out episodes at which a clip may begin.
-        task: see `probes`.
+        spaces, objects: see `probes`.
         on_warning: receives the warning about a collapsed encoder.
 
     Attributes:
@@ -222,10 +223,12 @@ class EncoderDiagnostics:
         images: np.ndarray,
         split: EpisodeSplit,
         held_out_starts: np.ndarray,
-        task: Task,
+        spaces: RobotSpaces,
+        objects: tuple[str, ...] | None,
         on_warning: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._wanted, self._data, self._images, self._task = wanted, data, images, task
+        self._wanted, self._data, self._images = wanted, data, images
+        self._spaces, self._objects = spaces, objects
         self._train_steps = evenly(split.training, wanted.frames)
         self._starts = held_out_starts
         self.on_warning = on_warning
@@ -251,7 +254,7 @@ class EncoderDiagnostics:
             dim=test.shape[1],
             mse=float(np.square(np.asarray(predictions) - embeddings[:, 1:]).mean()),
             still_mse=float(np.square(embeddings[:, :-1] - embeddings[:, 1:]).mean()),
-            probes=probes(train, test, self._train_steps, test_steps, self._data, self._task),
+            probes=probes(train, test, self._train_steps, test_steps, self._data, self._spaces, self._objects),
             neighbours=tuple(
                 (int(test_steps[query]), *map(int, self._train_steps[near]))
                 for query, near in zip(queries, found, strict=True)
@@ -278,5 +281,5 @@ def diagnostics_line(figures: dict[str, float]) -> str:
     for name, value in figures.items():
         if name.startswith("probe/"):
             what, unit = name.removeprefix("probe/").rsplit("_", 1)
-            found.append(f"{what.replace('_', ' ')} {value:.3g} {unit}")
+            found.append(f"{what.replace('_', ' ')} {value:.3g}{'' if unit == '1' else f' {unit}'}")
     return ", ".join(found)

@@ -93,7 +93,7 @@ def train(config: TrainConfig) -> int:
 
     meta = CheckpointMeta(
         first_step, config.task, source.env_state_dim, "newest", fingerprint, None, {}, identity, spaces.to_json(),
-        pictures.reader.style if pictures else None, source.columns(config),
+        pictures.reader.style if pictures else None, source.columns(encoder.cameras),
     )  # fmt: skip
     held_out: HeldOutValidation | None = None
     if task is None:

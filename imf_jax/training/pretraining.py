@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imf_jax.checkpoints import CheckpointMeta
-from imf_jax.config import PretrainConfig
+from imf_jax.config import NO_TASK, PretrainConfig
 from imf_jax.data.clips import (
     ClipBatch,
     ClipData,
@@ -34,12 +34,12 @@ from imf_jax.models.encoders.lewm import encoder_files
 from imf_jax.models.world_model import LeWorldModel
 from imf_jax.models.world_model_file import WORLD_MODEL_FILE, read_world_model, world_model_bytes
 from imf_jax.seeds import INIT_STREAM, root_key
-from imf_jax.sim.tasks import get_task
 from imf_jax.terminal import make_console
 from imf_jax.training.diagnostics import Diagnostics, EncoderDiagnostics, diagnostics_line
 from imf_jax.training.loop import check_out, check_task, data_sha256, restore, run_to_end, streaming
 from imf_jax.training.pretraining_report import write_pretraining_report
 from imf_jax.training.progress import stage_progress
+from imf_jax.training.source import open_source
 from imf_jax.training.state import StreamedDraw, initial_state, trained_policy
 from imf_jax.training.tracker_backends import make_trackers
 from imf_jax.training.trainer import TrainingSummary, Validate
@@ -59,13 +59,16 @@ def pretrain(config: PretrainConfig) -> int:
         UserError: the demonstrations have not the pictures, are too few or too short, or something cannot be written.
     """
     say = make_console().print
-    task = get_task(config.task)
-    spaces, wanted = task.robot.spaces, config.model
+    source = open_source(config)
+    task, spaces, wanted = source.task, source.spaces, config.model
+    if task is None:
+        config = dataclasses.replace(config, task=NO_TASK)
     check_out(config)
     external = make_trackers(config.tracker, config.tracker_mode)
-    data, statistics = load_demonstrations(config.data, spaces)
-    check_task(config, statistics.task, data, task)
-    pictures = find_pictures(config.data, wanted.cameras, wanted.image_size, "model.image_size")
+    data, statistics = load_demonstrations(source.selection, spaces)
+    if task is not None and source.selection.reader.fixed_size:  # others were looked at when they were opened
+        check_task(config, statistics.task, data, task)
+    pictures = find_pictures(source.selection, wanted.cameras, wanted.image_size, "model.image_size")
     split = split_episodes(data, config.validation.share, config.seed)
     starts, held_out_starts = (clip_starts(data, steps, wanted.span) for steps in (split.training, split.held_out))
     fingerprint = data_sha256(data, pictures)
@@ -76,6 +79,8 @@ def pretrain(config: PretrainConfig) -> int:
     state, frozen = initial_state(model, config)
     state, resumed = restore(config, state, frozen, fingerprint, None)
     first_step = int(state.step)
+    for line in source.notes:
+        say(line, markup=False)
     say(
         f"{split.num_training} demonstrations with {len(starts)} clips, {split.num_held_out} held out; "
         + (f"resuming {config.out} at step {first_step}" if config.resume else f"training into {config.out}"),
@@ -85,15 +90,16 @@ def pretrain(config: PretrainConfig) -> int:
         images = read_pictures(pictures, on_progress)
     say(f"pictures of {', '.join(pictures.cameras)} in main memory: {images.nbytes / 1e9:.2f} GB", markup=False)
     clips = ClipData(data.action, jnp.asarray(starts))
-    diagnose = EncoderDiagnostics(config.validation, data, images, split, held_out_starts, task)
+    objects = None if task is None else task.objects
+    diagnose = EncoderDiagnostics(config.validation, data, images, split, held_out_starts, spaces, objects)
 
     def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate:
         diagnose.on_warning = on_warning
         return diagnose
 
     meta = CheckpointMeta(
-        first_step, config.task, task.env_state_dim, "newest", fingerprint, None, {}, None, spaces.to_json(),
-        pictures.reader.style,
+        first_step, config.task, source.env_state_dim, "newest", fingerprint, None, {}, None,
+        spaces.to_json(), pictures.reader.style, source.columns(wanted.cameras),
     )  # fmt: skip
     with streaming(config, clips, images, streamed_clips(config), first_step) as how:
         how["describe"] = diagnostics_line

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from imf_jax.config import NO_TASK, TrainConfig, require
+from imf_jax.config import NO_TASK, PretrainConfig, TrainConfig, require
 from imf_jax.data.clips import split_episodes
 from imf_jax.data.selection import Selection, select
 from imf_jax.data.windows import Demonstrations
@@ -33,9 +33,9 @@ class TrainingSource:
     env_state_dim: int
     notes: tuple[str, ...] = ()
 
-    def columns(self, config: TrainConfig) -> dict[str, Any] | None:
+    def columns(self, cameras: tuple[str, ...]) -> dict[str, Any] | None:
         """Where inputs and outputs come from in the dataset, for checkpoints; None for our own demonstrations."""
-        reader, cameras = self.selection.reader, config.policy.encoder.cameras
+        reader = self.selection.reader
         if reader.fixed_size and self.task is not None:
             return None
         return {
@@ -48,11 +48,23 @@ class TrainingSource:
 
 
 def find_source(config: TrainConfig) -> tuple[TrainConfig, TrainingSource]:
-    """Open the dataset of a run and tell whose it is.
+    """Open the dataset of a policy's training and tell whose it is.
 
     Returns:
         the configuration, with the width of the robot's actions and with `NO_TASK` where nothing can be rolled out;
         and the source.
+
+    Raises:
+        ArgumentError, UserError: see `open_source`.
+    """
+    source = open_source(config)
+    if source.task is None:
+        config = replace(config, task=NO_TASK)
+    return replace(config, policy=with_action_dim(config.policy, source.spaces)), source
+
+
+def open_source(config: TrainConfig | PretrainConfig) -> TrainingSource:
+    """Open the dataset of a run and tell whose it is.
 
     Raises:
         ArgumentError: the task is not known, a column is not there, or the dataset is of another task.
@@ -64,18 +76,17 @@ def find_source(config: TrainConfig) -> tuple[TrainConfig, TrainingSource]:
     notes: tuple[str, ...] = ()
     if task is not None and not reader.fixed_size:
         task, notes = _task_of(config, task, selection)
-    if task is None:
-        spaces = selection.spaces()
-        if len(reader) and (described := reader.info(0).robot):
-            spaces = described
-        source = TrainingSource(selection, None, spaces, selection.width("env_state"), notes)
-        config = replace(config, task=NO_TASK)
-    else:
-        source = TrainingSource(selection, task, task.robot.spaces, task.env_state_dim, notes)
-    return replace(config, policy=with_action_dim(config.policy, source.spaces)), source
+    if task is not None:
+        return TrainingSource(selection, task, task.robot.spaces, task.env_state_dim, notes)
+    spaces = selection.spaces()
+    if len(reader) and (described := reader.info(0).robot):
+        spaces = described
+    return TrainingSource(selection, None, spaces, selection.width("env_state"), notes)
 
 
-def _task_of(config: TrainConfig, task: Task, selection: Selection) -> tuple[Task | None, tuple[str, ...]]:
+def _task_of(
+    config: TrainConfig | PretrainConfig, task: Task, selection: Selection
+) -> tuple[Task | None, tuple[str, ...]]:
     """The task, if the dataset may be of it; and what to say about that."""
     reader, spaces = selection.reader, task.robot.spaces
     known = set(reader.tasks or ()) & set(task_names())
@@ -86,9 +97,7 @@ def _task_of(config: TrainConfig, task: Task, selection: Selection) -> tuple[Tas
     widths = selection.width("action"), selection.width("state")
     whose = f"{config.data} is of robot {reader.robot or 'unknown'!r} ({widths[0]} actions, {widths[1]} states)"
     if widths != (spaces.action_dim, spaces.state_dim):
-        return None, (
-            f"{whose}, which has no scene here: no rollout validation, held-out episodes instead (--task {NO_TASK})",
-        )
+        return None, (f"{whose}, which has no scene here (--task {NO_TASK}): held-out episodes tell what is learned",)
     if (selection.names("action"), selection.names("state")) != (spaces.action_names, spaces.state_names):
         return task, (
             f"{whose} and taken for robot {spaces.name!r} of task {task.name!r}, though its entries have other names; "

@@ -10,14 +10,24 @@ import pytest
 from transfer_task import SPACES
 
 from imf_jax import checkpoints
-from imf_jax.config import ColumnsConfig, ResNetEncoderConfig, StateEncoderConfig, TrainConfig
+from imf_jax.config import (
+    ColumnsConfig,
+    HeldOutConfig,
+    PretrainConfig,
+    ResNetEncoderConfig,
+    StateEncoderConfig,
+    TrainConfig,
+    WorldModelConfig,
+)
 from imf_jax.data.lerobot.features import Feature, picture_feature, robot_features
 from imf_jax.data.lerobot.writer import LeRobotWriter
 from imf_jax.data.readers.recognise import open_reader
 from imf_jax.data.selection import select
 from imf_jax.errors import ArgumentError
 from imf_jax.files import read_metrics
+from imf_jax.models.encoders.lewm import load
 from imf_jax.training import loop
+from imf_jax.training.pretraining import pretrain
 from imf_jax.training.source import find_source
 
 JOINTS = tuple(f"{name}.pos" for name in ("pan", "lift", "elbow", "wrist", "roll", "gripper"))
@@ -61,7 +71,7 @@ def test_a_policy_that_sees_trains_loads_and_plans(foreign: TrainConfig, capsys:
     seeing = replace(seeing, columns=ColumnsConfig(cameras=("wrist",)))
     assert loop.train(seeing) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "is of robot 'so100' (6 actions, 6 states), which has no scene here: no rollout validation" in said
+    assert "is of robot 'so100' (6 actions, 6 states), which has no scene here (--task none)" in said
     assert "the dataset has 2 tasks" in said
     assert "cut to their middle square and resized to 40 pixels" in said
     assert "from the cache" in said
@@ -87,7 +97,7 @@ def test_columns_can_be_named_and_joined(foreign: TrainConfig) -> None:
     np.testing.assert_array_equal(steps.state[:, 6:], steps.env_state)
     with pytest.raises(ArgumentError, match=r"--columns.action: .* has no column 'actoin'; did you mean action\?"):
         find_source(replace(foreign, columns=ColumnsConfig(action=("actoin",))))
-    with pytest.raises(ArgumentError, match="names 2 cameras, but the policy reads 1"):
+    with pytest.raises(ArgumentError, match="names 2 cameras, but 1 are read"):
         select(foreign.data, ColumnsConfig(cameras=("a", "b"))).source_cameras(("front",))
 
 
@@ -127,3 +137,25 @@ def test_an_evaluation_says_that_there_is_no_scene(foreign: TrainConfig) -> None
     )
     with pytest.raises(ArgumentError, match="trained for a robot that has no scene here"):
         trained_task(meta.task)
+
+
+def test_an_encoder_is_pre_trained_on_it(six_joints: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model = WorldModelConfig(
+        cameras=("front",), image_size=24, resolution=8, patch=4, hidden=8, layers=1, heads=2, mlp=12, embedding=6,
+        projector_hidden=10, predictor_layers=1, predictor_heads=2, predictor_head_dim=4, predictor_mlp=10, history=2,
+        frameskip=2, sketches=8,
+    )  # fmt: skip
+    config = PretrainConfig(
+        data=six_joints, out=tmp_path / "run", max_steps=2, batch_size=4, save_every=2, log_every=1, model=model,
+        columns=ColumnsConfig(cameras=("wrist",)), validation=HeldOutConfig(frames=12),
+    )  # fmt: skip
+    assert pretrain(config) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "is of robot 'so100' (6 actions, 6 states), which has no scene here (--task none)" in said
+    diagnostics = json.loads((config.out / "diagnostics.json").read_text())
+    assert [(probe["name"], probe["unit"]) for probe in diagnostics["probes"]] == [("observation.state", "1")]
+    assert json.loads((config.out / "config.json").read_text())["task"] == "none"
+    encoder = load(config.out / "encoder", fusion="row", cameras=("front",), image_size=24)
+    assert encoder({"front": np.zeros((1, 24, 24, 3), np.uint8)}).shape == (1, 6)
+    with pytest.raises(ArgumentError, match="names 2 cameras, but 1 are read"):
+        pretrain(replace(config, out=tmp_path / "other", columns=ColumnsConfig(cameras=("wrist", "wrist"))))
