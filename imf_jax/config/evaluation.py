@@ -225,7 +225,6 @@ class EvalConfig:
         )
         for name in ("sampling_steps", "encoder_dtype"):
             require(getattr(self, name) is None, f"{flag(name)} is for --checkpoint; set it where the policy is served")
-        require(not self.execution.prefix, "--prefix is for --checkpoint: policies elsewhere are given no prefix")
         require(not self.execution.guidance, "--guidance is for --checkpoint: policies elsewhere cannot be guided")
 
 

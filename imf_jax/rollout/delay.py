@@ -227,12 +227,25 @@ def require_execution(execution: ExecutionConfig, policy: PolicyConfig) -> None:
     require_within_chunk(policy.chunk_steps, every, delay, execution.blend_steps, horizons, policy.delay_training)
     problem = policy.objective.guidance_problem
     require(not execution.guidance or problem is None, f"--guidance {problem}")
-    if not execution.prefix:
-        return
-    require(policy.prefix_training > 0, "--prefix needs a policy trained for it; train one with --prefix-training")
+    if execution.prefix:
+        require_prefix(policy.prefix_training, every, delay)
+
+
+def require_prefix(prefix_training: int, every: int, delay: int) -> None:
+    """Refuse to give a policy the actions that are executed while it plans, where it cannot be.
+
+    Args:
+        prefix_training: delays that it was trained for.
+        every: control steps between two plans.
+        delay: control steps from the observation to the takeover.
+
+    Raises:
+        ArgumentError: names the flag.
+    """
+    require(prefix_training > 0, "--prefix needs a policy trained for it; train one with --prefix-training")
     require(
-        delay <= policy.prefix_training,
-        f"--prefix: the policy was trained for delays up to --prefix-training {policy.prefix_training}, not for "
+        delay <= prefix_training,
+        f"--prefix: the policy was trained for delays up to --prefix-training {prefix_training}, not for "
         f"--delay-steps {delay}",
     )
     require(

@@ -15,7 +15,7 @@ from imf_jax.config import ExecutionConfig, require
 from imf_jax.errors import one_line
 from imf_jax.models.objectives.paths import Guide
 from imf_jax.models.policy import Prefix
-from imf_jax.rollout.delay import executed
+from imf_jax.rollout.delay import executed, require_prefix
 from imf_jax.rollout.planner import ChunkProgram, Observations, ProgramPlanner
 from imf_jax.spaces import RobotSpaces
 
@@ -35,6 +35,8 @@ class OutsidePolicy(ABC):
         chunk_steps: actions N of a chunk: for the time of the newest observation and later.
         num_action_steps: actions that are executed, unless the execution says otherwise.
         cameras: names of the cameras whose pictures it reads.
+        delay_training: control steps by which its chunks can begin later than their observation.
+        prefix_training: control steps whose actions, executed while it plans, it can be given.
     """
 
     action_dim: int
@@ -42,13 +44,19 @@ class OutsidePolicy(ABC):
     chunk_steps: int
     num_action_steps: int
     cameras: tuple[str, ...]
+    delay_training: int = 0
+    prefix_training: int = 0
 
     def __init__(self) -> None:
         self._failed: dict[int, dict[int, str]] = {}
 
     @abstractmethod
     def answer(self, observations: Observations, seed: int, episodes: np.ndarray, replans: np.ndarray) -> list[Answer]:
-        """Answer for B scenes, of which some may be repetitions; see `PlanProgram.plan` for the arguments."""
+        """Answer for B scenes, of which some may be repetitions; see `PlanProgram.plan` for the arguments.
+
+        Observations of policies that have learned it also hold `delay` int32 (B,), at which their chunks begin, or
+        `prefix` float32 (B, H, A), of which the first `prefix_steps`, int32 (B,), are given.
+        """
 
     def chunks(self, observations: Observations, seed: Any, episodes: np.ndarray, replans: np.ndarray) -> np.ndarray:
         """Chunks, float32 (B, obs_horizon - 1 + N, A); not finite where there are none, see `error`."""
@@ -166,7 +174,7 @@ class OutsideProgram(ChunkProgram):
     @property
     @override
     def delay_training(self) -> int:
-        return 0
+        return self.policy.delay_training
 
     @property
     @override
@@ -186,6 +194,11 @@ class OutsideProgram(ChunkProgram):
         delay: jax.Array | None = None,
         guide: Guide | None = None,
     ) -> jax.Array:
+        if delay is not None:
+            observations = observations | {"delay": delay}
+        if prefix is not None:
+            steps = prefix.is_given.sum(axis=1, dtype=jnp.int32)
+            observations = observations | {"prefix": prefix.actions, "prefix_steps": steps}
         shape = (episodes.shape[0], self.pred_horizon, self.spaces.action_dim)
         result = jax.ShapeDtypeStruct(shape, jnp.float32)
         return jax.pure_callback(self.policy.chunks, result, observations, seed, episodes, replans)
@@ -211,7 +224,10 @@ def outside_planner(
     """
     every = execution.replan_every or policy.num_action_steps
     horizon = f"chunk of {policy.chunk_steps} - 1"
-    require_within_chunk(policy.chunk_steps, every, execution.delay_steps, execution.blend_steps, horizon)
+    delay, latest = execution.delay_steps, policy.delay_training
+    require_within_chunk(policy.chunk_steps, every, delay, execution.blend_steps, horizon, latest)
+    if execution.prefix:
+        require_prefix(policy.prefix_training, every, delay)
     require(
         execution.on_empty == "hold" or policy.chunk_steps > 1, "--on-empty continue needs chunks of 2 actions or more"
     )

@@ -111,9 +111,15 @@ class RemotePolicy(OutsidePolicy):
 
     def _message(self, observation: Observations) -> dict[str, Any]:
         """An observation of one scene, arrays (obs_horizon, ...), as the server reads it."""
+        message: dict[str, Any]
         if self._ours:
-            return {name: observation[name] for name in self._reads} | self._extra
-        message: dict[str, Any] = dict(self._extra)
+            message = {name: observation[name] for name in self._reads} | self._extra
+            if "delay" in observation:
+                message["delay"] = int(observation["delay"])
+            if "prefix" in observation:
+                message["prefix"] = observation["prefix"][: int(observation["prefix_steps"])]
+            return message
+        message = dict(self._extra)
         for name, key in self._keys.items():
             newest = observation["images" if name in self.cameras else name][-1]
             message[key] = newest[self.cameras.index(name)] if name in self.cameras else newest
@@ -123,15 +129,16 @@ class RemotePolicy(OutsidePolicy):
         """Take over what a server of ours says of its policy."""
         told = self.metadata
 
-        def number(name: str) -> int:
-            value = told.get(name)
-            if type(value) is not int or not 1 <= value <= LARGEST:
+        def number(name: str, smallest: int = 1) -> int:
+            value = told.get(name, 0)
+            if type(value) is not int or not smallest <= value <= LARGEST:
                 raise PolicyServerError(f"{address} names no {name} of its policy")
             return value
 
         self.obs_horizon, self.chunk_steps = number("obs_horizon"), number("chunk_steps")
         self.num_action_steps, self.plan_batch = number("num_action_steps"), number("plan_batch")
         self.image_size = number("image_size")
+        self.delay_training, self.prefix_training = number("delay_training", 0), number("prefix_training", 0)
         names = {name: told.get(name) for name in ("reads", "cameras")}
         if not all(isinstance(value, list) and all(isinstance(n, str) for n in value) for value in names.values()):
             raise PolicyServerError(f"{address} does not say what its policy reads")

@@ -22,7 +22,7 @@ class Batcher:
     """Gathers requests and plans them in a thread of its own, one call at a time.
 
     Args:
-        plan: plans for requests of one seed, all of different rows: (A) requests -> (A, N, action_dim).
+        plan: plans for requests of one group, all of different rows: (A) requests -> (A, N, action_dim).
         rows: rows of a call; a request is in row `episode % rows`.
         max_wait_s: longest time that a request waits for others, while the policy is free [s].
         metrics: what is measured.
@@ -82,11 +82,11 @@ class Batcher:
                 return
 
     def _next(self) -> dict[int, _Waiting]:
-        """Row -> the oldest request, and those of its seed in rows that are free; not of clients that have left."""
+        """Row -> the oldest request, and those of its group in rows that are free; not of clients that have left."""
         taken: dict[int, _Waiting] = {}
         waiting = [one for one in self._waiting if not one.result.done()]
         for one in waiting:
-            if one.request.seed == waiting[0].request.seed:
+            if one.request.group == waiting[0].request.group:
                 taken.setdefault(one.request.episode % self._rows, one)
         return taken
 

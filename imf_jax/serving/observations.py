@@ -35,6 +35,9 @@ class ObservationSpec:
         env_state_dim: entries of the scene state.
         cameras: names of its cameras C.
         image_size: height and width of their pictures [pixels].
+        action_dim: entries of an action.
+        delay_training: control steps by which a chunk can begin later than its observation.
+        prefix_training: control steps whose actions, executed while it plans, the policy can be given.
     """
 
     reads: tuple[str, ...]
@@ -43,6 +46,9 @@ class ObservationSpec:
     env_state_dim: int
     cameras: tuple[str, ...]
     image_size: int
+    action_dim: int = 0
+    delay_training: int = 0
+    prefix_training: int = 0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -58,7 +64,12 @@ class ObservationSpec:
         sizes = {name: 8 * int(np.prod(shape)) for name, shape in self.shapes.items()}
         if "images" in sizes:
             sizes["images"] = len(self.cameras) * picture
-        return self.obs_horizon * sum(sizes.values())
+        return self.obs_horizon * sum(sizes.values()) + 8 * self.longest_prefix * self.action_dim
+
+    @property
+    def longest_prefix(self) -> int:
+        """Actions of the longest prefix: those before the newest observation, and those executed after it."""
+        return self.obs_horizon - 1 + self.prefix_training if self.prefix_training else 0
 
     def zeros(self) -> dict[str, np.ndarray]:
         """Observations (To, ...) of nothing."""
@@ -84,6 +95,40 @@ class ObservationSpec:
         if len(set(lengths.values())) != 1:
             raise ObservationError(f"the entries are of different numbers of observations: {lengths}")
         return found
+
+    def read_delay(self, message: Mapping[Any, Any]) -> int | None:
+        """The entry `delay`: control steps after the newest observation at which the chunk begins; None without it.
+
+        Raises:
+            ObservationError: the policy has not learned it.
+        """
+        delay = _key(message, "delay", 0)
+        if delay > self.delay_training:
+            raise ObservationError(
+                f"delay is {delay}; the policy was trained with --delay-training {self.delay_training}"
+            )
+        return delay if "delay" in message and self.delay_training else None
+
+    def read_prefix(self, message: Mapping[Any, Any]) -> np.ndarray | None:
+        """The entry `prefix`: actions (P, A) that the chunk continues, P at most `longest_prefix`; None without it.
+
+        Raises:
+            ObservationError: it is none, or the policy has not learned it.
+        """
+        if message.get("prefix") is None:
+            return None
+        if not self.prefix_training:
+            raise ObservationError("the policy takes no prefix; it was not trained with --prefix-training")
+        given = np.asarray(message["prefix"])
+        shape = f"(0..{self.longest_prefix}, {self.action_dim})"
+        fits = given.ndim == 2 and given.shape[1] == self.action_dim and len(given) <= self.longest_prefix
+        if not fits or given.dtype.kind not in "iuf":
+            raise ObservationError(f"prefix has shape {given.shape}; send numbers {shape}")
+        with np.errstate(over="ignore"):
+            given = given.astype(np.float32)
+        if not np.isfinite(given).all():
+            raise ObservationError("prefix holds a value that is not finite")
+        return given
 
     def _state(self, message: Mapping[Any, Any]) -> np.ndarray:
         return self._numbers("state", _first(message, STATE_NAMES), (self.state_dim,))
@@ -154,12 +199,22 @@ class PlanRequest:
     Attributes:
         observations: entry -> (To, ...).
         seed, episode, replan: determine the planning noise, see `imf_jax.seeds.noise_keys`.
+        delay: control steps after the newest observation at which the chunk begins; None where none was told.
+        prefix: float32 (P, A) actions that the chunk continues, from obs_horizon - 1 steps before the newest
+            observation on; None where none was told.
     """
 
     observations: dict[str, np.ndarray]
     seed: int
     episode: int
     replan: int
+    delay: int | None = None
+    prefix: np.ndarray | None = None
+
+    @property
+    def group(self) -> tuple[int, bool, bool]:
+        """Requests of one group can be planned in one call."""
+        return self.seed, self.delay is not None, self.prefix is not None
 
 
 class Session:
@@ -180,7 +235,8 @@ class Session:
         """Read a message.
 
         `seed`, `episode` and `replan` are whole numbers that the client may send; `reset: true`, or another episode,
-        begins an episode: observations before it are forgotten. The missing history is the first observation.
+        begins an episode: observations before it are forgotten. The missing history is the first observation. `delay`
+        and `prefix` are for policies that have learned them.
 
         Raises:
             ObservationError: see `ObservationSpec.read`; or a number of the three is none.
@@ -197,8 +253,9 @@ class Session:
         if any(len(values) < horizon for values in found.values()):
             past = self._history or {name: np.repeat(values, horizon, axis=0) for name, values in found.items()}
             found = {name: np.concatenate([past[name], values])[-horizon:] for name, values in found.items()}
+        delay, prefix = self._spec.read_delay(message), self._spec.read_prefix(message)
         self._history, self._seed, self._episode, self._replan = found, seed, episode, replan + 1
-        return PlanRequest(found, seed, episode, replan)
+        return PlanRequest(found, seed, episode, replan, delay, prefix)
 
 
 def _key(message: Mapping[Any, Any], name: str, default: int) -> int:

@@ -1,19 +1,72 @@
 """The policy of a server: loaded, compiled for one batch size, and described for its clients."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
+import jax
 import numpy as np
+from typing_extensions import override
 
 import imf_jax
 from imf_jax.config import ServeConfig
 from imf_jax.evaluation.evaluated_policy import load_as_configured
 from imf_jax.evaluation.manifest import folder_hash
-from imf_jax.rollout.planner import PlanProgram, PolicyPlanner, PolicyProgram
+from imf_jax.models.objectives.paths import prefix_mask
+from imf_jax.models.policy import Prefix
+from imf_jax.rollout.planner import ChunkProgram, PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.serving.observations import ObservationSpec, PlanRequest
 
 PROTOCOL = "imf_jax"
 """Entry `protocol` of the metadata: the server reads histories and keys, see `imf_jax.serving.observations`."""
+
+
+@dataclass(frozen=True)
+class ServedProgram(PlanProgram):
+    """Plan of whole chunks; of policies that have learned it from a later step on, or as continuations of actions.
+
+    Observations have three more entries then: `delay` int32 (B,), and `prefix` float32 (B, H, A), of which the first
+    `prefix_steps`, int32 (B,), are given.
+
+    Attributes:
+        policy: plans the chunks.
+    """
+
+    policy: ChunkProgram
+
+    @property
+    @override
+    def obs_horizon(self) -> int:
+        return self.policy.obs_horizon
+
+    @property
+    @override
+    def num_action_steps(self) -> int:
+        return self.policy.pred_horizon - self.obs_horizon + 1
+
+    @property
+    @override
+    def cameras(self) -> tuple[str, ...]:
+        return self.policy.cameras
+
+    @override
+    def plan(
+        self,
+        weights: Any,
+        memory: tuple[()],
+        observations: dict[str, jax.Array],
+        output: Any,
+        seed: jax.Array,
+        episodes: jax.Array,
+        replans: jax.Array,
+    ) -> tuple[jax.Array, tuple[()]]:
+        seen, prefix = dict(observations), None
+        delay = seen.pop("delay", None)
+        if "prefix" in seen:
+            mask = prefix_mask(seen.pop("prefix_steps"), self.policy.pred_horizon)
+            prefix = Prefix(seen.pop("prefix"), mask)
+        chunk = self.policy.chunk(weights, seen, seed, episodes, replans, prefix, delay=delay)
+        return chunk[:, self.obs_horizon - 1 :], memory
 
 
 @dataclass(frozen=True)
@@ -31,12 +84,14 @@ class ServedPolicy:
     metadata: dict[str, Any]
 
     def plan(self, requests: list[PlanRequest]) -> np.ndarray:
-        """Plan for clients with the same seed: float32 (A, N, action_dim); the first action is for now.
+        """Plan for clients of one group: float32 (A, N, action_dim).
 
-        The result of a request does not depend on the others: each is computed in row `episode % plan_batch`.
+        The first action is for now, or for the end of the delay. The result of a request does not depend on the
+        others: each is computed in row `episode % plan_batch`.
         """
         names = requests[0].observations
         observations = {name: np.stack([request.observations[name] for request in requests]) for name in names}
+        observations |= self._late(requests)
         episodes, replans = (
             np.array([getattr(request, name) for request in requests], np.int64) for name in ("episode", "replan")
         )
@@ -45,8 +100,26 @@ class ServedPolicy:
 
     def warm_up(self) -> None:
         """Compile, and plan until all that is made at first use is there."""
-        for replan in range(3):
-            self.plan([PlanRequest(self.spec.zeros(), 0, 0, replan)])
+        spec, zeros = self.spec, self.spec.zeros()
+        delays = (None, 0) if spec.delay_training else (None,)
+        prefixes = (None, np.zeros((0, spec.action_dim), np.float32)) if spec.prefix_training else (None,)
+        for delay, prefix in product(delays, prefixes):
+            for replan in range(3):
+                self.plan([PlanRequest(zeros, 0, 0, replan, delay, prefix)])
+
+    def _late(self, requests: list[PlanRequest]) -> dict[str, np.ndarray]:
+        """What the program is told of delays and prefixes; nothing where none were."""
+        told: dict[str, np.ndarray] = {}
+        if requests[0].delay is not None:
+            told["delay"] = np.array([request.delay for request in requests], np.int32)
+        given = [request.prefix for request in requests if request.prefix is not None]
+        if given:
+            horizon = self.spec.obs_horizon - 1 + self.planner.num_action_steps
+            told["prefix"] = np.zeros((len(given), horizon, self.spec.action_dim), np.float32)
+            told["prefix_steps"] = np.array([len(actions) for actions in given], np.int32)
+            for row, actions in enumerate(given):
+                told["prefix"][row, : len(actions)] = actions
+        return told
 
 
 def load_served(config: ServeConfig) -> ServedPolicy:
@@ -66,6 +139,9 @@ def load_served(config: ServeConfig) -> ServedPolicy:
         meta.env_state_dim,
         encoder.cameras,
         encoder.image_size,
+        policy.spaces.action_dim,
+        policy.config.delay_training,
+        policy.config.prefix_training,
     )
     metadata = {
         "protocol": PROTOCOL,
@@ -81,6 +157,8 @@ def load_served(config: ServeConfig) -> ServedPolicy:
         "pred_horizon": policy.config.pred_horizon,
         "num_action_steps": policy.config.num_action_steps,
         "chunk_steps": policy.config.chunk_steps,
+        "delay_training": policy.config.delay_training,
+        "prefix_training": policy.config.prefix_training,
         "action_dim": policy.spaces.action_dim,
         "state_dim": spec.state_dim,
         "env_state_dim": spec.env_state_dim,
@@ -89,8 +167,8 @@ def load_served(config: ServeConfig) -> ServedPolicy:
         "pictures": None if meta.pictures is None else vars(meta.pictures),
         "plan_batch": config.plan_batch,
     }
-    return ServedPolicy(PolicyPlanner(policy, config.plan_batch, _whole_chunk), spec, metadata)
+    return ServedPolicy(PolicyPlanner(policy, config.plan_batch, _served), spec, metadata)
 
 
-def _whole_chunk(program: PolicyProgram, weights: Any) -> tuple[PlanProgram, Any]:
-    return replace(program, num_action_steps=program.pred_horizon - program.obs_horizon + 1), weights
+def _served(program: PolicyProgram, weights: Any) -> tuple[PlanProgram, Any]:
+    return ServedProgram(program), weights

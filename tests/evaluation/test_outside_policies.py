@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from point_world import PointBackend
+from rollout_fixtures import TINY
 from transfer_task import SPACES
 
 from imf_jax.config import ExecutionConfig
@@ -99,6 +101,40 @@ def test_a_served_copy_gives_the_records_of_the_checkpoint_to_the_bit(
     assert manifest["checkpoint"]["sha256"] == before["checkpoint"]["sha256"]
     assert manifest["policy"].startswith("tiny, step 1, served")
     assert "own" in script("report.py", "own", "served").out
+
+
+@pytest.mark.parametrize(
+    ("learned", "how"),
+    [
+        ({"delay_training": 4}, ("--delay-steps", 6)),
+        ({"prefix_training": 4}, ("--delay-steps", 3, "--replan-every", 5, "--prefix")),
+    ],
+)
+def test_a_served_copy_is_told_of_its_delay(
+    script: Callable[..., Any], write_run: Callable[..., Path], learned: dict[str, int], how: tuple[object, ...]
+) -> None:
+    run = write_run(Path("late"), sizes=replace(TINY, **learned))  # type: ignore[arg-type]
+    flags = "--inference", "async", *how
+    own = script(*plan_batch("--checkpoint", run, *flags, "--out", "own"))
+    assert own.code == 0, own.err
+    server = Served(run, "--plan-batch", "3")
+    try:
+        other = script(*plan_batch("--policy", server.address, *flags, "--out", "served"))
+    finally:
+        server.stop()
+    assert other.code == 0, other.err
+    assert Path("own/episodes.jsonl").read_bytes() == Path("served/episodes.jsonl").read_bytes()
+    if "--prefix" in how:  # what it is told matters
+        untold = script(*plan_batch("--checkpoint", run, *flags[:-1], "--out", "untold"))
+        assert untold.code == 0, untold.err
+        assert Path("own/episodes.jsonl").read_bytes() != Path("untold/episodes.jsonl").read_bytes()
+
+
+def test_a_served_policy_that_has_learned_no_prefix(script: Callable[..., Any], served: Served) -> None:
+    flags = "--inference", "async", "--delay-steps", 2, "--prefix", "--out", "served"
+    refused = script(*plan_batch("--policy", served.address, *flags))
+    assert refused.code == 2
+    assert "--prefix needs a policy trained for it" in refused.err
 
 
 def test_the_server_stops_on_sigterm_and_says_what_it_served(run_folder: Path) -> None:
