@@ -23,12 +23,14 @@ class _Plan:
 
     Attributes:
         step: control step of its observation.
+        begin: steps after that at which its chunk begins.
         before: float32 (1, L, A) what was planned from this step on without it.
         start: steps after that at which it takes over.
         chunk: float32 (1, L, A) its actions from this step on, None until they have come.
     """
 
     step: int
+    begin: int
     before: np.ndarray
     start: int = 0
     chunk: np.ndarray | None = None
@@ -45,6 +47,8 @@ class ChunkExecutor:
         blend_steps: actions within which an old chunk goes over into a new one, linearly.
         on_empty: what to do when a chunk runs out: stay at its last action, or go on by its last increment.
         watchdog_steps: control steps without a planned action after which the robot stops; never by default.
+        delay_training: steps by which chunks of the policy can begin later than their observation; a plan is then told
+            `begin_steps`.
 
     Attributes:
         step: control steps executed.
@@ -65,14 +69,16 @@ class ChunkExecutor:
         blend_steps: int = 0,
         on_empty: Literal["hold", "continue"] = "hold",
         watchdog_steps: int | None = None,
+        delay_training: int = 0,
     ) -> None:
         require(replan_every >= 1, f"--replan-every {replan_every} must be at least 1")
         require(min(delay_steps, blend_steps) >= 0, "--delay-steps and --blend-steps must not be negative")
         require(watchdog_steps is None or watchdog_steps >= 1, "watchdog_steps must be at least 1")
         require(on_empty == "hold" or chunk_steps > 1, "--on-empty continue needs chunks of at least 2 actions")
-        require_within_chunk(chunk_steps, replan_every, delay_steps, blend_steps, f"chunk of {chunk_steps} - 1")
+        horizon = f"chunk of {chunk_steps} - 1"
+        require_within_chunk(chunk_steps, replan_every, delay_steps, blend_steps, horizon, delay_training)
         self.spaces, self.chunk_steps = spaces, chunk_steps
-        self.replan_every, self.delay_steps = replan_every, delay_steps
+        self.replan_every, self.delay_steps, self.delay_training = replan_every, delay_steps, delay_training
         self._blend_steps, self._extrapolate, self._watchdog_steps = blend_steps, on_empty == "continue", watchdog_steps
         self.start(np.zeros(spaces.action_dim, np.float32))
 
@@ -80,7 +86,7 @@ class ChunkExecutor:
         """Begin an episode: `hold`, float32 (A,), is commanded until the first chunk takes over."""
         self._command = self._action(hold, (self.spaces.action_dim,))
         # As long as a first chunk, which begins when it comes.
-        length = self.chunk_steps + max(self.delay_steps, self.replan_every)
+        length = self.chunk_steps + max(self.delay_steps, self.replan_every) + self.delay_training
         self._timeline = np.repeat(self._command[None, None], length, axis=1)
         self._origin = self.step = self.late = self._planned_until = 0
         self._moves_at: int | None = None
@@ -95,6 +101,19 @@ class ChunkExecutor:
         return self.step == self._origin and not begun and not waits and not self.stopped
 
     @property
+    def begin_steps(self) -> int:
+        """Steps after its observation at which the chunk of a plan that begins now begins; 0 for the first chunk."""
+        return 0 if self._moves_at is None else min(self.delay_steps, self.delay_training)
+
+    def ahead(self, steps: int) -> np.ndarray | None:
+        """What is commanded in the next `steps` steps as far as is known, float32 (steps, A); None before any plan."""
+        if self._moves_at is None:
+            return None
+        first = self.step - self._origin
+        planned: np.ndarray = self._timeline[0, first : first + steps]
+        return planned.copy()
+
+    @property
     def starved_steps(self) -> int:
         """Control steps executed since the last planned action."""
         return max(0, self.step - self._planned_until)
@@ -106,7 +125,7 @@ class ChunkExecutor:
             ArgumentError: none is due.
         """
         require(self.plan_due, f"no plan is due at step {self.step}; ask plan_due before")
-        self._plans.append(_Plan(self.step, self._timeline))
+        self._plans.append(_Plan(self.step, self.begin_steps, self._timeline))
         return self.step
 
     def drop(self, plan: int) -> None:
@@ -118,7 +137,7 @@ class ChunkExecutor:
 
         Args:
             plan: its number.
-            chunk: float32 (N, A); the first action is for the step of the observation.
+            chunk: float32 (N, A); the first action is for the step of the observation, or `begin_steps` later.
 
         Returns:
             False if it comes too late to be of use, or after the watchdog has stopped the robot.
@@ -130,17 +149,18 @@ class ChunkExecutor:
         found = next((known for known in self._plans if known.step == plan and known.chunk is None), None)
         start = max(self.delay_steps, self.step - plan)
         first = self._moves_at is None
-        if self.stopped or found is None or (start >= self.chunk_steps and not first):
+        if self.stopped or found is None or (start >= found.begin + self.chunk_steps and not first):
             self.late += 1
             return False
         if first:
             if start > self.delay_steps:
                 found.step, found.before, start = self._origin, self._timeline, self.step - self._origin
             self._moves_at = found.step + start
-        ends = found.step + self.chunk_steps + (start if first else 0)
+        begin = start if first else found.begin
+        ends = found.step + self.chunk_steps + begin
         length, extrapolate = self._timeline.shape[1], self._extrapolate
         found.start = start
-        found.chunk = place(chunk[None], start if first else 0, length, self.spaces, extrapolate=extrapolate)
+        found.chunk = place(chunk[None], begin, length, self.spaces, extrapolate=extrapolate)
         self._rebuild()
         self._planned_until = max(self._planned_until, ends)
         return True
@@ -155,7 +175,7 @@ class ChunkExecutor:
         if self.step == self._origin + self.replan_every:
             self._timeline, self._origin = self._advanced(self._timeline), self.step
             if self._moves_at is not None:
-                self._plans = [plan for plan in self._plans if plan.step + self.chunk_steps > self.step]
+                self._plans = [plan for plan in self._plans if plan.step + plan.begin + self.chunk_steps > self.step]
         return self._command.copy()
 
     def _rebuild(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from imf_jax.client.execution import ChunkExecutor
+from imf_jax.config import require
 from imf_jax.errors import UserError
 
 Plan = Callable[[dict[str, Any]], np.ndarray]
@@ -25,6 +26,10 @@ class RobotRunner:
         planners: functions that plan, each used by one thread at a time; one for each plan that can be under way.
         executor: says which action is executed when.
         obs_horizon: observations that the policy reads; `PolicyClient.metadata` of our servers says how many.
+        prefix: tell the policy as `prefix` what is commanded from obs_horizon - 1 steps before its observation until
+            its chunk takes over; it must be trained for it.
+
+    A plan is told as `delay` when its chunk begins, where the executor has `delay_training`.
 
     Attributes:
         executor: as given.
@@ -33,8 +38,13 @@ class RobotRunner:
         last_error: what the last one of these said.
     """
 
-    def __init__(self, planners: Sequence[Plan], executor: ChunkExecutor, *, obs_horizon: int = 1) -> None:
-        self.executor = executor
+    def __init__(
+        self, planners: Sequence[Plan], executor: ChunkExecutor, *, obs_horizon: int = 1, prefix: bool = False
+    ) -> None:
+        every, delay = executor.replan_every, executor.delay_steps
+        require(not prefix or 1 <= delay <= every, f"prefix needs a delay of 1 to replan_every ({every}), not {delay}")
+        self.executor, self._prefix = executor, prefix
+        self._commands: deque[np.ndarray] = deque(maxlen=obs_horizon - 1)
         self._free = deque(planners)
         self._threads = ThreadPoolExecutor(max(1, len(planners)), thread_name_prefix="plan")
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=obs_horizon)
@@ -47,6 +57,7 @@ class RobotRunner:
         """Begin an episode: `hold`, float32 (A,), is commanded until the first chunk takes over."""
         self._episode += 1  # chunks of plans that are still under way are not for this one
         self._history.clear()
+        self._commands.extend([np.asarray(hold, np.float32)] * (self._commands.maxlen or 0))
         self.executor.start(hold)
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
@@ -61,7 +72,9 @@ class RobotRunner:
         self._take_ended(wait=False)
         if self.executor.plan_due and self._begin() and self.executor.delay_steps == 0:
             self._take_ended(wait=True)
-        return self.executor.next_action()
+        action = self.executor.next_action()
+        self._commands.append(action)
+        return action
 
     def close(self) -> None:
         """Wait for the plans that are under way, and end their threads."""
@@ -77,8 +90,9 @@ class RobotRunner:
         if not self._free:
             self.skipped += 1
             return False
+        told = self._told()
         plan, step, episode = self._free.popleft(), self.executor.begin_plan(), self._episode
-        future = self._threads.submit(plan, self._observation())
+        future = self._threads.submit(plan, self._observation() | told)
         future.add_done_callback(lambda done: self._ended.put((episode, step, plan, done)))
         return True
 
@@ -97,6 +111,17 @@ class RobotRunner:
                     self.executor.drop(step)
                 self.failed += 1
                 self.last_error = str(error)
+
+    def _told(self) -> dict[str, Any]:
+        """What a plan that begins now is told of its delay and of what is executed meanwhile."""
+        told: dict[str, Any] = {}
+        if self.executor.delay_training:
+            told["delay"] = self.executor.begin_steps
+        if self._prefix:
+            ahead = self.executor.ahead(self.executor.delay_steps)
+            none = np.zeros((0, self.executor.spaces.action_dim), np.float32)
+            told["prefix"] = none if ahead is None else np.concatenate([*(row[None] for row in self._commands), ahead])
+        return told
 
     def _observation(self) -> dict[str, Any]:
         """The newest observations, oldest first."""

@@ -119,7 +119,7 @@ class ObservationSpec:
             return None
         if not self.prefix_training:
             raise ObservationError("the policy takes no prefix; it was not trained with --prefix-training")
-        given = np.asarray(message["prefix"])
+        given = _array(message["prefix"])
         shape = f"(0..{self.longest_prefix}, {self.action_dim})"
         fits = given.ndim == 2 and given.shape[1] == self.action_dim and len(given) <= self.longest_prefix
         if not fits or given.dtype.kind not in "iuf":
@@ -150,10 +150,7 @@ class ObservationSpec:
         return np.stack(views, axis=1)
 
     def _numbers(self, name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-        try:
-            array = np.asarray(values)
-        except ValueError:
-            array = np.zeros(0, object)
+        array = _array(values)
         if array.dtype.kind not in "iuf":
             raise ObservationError(f"{name} is missing or holds no numbers; send shape {shape}")
         with np.errstate(over="ignore"):
@@ -186,6 +183,14 @@ class ObservationSpec:
             f"{name} has shape {array.shape}; send {shape}, or {(self.obs_horizon, *shape)} with the observations "
             "before it, oldest first"
         )
+
+
+def _array(values: Any) -> np.ndarray:
+    """The values as an array; one of objects if they are none."""
+    try:
+        return np.asarray(values)
+    except ValueError:  # rows of different lengths
+        return np.zeros(0, object)
 
 
 def _first(message: Mapping[Any, Any], names: tuple[str, ...]) -> Any:

@@ -1,5 +1,6 @@
 """The executor on a robot executes the actions of the async engine for the same chunks, and survives what is late."""
 
+import time
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,14 +33,16 @@ def random_chunks(plans: int, seed: int = 0) -> np.ndarray:
 class Given:
     """A policy that plans the given chunks."""
 
-    obs_horizon, pred_horizon, delay_training, cameras, spaces = OBS, HORIZON, 0, (), SPACES
+    obs_horizon, pred_horizon, cameras, spaces = OBS, HORIZON, (), SPACES
 
-    def __init__(self, chunks: np.ndarray) -> None:
-        self.chunks = chunks
+    def __init__(self, chunks: np.ndarray, delay_training: int = 0) -> None:
+        self.chunks, self.delay_training = chunks, delay_training
+        self.told: list[tuple[Any, Any]] = []
 
     def chunk(
         self, weights: Any, observations: Any, seed: Any, episodes: Any, replans: Any, prefix: Any, **others: Any
     ) -> Any:
+        self.told.append((prefix, others["delay"]))
         return jnp.asarray(self.chunks[replans])
 
 
@@ -51,8 +54,8 @@ def at_rest() -> StepOutput:
     return StepOutput(**blank)._replace(state=np.zeros((1, 16), np.float32), end_effector=pose)
 
 
-def engine(chunks: np.ndarray, delay: int, every: int, **options: Any) -> np.ndarray:
-    program: Any = DelayedProgram(Given(chunks), every, **options)  # type: ignore[arg-type]
+def engine(chunks: np.ndarray, delay: int, every: int, *, policy: Given | None = None, **options: Any) -> np.ndarray:
+    program: Any = DelayedProgram(policy or Given(chunks), every, **options)  # type: ignore[arg-type]
     memory, actions = program.start(at_rest()), []
     for replan in range(len(chunks)):
         weights = DelayedWeights(None, np.int32(delay))
@@ -108,6 +111,63 @@ def test_blends_and_continuations_are_the_engines(delay: int, every: int, blend:
     for arrival in (lambda n: 0, lambda n: delay):
         executed = robot(chunks, delay, every, arrival, blend_steps=blend, on_empty=on_empty)
         np.testing.assert_allclose(executed, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("delay", "every"), [(0, 2), (2, 4), (3, 1), (5, 3), (USABLE, 4), (9, USABLE)])
+def test_chunks_of_a_policy_that_has_learned_to_be_late(delay: int, every: int) -> None:
+    chunks, learned = random_chunks(8, seed=2), 4
+    policy = Given(chunks, learned)
+    expected = engine(chunks, delay, every, policy=policy)
+    assert {int(told[0]) for _, told in policy.told} == {0, min(delay, learned)}
+    for arrival in (lambda n: 0, lambda n: delay):
+        executed = robot(chunks, delay, every, arrival, delay_training=learned)
+        np.testing.assert_array_equal(executed, expected)
+
+
+def test_a_runner_tells_what_the_engine_tells() -> None:
+    """Its commands before the observation and until the takeover; and the step at which a chunk begins."""
+    chunks, delay, every = random_chunks(6, seed=3), 2, 4
+    policy = Given(chunks)
+    actions = engine(chunks, delay, every, policy=policy, prefix=True)
+    told: list[dict[str, Any]] = []
+
+    def plan(observation: dict[str, Any]) -> np.ndarray:
+        told.append(observation)
+        return chunks[len(told) - 1, OBS - 1 :]
+
+    executor = ChunkExecutor(SPACES, USABLE, replan_every=every, delay_steps=delay)
+    with RobotRunner([plan], executor, obs_horizon=OBS, prefix=True) as runner:
+        runner.start(held())
+        for step in range(len(actions)):
+            due = executor.plan_due
+            taken = runner.act({"state": np.zeros(16)})
+            while due and runner._ended.empty():  # every plan comes before the next step
+                time.sleep(0.001)
+            np.testing.assert_array_equal(taken, actions[step])
+    for message, (prefix, _) in zip(told, policy.told, strict=True):
+        given = np.asarray(prefix.is_given[0])
+        np.testing.assert_array_equal(message["prefix"], np.asarray(prefix.actions[0])[given])
+        assert "delay" not in message
+    with pytest.raises(ArgumentError, match=r"prefix needs a delay of 1 to replan_every \(4\), not 0"):
+        RobotRunner([plan], ChunkExecutor(SPACES, USABLE, replan_every=4), prefix=True)
+
+
+def test_a_runner_tells_when_the_chunk_of_a_plan_begins() -> None:
+    told: list[int] = []
+
+    def plan(observation: dict[str, Any]) -> np.ndarray:
+        told.append(observation["delay"])
+        return np.ones((4, 1), np.float32)
+
+    executor = ChunkExecutor(JOINTS, 4, replan_every=2, delay_steps=3, delay_training=2)
+    with RobotRunner([plan, plan], executor) as runner:
+        runner.start(np.array([-1.0]))
+        for _ in range(9):
+            due = executor.plan_due
+            runner.act({"state": np.zeros(1)})
+            while due and runner._ended.empty():
+                time.sleep(0.001)
+    assert told == [0, 2, 2, 2]
 
 
 def numbered(executor: ChunkExecutor, number: int) -> np.ndarray:

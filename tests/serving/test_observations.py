@@ -83,6 +83,47 @@ def test_pictures_of_another_size_are_resized_as_in_training() -> None:
     np.testing.assert_array_equal(found[1, 0], fit_square(history[1, 0], 4))
 
 
+LATE = ObservationSpec(("state",), 2, 3, 0, (), 4, action_dim=5, delay_training=6)
+CONTINUING = ObservationSpec(("state",), 2, 3, 0, (), 4, action_dim=5, prefix_training=6)
+
+
+def test_a_policy_that_has_learned_it_is_told_of_its_delay() -> None:
+    session = Session(LATE, 0, 0)
+    assert session.request({"state": STATE}).delay is None
+    assert session.request({"state": STATE, "delay": 6}).delay == 6
+    assert session.request({"state": STATE, "delay": 0}).group == (0, True, False)
+    assert Session(CONTINUING, 0, 0).request({"state": STATE, "delay": 0}).delay is None, "it begins at once anyway"
+
+
+def test_a_policy_that_has_learned_it_is_given_a_prefix() -> None:
+    given = np.arange(35).reshape(7, 5)
+    request = Session(CONTINUING, 0, 0).request({"state": STATE, "prefix": given})
+    assert request.prefix is not None
+    assert request.prefix.dtype == np.float32
+    np.testing.assert_array_equal(request.prefix, given)
+    assert request.group == (0, False, True)
+    assert Session(CONTINUING, 0, 0).request({"state": STATE, "prefix": np.zeros((0, 5))}).prefix is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "told", "reason"),
+    [
+        (LATE, {"delay": 7}, "delay is 7; the policy was trained with --delay-training 6"),
+        (LATE, {"delay": -1}, "delay must be a whole number"),
+        (CONTINUING, {"delay": 1}, "trained with --delay-training 0"),
+        (LATE, {"prefix": np.zeros((1, 5))}, "the policy takes no prefix"),
+        (CONTINUING, {"prefix": np.zeros((8, 5))}, r"prefix has shape \(8, 5\); send numbers \(0..7, 5\)"),
+        (CONTINUING, {"prefix": np.zeros(5)}, r"prefix has shape \(5,\)"),
+        (CONTINUING, {"prefix": np.full((1, 5), np.nan)}, "prefix holds a value that is not finite"),
+        (CONTINUING, {"prefix": [["a"] * 5]}, "send numbers"),
+        (CONTINUING, {"prefix": [[1.0], [1.0, 2.0]]}, "send numbers"),
+    ],
+)
+def test_what_cannot_be_told(spec: ObservationSpec, told: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ObservationError, match=reason):
+        Session(spec, 0, 0).request({"state": STATE, **told})
+
+
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
