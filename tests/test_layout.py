@@ -31,6 +31,7 @@ ROOMS = (
     "models",
     "checkpoints",
     "data",
+    "viewing",
     "envs",
     "rollout",
     "evaluation",

@@ -14,7 +14,7 @@ from imf_jax.config import IMAGE_SIZE, AttnResConfig, EncoderDtype, LewmEncoderC
 from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.models.policy import Policy
-from imf_jax.rollout.planner import PolicyPlanner, PolicyProgram
+from imf_jax.rollout.planner import KeptChunks, PolicyPlanner, PolicyProgram
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.backends.native import NativeBackend
@@ -42,13 +42,13 @@ class WanderingProgram(PolicyProgram):
     def plan(
         self,
         weights: nnx.State,
-        memory: tuple[()],
+        memory: KeptChunks,
         observations: dict[str, jax.Array],
         output: StepOutput | None,
         seed: jax.Array,
         episodes: jax.Array,
         replans: jax.Array,
-    ) -> tuple[jax.Array, tuple[()]]:
+    ) -> tuple[jax.Array, KeptChunks]:
         actions, memory = super().plan(weights, memory, observations, output, seed, episodes, replans)
         return jnp.asarray(self.centre, jnp.float32) + SPREAD * jnp.tanh(actions), memory
 

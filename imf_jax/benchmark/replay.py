@@ -17,7 +17,7 @@ from typing_extensions import override
 from imf_jax.benchmark.components import SEED
 from imf_jax.benchmark.rollouts import MeasuredPolicy
 from imf_jax.models.policy import Policy
-from imf_jax.rollout.planner import PolicyPlanner, PolicyProgram
+from imf_jax.rollout.planner import KeptChunks, PolicyPlanner, PolicyProgram
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.backends.native import NativeBackend
@@ -37,13 +37,13 @@ class ReplayProgram(PolicyProgram):
     def plan(
         self,
         weights: Weights,
-        memory: tuple[()],
+        memory: KeptChunks,
         observations: dict[str, jax.Array],
         output: StepOutput | None,
         seed: jax.Array,
         episodes: jax.Array,
         replans: jax.Array,
-    ) -> tuple[jax.Array, tuple[()]]:
+    ) -> tuple[jax.Array, KeptChunks]:
         own, recorded = weights
         actions, memory = super().plan(own, memory, observations, output, seed, episodes, replans)
         return jnp.where(jnp.isfinite(actions), recorded[episodes, replans], actions), memory

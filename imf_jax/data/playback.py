@@ -26,7 +26,7 @@ BACKGROUND, INK = (250, 250, 250), (20, 20, 20)
 
 @dataclass(frozen=True)
 class PlayableEpisode:
-    """An episode with pictures.
+    """An episode of a dataset.
 
     Attributes:
         title: a line that says what it is.
@@ -60,15 +60,22 @@ def open_episode(folder: Path, place: int) -> PlayableEpisode:
         ArgumentError: there is no such episode.
         UserError: it has no pictures, or cannot be read.
     """
-    reader = open_reader(folder)
+    episode = find_episode(open_reader(folder), place)
+    if not episode.cameras:
+        raise UserError(f"{folder}: {episode.title} has no pictures; collect with --cameras to have some")
+    return episode
+
+
+def find_episode(reader: DatasetReader, place: int) -> PlayableEpisode:
+    """Find an episode of an opened dataset, which need not have pictures; see `open_episode`."""
     if len(reader) == 0:
-        raise ArgumentError(f"{folder} has no episode")
-    require(0 <= place < len(reader), f"--episode {place} must be in [0, {len(reader) - 1}], the episodes of {folder}")
+        raise ArgumentError(f"{reader.path} has no episode")
+    require(
+        0 <= place < len(reader), f"--episode {place} must be in [0, {len(reader) - 1}], the episodes of {reader.path}"
+    )
     info = reader.info(place)
     outcome = () if info.success is None else ("success" if info.success else "failure",)
     title = ", ".join((info.name, *info.tasks, *outcome))
-    if not info.cameras:
-        raise UserError(f"{folder}: {title} has no pictures; collect with --cameras to have some")
     return PlayableEpisode(title, info.steps, info.hz or DEFAULT_HZ, info.cameras, reader, place)
 
 

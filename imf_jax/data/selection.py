@@ -85,8 +85,7 @@ class Selection:
             UserError: it cannot be read, or holds a value that is not finite.
         """
         info = info or self.reader.info(index)
-        columns = self.reader.read(index, [name for role in ROLES for name in self.columns[role]])
-        joined = {role: _join([columns[name] for name in self.columns[role]], info.steps) for role in ROLES}
+        joined = self.read_roles(index, info.steps)
         for role, values in joined.items():
             if not np.isfinite(values).all():
                 step = int(np.argwhere(~np.isfinite(values))[0][0])
@@ -96,6 +95,15 @@ class Selection:
                 )
         tasks = info.tasks if self.reader.tasks is None else self.reader.tasks
         return Steps(info.number, "; ".join(tasks), joined["action"], joined["state"], joined["env_state"])
+
+    def read_roles(self, index: int, steps: int) -> dict[str, np.ndarray]:
+        """Role -> its values in an episode of T `steps`, float32 (T, D), whether finite or not; D is 0 without columns.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        columns = self.reader.read(index, [name for role in ROLES for name in self.columns[role]])
+        return {role: _join([columns[name] for name in self.columns[role]], steps) for role in ROLES}
 
 
 def select(source: "Path | DatasetReader | Selection", columns: ColumnsConfig | None = None) -> Selection:

@@ -193,7 +193,8 @@ def prepare(
     wanted = wanted or default_num_envs(backend, planner, len(episodes), setup.devices)
     num_envs = setup.num_envs(wanted, len(episodes))
     require_fit(backend, planner, num_envs, setup.devices)
-    context = RecorderContext(folder, backend, num_envs, settings.captured_episodes)
+    chunk_bytes = planner.program.chunk_bytes() / planner.num_action_steps
+    context = RecorderContext(folder, backend, num_envs, settings.captured_episodes, chunk_bytes)
     recorders = make_recorders(settings.capture, context)
     manifest = describe(setup, settings, cluster, num_envs, about)
     if cluster.count > 1 and cluster.index == 0:

@@ -97,7 +97,8 @@ def _load_policy(config: EvalConfig | RolloutConfig) -> EvaluatedPolicy:
         "sampling_steps": policy.config.sampling_steps,
         "training": to_dict(loaded.config),
     }
-    planner = policy_planner(policy, config.plan_batch, execution)
+    keep_chunks = isinstance(config, EvalConfig) and config.capture.keep_chunks
+    planner = policy_planner(policy, config.plan_batch, execution, keep_chunks=keep_chunks)
     label, folder = f"{run}, step {loaded.step}", f"{run}_step{loaded.step}"
     if execution.delay_steps:
         label, folder = f"{label}, delay {execution.delay_steps}", f"{folder}_delay{execution.delay_steps}"

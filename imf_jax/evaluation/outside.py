@@ -61,7 +61,13 @@ def _load_served(config: EvalConfig) -> EvaluatedPolicy:
                 "checkpoint": _plain(metadata.get("checkpoint")),
                 "sampling_steps": _plain(metadata.get("sampling_steps")),
             }
-        planner = outside_planner(policy, get_task(name).robot.spaces, policy.plan_batch, config.execution)
+        planner = outside_planner(
+            policy,
+            get_task(name).robot.spaces,
+            policy.plan_batch,
+            config.execution,
+            keep_chunks=config.capture.keep_chunks,
+        )
     except BaseException:
         policy.close()
         raise
@@ -99,7 +105,9 @@ def _load_function(config: EvalConfig) -> EvaluatedPolicy:
         raise ArgumentError(
             f"--policy {config.policy} fails for one scene of zeros: {type(error).__name__}: {one_line(error)}"
         ) from error
-    planner = outside_planner(policy, spaces, config.plan_batch, config.execution)
+    planner = outside_planner(
+        policy, spaces, config.plan_batch, config.execution, keep_chunks=config.capture.keep_chunks
+    )
     provenance = {"checkpoint": None, "served": {"address": config.policy, "metadata": {"function": config.policy}}}
     return EvaluatedPolicy(planner, name, config.policy, provenance, _file_name(config.policy))
 

@@ -38,7 +38,7 @@ from imf_jax.chunks import advance, join, place, require_within_chunk
 from imf_jax.config import ExecutionConfig, PolicyConfig, require
 from imf_jax.models.objectives.paths import Guide, from_step, prefix_mask
 from imf_jax.models.policy import Policy, Prefix
-from imf_jax.rollout.planner import ChunkProgram, PlanProgram, PolicyPlanner, PolicyProgram
+from imf_jax.rollout.planner import ChunkProgram, KeptChunks, PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
 
@@ -65,11 +65,13 @@ class Timeline(NamedTuple):
             those before it are past.
         executed: bool (B,) the last plan was executed until now; False before the first plan.
         rest: int32 (B,) control steps until the first chunk takes over, 0 from then on; -1 before it is planned.
+        kept: notes of the last plan, see `ChunkProgram.kept`.
     """
 
     actions: Array
     executed: Array
     rest: Array
+    kept: KeptChunks
 
     def interrupted(self, by_other: Array, at_rest: Array, command: Array) -> "Timeline":
         """Timeline at a plan, corrected where it was not followed.
@@ -82,7 +84,7 @@ class Timeline(NamedTuple):
         """
         actions = jnp.where(at_rest[:, None, None], command[:, None], self.actions)
         rest = jnp.where(at_rest, -1, jnp.where(by_other, 0, self.rest))
-        return Timeline(actions, self.executed & ~by_other & ~at_rest, rest)
+        return Timeline(actions, self.executed & ~by_other & ~at_rest, rest, self.kept)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class DelayedProgram(PlanProgram):
         # As long as a chunk that begins when it comes, as late as it can.
         longest = 2 * self.policy.pred_horizon - self.obs_horizon + self.policy.delay_training
         actions = jnp.repeat(stay[:, None], longest, axis=1)
-        return Timeline(actions, jnp.zeros(len(actions), bool), jnp.full(len(actions), -1, jnp.int32))
+        rest = jnp.full(len(actions), -1, jnp.int32)
+        return Timeline(actions, jnp.zeros(len(actions), bool), rest, self.policy.start(output))
 
     @override
     def plan(
@@ -156,13 +159,8 @@ class DelayedProgram(PlanProgram):
         if self.guidance:
             guide = self._guide(weights.delay_steps, memory, begin)
         chunk = policy.chunk(weights.policy, observations, seed, episodes, replans, prefix, delay=delay, guide=guide)
-        new = place(
-            chunk,
-            jnp.where(first, weights.delay_steps, begin),
-            memory.actions.shape[1],
-            policy.spaces,
-            extrapolate=self.extrapolate,
-        )
+        placed = jnp.where(first, weights.delay_steps, begin)
+        new = place(chunk, placed, memory.actions.shape[1], policy.spaces, extrapolate=self.extrapolate)
         joined = join(memory.actions, new, start, policy.spaces, self.blend_steps)
         timeline = jnp.where((memory.rest > 0)[:, None, None], memory.actions, joined)
         actions = timeline[:, now : now + self.replan_every]
@@ -170,7 +168,12 @@ class DelayedProgram(PlanProgram):
         usable = jnp.isfinite(chunk[:, now:]).all(axis=(1, 2), keepdims=True)
         after = advance(timeline, self.replan_every, self.policy.spaces, extrapolate=self.extrapolate)
         rest = jnp.maximum(jnp.where(first, weights.delay_steps, memory.rest) - self.replan_every, 0)
-        return jnp.where(usable, actions, jnp.nan), Timeline(after, jnp.ones(len(after), bool), rest)
+        memory = Timeline(after, jnp.ones(len(after), bool), rest, policy.kept(chunk, placed))
+        return jnp.where(usable, actions, jnp.nan), memory
+
+    @override
+    def notes(self, memory: Timeline) -> dict[str, Array]:
+        return dict(memory.kept)
 
     def _guide(self, delay_steps: Array | np.int32, memory: Timeline, begin: Array) -> Guide:
         """Guide of chunks that begin `begin`, int32 (B,), steps after their observation."""
@@ -184,6 +187,10 @@ class DelayedProgram(PlanProgram):
     @override
     def plan_error(self, episode: int, replan: int) -> str | None:
         return self.policy.plan_error(episode, replan)
+
+    @override
+    def chunk_bytes(self) -> int:
+        return self.policy.chunk_bytes()
 
     @override
     def bytes_per_scene(self) -> int:
@@ -260,13 +267,16 @@ def longest_delay(policy: PolicyConfig) -> int:
     return policy.chunk_steps - 1 + policy.delay_training
 
 
-def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) -> PolicyPlanner:
+def policy_planner(
+    policy: Policy, plan_batch: int, execution: ExecutionConfig, *, keep_chunks: bool = False
+) -> PolicyPlanner:
     """Make a planner whose plans reach the robot as `execution` says; for both loops and every backend.
 
     Args:
         policy: a trained policy.
         plan_batch: rows of a planning batch on the host.
         execution: latency and its remedies. `action_interpolation` is up to the backend.
+        keep_chunks: note each chunk as it was planned, see `ChunkProgram`.
 
     Raises:
         ArgumentError: the policy cannot be executed so; names the flag.
@@ -275,7 +285,7 @@ def policy_planner(policy: Policy, plan_batch: int, execution: ExecutionConfig) 
 
     def execute(program: PolicyProgram, weights: nnx.State) -> tuple[PlanProgram, Any]:
         every = execution.replan_every or program.num_action_steps
-        return executed(replace(program, num_action_steps=every), weights, execution)
+        return executed(replace(program, num_action_steps=every, keep_chunks=keep_chunks), weights, execution)
 
     return PolicyPlanner(policy, plan_batch, execute)
 

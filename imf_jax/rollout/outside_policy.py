@@ -155,11 +155,13 @@ class OutsideProgram(ChunkProgram):
         policy: the policy.
         spaces: action and state of the robot.
         num_action_steps: actions that are executed before the next plan.
+        keep_chunks: note each chunk as it was planned, for captures.
     """
 
     policy: OutsidePolicy
     spaces: RobotSpaces
     num_action_steps: int
+    keep_chunks: bool = False
 
     @property
     @override
@@ -209,7 +211,12 @@ class OutsideProgram(ChunkProgram):
 
 
 def outside_planner(
-    policy: OutsidePolicy, spaces: RobotSpaces, plan_batch: int, execution: ExecutionConfig
+    policy: OutsidePolicy,
+    spaces: RobotSpaces,
+    plan_batch: int,
+    execution: ExecutionConfig,
+    *,
+    keep_chunks: bool = False,
 ) -> ProgramPlanner:
     """Make a planner whose plans reach the robot as `execution` says; for both loops and every backend.
 
@@ -218,6 +225,7 @@ def outside_planner(
         spaces: action and state of the robot.
         plan_batch: rows of a planning batch on the host.
         execution: latency and its remedies.
+        keep_chunks: note each chunk as it was planned, see `ChunkProgram`.
 
     Raises:
         ArgumentError: the policy cannot be executed so; names the flag.
@@ -231,7 +239,8 @@ def outside_planner(
     require(
         execution.on_empty == "hold" or policy.chunk_steps > 1, "--on-empty continue needs chunks of 2 actions or more"
     )
-    return ProgramPlanner(*executed(OutsideProgram(policy, spaces, every), (), execution), plan_batch)
+    program = OutsideProgram(policy, spaces, every, keep_chunks)
+    return ProgramPlanner(*executed(program, (), execution), plan_batch)
 
 
 def distinct(episodes: np.ndarray, replans: np.ndarray) -> tuple[Sequence[int], np.ndarray]:

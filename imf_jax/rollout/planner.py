@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from typing_extensions import override
@@ -22,6 +23,13 @@ from imf_jax.spaces import RobotSpaces
 
 PLANS_KEPT = 64
 """Programs whose compiled plan is kept."""
+
+CHUNK, CHUNK_BEGIN = "chunk", "chunk_begin"
+"""Notes of a policy that keeps its chunks: the last one, float32 (B, H, A), and the control step of its first action,
+int32 (B,), counted from the observation that it was planned from."""
+
+KeptChunks = dict[str, jax.Array] | tuple[()]
+"""These notes, or nothing where chunks are not kept."""
 
 Observations = dict[str, np.ndarray]
 """`state` float32 (A, obs_horizon, S) and `env_state` float32 (A, obs_horizon, E), oldest first; for a planner with
@@ -83,6 +91,8 @@ class PlanProgram:
     def notes(self, memory: Any) -> dict[str, jax.Array]:
         """Name -> values (B, num_action_steps, ...) about the actions of the last plan; none by default.
 
+        Those of `CHUNK` and `CHUNK_BEGIN` are about the plan as a whole.
+
         Args:
             memory: after that plan.
         """
@@ -91,6 +101,10 @@ class PlanProgram:
     def plan_error(self, episode: int, replan: int) -> str | None:
         """Why a plan of an episode is not finite, where the program knows; `replan`: plans made before it."""
         return None
+
+    def chunk_bytes(self) -> int:
+        """Memory [bytes] of what `notes` has of the last plan as a whole."""
+        return 0
 
     def bytes_per_scene(self) -> int:
         """Memory [bytes], about, that the plan of one more scene needs, without what `encoder_bytes` counts."""
@@ -108,10 +122,13 @@ class ChunkProgram(PlanProgram):
         pred_horizon: actions H of a chunk.
         delay_training: control steps by which its chunks can begin later than their observation.
         spaces: action and state of the robot.
+        keep_chunks: note each chunk as it was planned, for captures.
     """
 
     if TYPE_CHECKING:
 
+        @property
+        def keep_chunks(self) -> bool: ...  # noqa: D102
         @property
         def pred_horizon(self) -> int: ...  # noqa: D102
         @property
@@ -138,19 +155,40 @@ class ChunkProgram(PlanProgram):
         raise NotImplementedError
 
     @override
+    def start(self, output: StepOutput) -> KeptChunks:
+        if not self.keep_chunks:
+            return ()
+        return self.kept(jnp.zeros((len(output.state), self.pred_horizon, self.spaces.action_dim)), 0)
+
+    @override
     def plan(
         self,
         weights: Any,
-        memory: tuple[()],
+        memory: KeptChunks,
         observations: dict[str, jax.Array],
         output: StepOutput | None,
         seed: jax.Array,
         episodes: jax.Array,
         replans: jax.Array,
-    ) -> tuple[jax.Array, tuple[()]]:
+    ) -> tuple[jax.Array, KeptChunks]:
         chunk = self.chunk(weights, observations, seed, episodes, replans)
         first = self.obs_horizon - 1
-        return chunk[:, first : first + self.num_action_steps], memory
+        return chunk[:, first : first + self.num_action_steps], self.kept(chunk, 0)
+
+    @override
+    def notes(self, memory: KeptChunks) -> dict[str, jax.Array]:
+        return dict(memory)
+
+    @override
+    def chunk_bytes(self) -> int:
+        return 4 * (self.pred_horizon * self.spaces.action_dim + 1) if self.keep_chunks else 0
+
+    def kept(self, chunk: jax.Array, delay: jax.Array | int) -> KeptChunks:
+        """Notes of chunks (B, H, A) whose action obs_horizon - 1 is for `delay` control steps after the observation."""
+        if not self.keep_chunks:
+            return ()
+        begin = jnp.broadcast_to(jnp.asarray(delay - (self.obs_horizon - 1), jnp.int32), (len(chunk),))
+        return {CHUNK: chunk, CHUNK_BEGIN: begin}
 
 
 @dataclass(frozen=True)
@@ -166,6 +204,7 @@ class PolicyProgram(ChunkProgram):
         network_bytes: about the memory that the network needs for a chunk [bytes].
         encoded_bytes: about the memory that the vision encoder needs for the pictures of one observation [bytes].
         encoded_at_once: observations whose pictures it encodes at once; None for all.
+        keep_chunks: note each chunk as it was planned, for captures.
     """
 
     graph: nnx.GraphDef[Policy]
@@ -178,6 +217,7 @@ class PolicyProgram(ChunkProgram):
     network_bytes: int
     encoded_bytes: int
     encoded_at_once: int | None
+    keep_chunks: bool = False
 
     @override
     def chunk(
@@ -304,12 +344,12 @@ class ProgramPlanner:
 
     def notes(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
         """Notes of the program about its last plan of these episodes (A,), name -> (A, num_action_steps, ...)."""
-        if type(self.program).notes is PlanProgram.notes:  # nothing is noted: spare the loop the gathering of memory
+        notes = self.program.notes(self._memory)
+        if not notes:
             return {}
         row_of = {episode: row for row, episode in enumerate(self._episodes)}
         rows = np.array([row_of[episode] for episode in episodes.tolist()])
-        notes = self.program.notes(jax.tree.map(lambda leaf: leaf[rows], self._memory))
-        return {name: np.asarray(values) for name, values in notes.items()}
+        return {name: np.asarray(values)[rows] for name, values in notes.items()}
 
     def plan_error(self, episode: int, replan: int) -> str | None:
         """Why a plan is not finite, see `PlanProgram.plan_error`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,8 @@ from imf_jax.rollout.delay import (
 )
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.planner import ChunkProgram, PolicyPlanner, ProgramPlanner
+from imf_jax.rollout.planner import CHUNK, CHUNK_BEGIN, ChunkProgram, PolicyPlanner, ProgramPlanner
+from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
@@ -50,6 +52,7 @@ class Chunks(ChunkProgram):
     pred_horizon: int = SIZES.pred_horizon
     spaces: RobotSpaces = SPACES
     broken: int = -1
+    keep_chunks: bool = False
     delay_training: int = 0
     obs_horizon: int = 2
     cameras: tuple[str, ...] = ()
@@ -252,11 +255,12 @@ def towards(delay: int, rows: int = 4, **options: Any) -> ProgramPlanner:
     return ProgramPlanner(program, DelayedWeights(None, np.int32(delay)), rows)
 
 
-def run(rollout: Callable[..., Any], planner: Any, episodes: Any = range(10), num_envs: int = 4) -> dict[int, Any]:
+def run(
+    rollout: Callable[..., Any], planner: Any, episodes: Any = range(10), num_envs: int = 4, **options: Any
+) -> dict[int, Any]:
     records: list[EpisodeRecord] = []
-    rollout(
-        PointBackend(), planner, list(episodes), seed=0, max_steps=38, num_envs=num_envs, on_record=records.append
-    ).run()
+    settings = {"seed": 0, "max_steps": 38, "num_envs": num_envs, "on_record": records.append, **options}
+    rollout(PointBackend(), planner, list(episodes), **settings).run()
     return what_happened({record.episode: record for record in sorted(records, key=lambda record: record.episode)})
 
 
@@ -387,3 +391,46 @@ def test_what_a_policy_that_plans_for_later_can_execute() -> None:
     diffusion = SimpleNamespace(config=replace(SIZES, objective=DiffusionConfig()))
     with pytest.raises(ArgumentError, match="--guidance needs a velocity to guide: objective imf, meanflow or flow"):
         policy_planner(diffusion, 4, ExecutionConfig(inference="async", guidance=5.0))
+
+
+def test_kept_chunks_say_when_they_begin() -> None:
+    """Seen from the observation of their plan: chunks hold past actions, the first one of an episode begins when it
+    takes over, and those trained to begin late begin late."""
+    for trained, begins in ((0, [2, -1]), (2, [2, 1])):
+        program = DelayedProgram(Chunks(delay_training=trained, keep_chunks=True), 2)
+        memory = program.start(at_rest(1))
+        for replan, begin in enumerate(begins):
+            _, memory = program.plan(
+                DelayedWeights(None, np.int32(3)), memory, {}, at_rest(1), 0, np.zeros(1), np.array([replan])
+            )
+            notes = program.notes(memory)
+            assert notes[CHUNK_BEGIN].tolist() == [begin]
+            told = trained if replan else 0
+            assert notes[CHUNK][0, :, 0].tolist() == [100 * replan + step + told for step in range(8)]
+    assert program.policy.notes(program.policy.start(at_rest(1))).keys() == {CHUNK, CHUNK_BEGIN}
+    nothing = DelayedProgram(Chunks(), 2)
+    assert nothing.notes(nothing.start(at_rest(1))) == {}
+
+
+def test_both_loops_keep_chunks_and_execute_the_same(policy: Policy, tmp_path: Path) -> None:
+    execution = ExecutionConfig(inference="async", delay_steps=2)
+    plain, keeping = (policy_planner(policy, 4, execution, keep_chunks=keep) for keep in (False, True))
+    delay, chunks = execution.delay_steps, {}
+    bound = TrajectoryRecorder(tmp_path, SPACES, 4 * 6 + keeping.program.chunk_bytes() / 4).bytes_per_episode(38)
+    for loop in (Rollout, CompiledRollout):
+        folder = tmp_path / loop.__name__
+        kept = run(loop, keeping, range(3), recorders=[TrajectoryRecorder(folder, SPACES)])
+        records = run(loop, plain, range(3))
+        for episode, record in records.items():
+            assert kept[episode] == record
+            with np.load(folder / f"episodes/ep_{episode:06d}/trajectory.npz") as file:
+                arrays = {name: file[name] for name in file.files}
+            assert 2 * sum(array.nbytes for array in arrays.values()) < bound
+            assert arrays["chunk_step"].tolist() == list(range(0, record.steps, 4))
+            assert arrays["chunk_begin"].tolist() == [delay - 1 if step == 0 else -1 for step in arrays["chunk_step"]]
+            for step, chunk in zip(arrays["chunk_step"][1:], arrays["chunk"][1:], strict=True):
+                executed = arrays["raw_action"][step + delay : step + delay + 4]
+                np.testing.assert_array_equal(executed, chunk[1 + delay : 1 + delay + len(executed)])
+            chunks[loop, episode] = arrays["chunk"]
+    for episode in range(3):
+        np.testing.assert_allclose(chunks[Rollout, episode], chunks[CompiledRollout, episode], atol=1e-5)

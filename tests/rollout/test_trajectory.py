@@ -31,6 +31,7 @@ def test_contents(tmp_path: Path, chunk_backend: Any, straight_planner: Any) -> 
             "step": (), "reward": (), "raw_action": (16,),
             "executed_left_link7_pos": (3,), "executed_left_link7_quat": (4,),
             "executed_right_link7_pos": (3,), "executed_right_link7_quat": (4,),
+            "state": (16,), "stage": (), "qpos": (6,),
         }  # fmt: skip
         assert {len(array) for array in arrays.values()} == {record.steps}
         assert arrays["step"].tolist() == list(range(record.steps))

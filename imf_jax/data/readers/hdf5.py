@@ -28,6 +28,9 @@ from imf_jax.files import read_failure
 COLLECTION = "collection.json"
 """Settings of a collection of demonstrations, in its folder."""
 
+REWARD = "reward"
+"""Column of the reward after each command."""
+
 BLOCK = 64
 """Pictures that are read at once."""
 
@@ -61,12 +64,12 @@ class Hdf5Reader:
         episode = self._first()
         spaces = episode.spaces
         widths = {key: getattr(episode, name).shape[1] for key, name in COLUMNS.items()}
-        names = {key: tuple(f"{key}{i}" for i in range(width)) for key, width in widths.items()}
+        names = {key: tuple(f"{key}{i}" for i in range(width)) for key, width in widths.items()} | {REWARD: (REWARD,)}
         units = {"env_state": ENV_STATE_UNIT}
         if spaces:
             names |= {"action": spaces.action_names, "qpos": spaces.state_names}
             units |= {"action": spaces.action_text, "qpos": spaces.state_text}
-        return {key: Column(names[key], units.get(key, "")) for key in COLUMNS}
+        return {key: Column(names[key], units.get(key, "")) for key in names}
 
     @property
     def roles(self) -> dict[str, tuple[str, ...]]:
@@ -96,7 +99,8 @@ class Hdf5Reader:
     def read(self, index: int, names: Collection[str]) -> dict[str, np.ndarray]:
         """Columns of an episode, float32."""
         episode = self._episode(index)
-        return {key: getattr(episode, COLUMNS[key]) for key in names}
+        steps = len(episode)
+        return {key: getattr(episode, COLUMNS.get(key, key)).reshape(steps, -1) for key in names}
 
     def timestamps(self, index: int) -> None:
         """None: steps are equally spaced."""

@@ -168,6 +168,10 @@ class PerturbedProgram(PlanProgram):
         return self.inner.plan_error(episode, replan)
 
     @override
+    def chunk_bytes(self) -> int:
+        return self.inner.chunk_bytes()
+
+    @override
     def bytes_per_scene(self) -> int:
         return self.inner.bytes_per_scene()
 

@@ -57,12 +57,14 @@ class RecorderContext:
         backend: the simulator.
         num_envs: scenes simulated at once.
         num_episodes: only the first so many episodes are captured; all by default.
+        chunk_bytes: memory [bytes] of the chunks that the planner notes, per control step.
     """
 
     folder: Path
     backend: Backend
     num_envs: int
     num_episodes: int | None = None
+    chunk_bytes: float = 0.0
 
 
 class Recorder:

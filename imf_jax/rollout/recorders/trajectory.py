@@ -1,6 +1,7 @@
 """`trajectory.npz`: the commanded actions and the executed motion of the end effectors, per episode."""
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from typing_extensions import override
 from imf_jax.config import CaptureConfig
 from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
+from imf_jax.rollout.planner import CHUNK, CHUNK_BEGIN
 from imf_jax.rollout.recorders.base import (
     EpisodeBuffer,
     Recorder,
@@ -22,7 +24,12 @@ from imf_jax.spaces import RobotSpaces
 
 def make_recorder(capture: CaptureConfig, context: RecorderContext) -> "TrajectoryRecorder":
     """Make the recorder of --save-trajectory."""
-    return TrajectoryRecorder(context.folder, context.backend.task.robot.spaces)
+    return TrajectoryRecorder(context.folder, context.backend.task.robot.spaces, extra_bytes(context))
+
+
+def extra_bytes(context: RecorderContext) -> float:
+    """Memory per control step of positions and chunks [bytes]."""
+    return 4 * context.backend.model.nq + context.chunk_bytes
 
 
 class TrajectoryRecorder(Recorder):
@@ -30,6 +37,11 @@ class TrajectoryRecorder(Recorder):
 
     `step` int64 (T,) step of the episode; `reward` float32 (T,); `raw_action` float32 (T, A) as planned; and per end
     effector, read after the step, `executed_<name>_pos` float32 (T, 3) [m] and `executed_<name>_quat` float32 (T, 4).
+    Likewise after the step: `state` float32 (T, S), `stage` int32 (T,), and `qpos` float32 (T, nq), from which the
+    scene of the task can be drawn.
+
+    Where a policy keeps its chunks, for each of P plans: `chunk` float32 (P, H, A), `chunk_step` int64 (P,) the control
+    step before which it was made, and `chunk_begin` int32 (P,) the step of its first action, counted from that one.
 
     Where stages are timed also, for the call of the loop that made a step, together with other steps and episodes:
     `obs_read_ms`, `preprocess_ms`, `inference_ms`, `env_step_ms`, `loop_total_ms` float64 (T,) [ms]; `call` and
@@ -38,19 +50,21 @@ class TrajectoryRecorder(Recorder):
     Args:
         folder: the evaluation folder.
         spaces: of the robot.
+        extra_bytes: memory per control step of what depends on scene and planner, see `extra_bytes` [bytes].
     """
 
     name = "trajectory"
 
-    def __init__(self, folder: Path, spaces: RobotSpaces) -> None:
-        self._folder, self._spaces = folder, spaces
+    def __init__(self, folder: Path, spaces: RobotSpaces, extra_bytes: float = 0.0) -> None:
+        self._folder, self._spaces, self._extra_bytes = folder, spaces, extra_bytes
         self._buffer = EpisodeBuffer()
 
     @override
     def bytes_per_episode(self, max_steps: int) -> int:
         """Memory [bytes] of the arrays, those of timing included, and of the archive that is made of them."""
-        numbers = 1 + self._spaces.action_dim + 7 * len(self._spaces.effectors)
-        return 2 * (4 * numbers + 8 * 7) * max_steps
+        spaces = self._spaces
+        numbers = 2 + spaces.action_dim + spaces.state_dim + 7 * len(spaces.effectors)
+        return 2 * math.ceil(4 * numbers + 8 * 7 + self._extra_bytes) * max_steps
 
     @override
     def on_reset(self, reset: ResetBatch) -> None:
@@ -59,15 +73,26 @@ class TrajectoryRecorder(Recorder):
 
     @override
     def on_steps(self, steps: StepBatch) -> None:
-        pose, reward = np.asarray(steps.output.end_effector), np.asarray(steps.output.reward)
+        output = steps.output
+        pose, reward = np.asarray(output.end_effector), np.asarray(output.reward)
+        after = {name: np.asarray(getattr(output, name)) for name in ("state", "stage", "qpos")}
         for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
             self._buffer.append(
                 episode,
                 reward=reward[row, :count],
                 raw_action=steps.actions[row, :count],
                 **self._executed(pose[row, :count]),
+                **{name: values[row, :count] for name, values in after.items()},
                 **{name: np.repeat(value[row], count) for name, value in steps.timing.items()},
+                **self._planned(steps, row),
             )
+
+    def _planned(self, steps: StepBatch, row: int) -> dict[str, np.ndarray]:
+        """The chunk of the plan that these steps execute, and their number."""
+        if CHUNK not in steps.notes:
+            return {}
+        kept = {name: steps.notes[name][row : row + 1] for name in (CHUNK, CHUNK_BEGIN)}
+        return {**kept, "chunk_step": steps.count[row : row + 1]}
 
     def _executed(self, poses: np.ndarray) -> dict[str, np.ndarray]:
         """Positions and orientations of each end effector from poses (T, E, 7)."""
@@ -79,14 +104,21 @@ class TrajectoryRecorder(Recorder):
 
     @override
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        arrays = self._buffer.pop(record.episode)
+        arrays = self.arrays(record.episode)
         if not record.steps:
             return {}
         content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, step=np.arange(record.steps), **arrays)
+        np.savez_compressed(content, allow_pickle=False, **arrays)
         path = f"{episode_folder(record.episode)}/trajectory.npz"
         write_bytes(self._folder / path, content.getvalue())
         return {"trajectory": path}
+
+    def arrays(self, episode: int) -> dict[str, np.ndarray]:
+        """Remove an episode and return its arrays, as in the archive; empty if it had no step."""
+        arrays = self._buffer.pop(episode)
+        if "chunk_step" in arrays:  # so far, the steps that each plan was followed for
+            arrays["chunk_step"] = np.cumsum(arrays["chunk_step"]) - arrays["chunk_step"]
+        return {"step": np.arange(len(arrays["reward"])), **arrays} if arrays else {}
 
     @override
     def discard(self, episode: int) -> None:

@@ -96,9 +96,13 @@ class TaskScene:
 
     def start_qpos(self, joints: Array, objects: Array) -> Array:
         """Generalised positions (B, nq) at the start: joint targets (B, J), object poses (B, n, 7)."""
-        xp, count = array_module(joints), joints.shape[0]
-        robot = self.robot.positions(joints, self.start_grippers(joints))
-        return xp.concatenate([robot, objects.reshape(count, -1)], axis=1)[:, self._qpos_order]
+        return self.qpos(joints, self.start_grippers(joints), objects)
+
+    def qpos(self, joints: Array, grippers: Array, objects: Array) -> Array:
+        """Generalised positions (B, nq) from joint (B, J) and gripper targets (B, G), object poses (B, n, 7)."""
+        robot = self.robot.positions(joints, grippers)
+        poses = objects.reshape(joints.shape[0], -1)
+        return array_module(joints).concatenate([robot, poses], axis=1)[:, self._qpos_order]
 
     def controls(self, joints: Array, grippers: Array) -> Array:
         """Servo commands (B, nu) for joint targets (B, J) and gripper targets (B, G)."""
