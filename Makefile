@@ -13,7 +13,7 @@ DEMO   ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 DEMO_PIXELS ?= runs/demo-pixels
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-pixels test test-long lint format docs parity cuda-check wheel-check lerobot-check serve-check aloha-check gpu-check clean
+.PHONY: help install demo demo-pixels test test-long lint format docs parity cuda-check wheel-check lerobot-check serve-check view-check aloha-check gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -116,6 +116,18 @@ serve-check: install ## the real openpi-client drives our policy server (small; 
 	.venv-openpi/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-openpi.txt openpi-client typing_extensions pytest
 	@touch $@
 
+view-check: install ## Rerun reads the recordings of episodes back (170 MB to download; skipped where it cannot be installed)
+	@$(MAKE) --no-print-directory .venv-rerun/.installed || { echo "skipped: rerun-sdk could not be installed, see above"; exit 0; }; \
+	if [ -e .venv-rerun/.installed ]; then .venv-rerun/bin/python -m pytest tests/viewing -rs; fi
+
+# Rerun alone; everything else is that of $(VENV).
+.venv-rerun/.installed: constraints.txt $(VENV)/.installed
+	$(BIN)/python -m venv .venv-rerun
+	packages='import sysconfig; print(sysconfig.get_path("purelib"))' && \
+	  echo "import site; site.addsitedir('$$($(BIN)/python -c "$$packages")')" > "$$(.venv-rerun/bin/python -c "$$packages")/shared.pth"
+	.venv-rerun/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt rerun-sdk
+	@touch $@
+
 aloha-check: install ## the real gym-aloha moves and rewards alike (dm-control; skipped where it cannot be installed)
 	@$(MAKE) --no-print-directory .venv-aloha/.installed || { echo "skipped: gym-aloha could not be installed, see above"; exit 0; }; \
 	if [ -e .venv-aloha/.installed ]; then \
@@ -136,4 +148,4 @@ gpu-check: ## benchmark and device tests on a CUDA GPU, installs nothing (anothe
 	@$(GPU_PYTHON) -m imf_jax.benchmark.gpu_check $(GPU_CHECK)
 
 clean: ## remove the environments and caches of this folder (not your demos and runs)
-	rm -rf .venv .venv-parity .venv-cuda .venv-lerobot .venv-openpi .venv-aloha .pytest_cache .mypy_cache .ruff_cache build site *.egg-info
+	rm -rf .venv .venv-parity .venv-cuda .venv-lerobot .venv-openpi .venv-rerun .venv-aloha .pytest_cache .mypy_cache .ruff_cache build site *.egg-info

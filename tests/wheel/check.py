@@ -13,8 +13,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 COMMANDS = (
-    "train", "pretrain", "eval", "collect", "rollout", "latency", "report", "data", "suite", "benchmark", "serve",
-    "convert-lewm", "convert-head",
+    "train", "pretrain", "eval", "collect", "rollout", "latency", "report", "data", "view", "suite", "benchmark",
+    "serve", "convert-lewm", "convert-head",
 )  # fmt: skip
 
 USE = (
