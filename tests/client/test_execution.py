@@ -11,6 +11,7 @@ from transfer_task import SPACES
 from imf_jax.client import ChunkExecutor, RobotRunner
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.rollout.delay import DelayedProgram, DelayedWeights
+from imf_jax.rollout.planner import ChunkProgram
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.spaces import Part, RobotSpaces
 
@@ -30,10 +31,10 @@ def random_chunks(plans: int, seed: int = 0) -> np.ndarray:
     return chunks
 
 
-class Given:
+class Given(ChunkProgram):
     """A policy that plans the given chunks."""
 
-    obs_horizon, pred_horizon, cameras, spaces = OBS, HORIZON, (), SPACES
+    obs_horizon, pred_horizon, cameras, spaces, keep_chunks = OBS, HORIZON, (), SPACES, False
 
     def __init__(self, chunks: np.ndarray, delay_training: int = 0) -> None:
         self.chunks, self.delay_training = chunks, delay_training
