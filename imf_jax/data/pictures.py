@@ -58,9 +58,20 @@ class PictureFolder:
         return (len(self.cameras), self.image_size, self.image_size, 3)
 
     @property
+    def step_bytes(self) -> int:
+        """Memory that the pictures of one step take [bytes]."""
+        return int(np.prod(self.step_shape))
+
+    @property
     def num_bytes(self) -> int:
         """Memory that all pictures take [bytes]."""
-        return self.num_steps * int(np.prod(self.step_shape))
+        return self.num_steps * self.step_bytes
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Episode of each of these steps of the dataset, and which step of its episode it is; int (M,) -> int (M,)."""
+        ends = np.cumsum(self.steps)
+        episodes = np.searchsorted(ends, rows, side="right")
+        return episodes, rows - ends[episodes] + np.array(self.steps)[episodes]
 
     def read_camera(self, index: int, camera: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Pictures of the steps start .. stop - 1 of an episode by one camera, uint8 (H, W, 3) each.
