@@ -58,6 +58,8 @@ class CheckpointMeta:
         encoder: sizes and `weights_sha256` of the frozen encoder, whose weights are in `policy/`; None without one.
         columns: where inputs and outputs came from in a dataset of another format than ours: `format`; names of the
             columns of `action`, `state` and `env_state`; `cameras`, policy's name -> dataset's; `hz` and `tasks`.
+        picture_room: steps whose pictures were held in memory where they were decoded ahead, which batches depend on;
+            None where all were in memory or in a cache.
     """
 
     step: int
@@ -71,6 +73,7 @@ class CheckpointMeta:
     robot: dict[str, Any] | None = None
     pictures: PictureStyle | None = None
     columns: dict[str, Any] | None = None
+    picture_room: int | None = None
 
     @property
     def spaces(self) -> RobotSpaces:

@@ -159,14 +159,18 @@ class TrainConfig(RunConfig):
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     # Names of columns and cameras in the dataset.
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    # Main memory that pictures may take [GB]; what does not fit is read from a cache on the disk as it is needed. By
-    # default four fifths of what is free.
+    # Main memory that pictures may take [GB]; what does not fit is read from a cache on the disk as it is needed, or
+    # decoded ahead. By default four fifths of what is free.
     picture_memory: float | None = None
+    # Disk that the cache of decoded pictures may take [GB], by default nine tenths of what is free beside the dataset.
+    # Where they fit neither there nor in memory, threads decode them ahead and batches are drawn from a pool in memory.
+    picture_disk: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        memory = self.picture_memory
-        require(memory is None or memory >= 0, f"--picture-memory {memory} must not be negative")
+        for name in ("picture_memory", "picture_disk"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{flag(name)} {value} must not be negative")
 
 
 @dataclass(frozen=True)

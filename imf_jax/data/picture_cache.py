@@ -102,43 +102,101 @@ def cached_pictures(
     Raises:
         UserError: a picture cannot be read, or the cache cannot be written.
     """
-    source = _hash(VERSION, pictures.sources, pictures.image_size)
-    content = _hash(pictures.fingerprint, pictures.num_steps)
-    folder = pictures.directory if pictures.directory.is_dir() else pictures.directory.parent
-    path = folder / f"pictures_{source}_{content}.npy"
+    path = _cache_path(pictures)
+    if (stored := _stored(path)) is not None:
+        return stored, path
     try:
-        return StoredPictures(path), path
-    except (OSError, ValueError, KeyError):
-        pass  # not there, or damaged: made again
-    try:
-        for stale in folder.glob(f"pictures_{source}_*.npy"):
+        for stale in _others(path):
             stale.unlink()
-        _require_room(folder, pictures)
+        _require_room(path.parent, pictures)
         with atomic_write(path) as partial:
             _write(partial, pictures, on_progress)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make the folder writable or free space") from None
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; make the folder writable or free space, or do without the cache "
+            "with --picture-disk 0"
+        ) from None
     return StoredPictures(path), path
+
+
+def cache_fits(pictures: PictureFolder, budget: int | None) -> bool:
+    """Whether the cache is there or the disk has room for it; `budget`: what it may take [bytes], None for any size."""
+    if budget is not None and pictures.num_bytes > budget:
+        return False
+    path = _cache_path(pictures)
+    replaced = sum(stale.stat().st_size for stale in _others(path))
+    return _stored(path) is not None or pictures.num_bytes <= _room(path.parent) + replaced
+
+
+def _cache_path(pictures: PictureFolder) -> Path:
+    source = _hash(VERSION, pictures.sources, pictures.image_size)
+    content = _hash(pictures.fingerprint, pictures.num_steps)
+    folder = pictures.directory if pictures.directory.is_dir() else pictures.directory.parent
+    return folder / f"pictures_{source}_{content}.npy"
+
+
+def _stored(path: Path) -> StoredPictures | None:
+    """A cache, or None where it is not there or damaged."""
+    try:
+        return StoredPictures(path)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _others(path: Path) -> list[Path]:
+    """What a cache replaces: those of the same cameras and size, but of another content, and itself."""
+    return list(path.parent.glob(f"{path.stem.rpartition('_')[0]}_*.npy"))
 
 
 def _write(path: Path, pictures: PictureFolder, on_progress: Callable[[int], None]) -> None:
     shape = (pictures.num_steps, *pictures.step_shape)
-    firsts = np.cumsum([0, *pictures.steps])
     size = int(np.prod(shape[2:]))
-    with path.open("wb") as file, ThreadPoolExecutor(usable_cores()) as pool:
+    with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         file.flush()
         start = file.tell()
         os.ftruncate(file.fileno(), start + int(np.prod(shape)))
 
-        def write(index: int) -> int:
-            for c in range(len(pictures.cameras)):
-                for step, picture in enumerate(pictures.read_camera(index, c)):
-                    place = (int(firsts[index]) + step) * len(pictures.cameras) + c
-                    os.pwrite(file.fileno(), np.ascontiguousarray(picture).data, start + place * size)
-            return pictures.steps[index]
+        def put(step: int, camera: int, picture: np.ndarray) -> None:
+            place = step * len(pictures.cameras) + camera
+            os.pwrite(file.fileno(), np.ascontiguousarray(picture).data, start + place * size)
 
-        tasks = [pool.submit(write, index) for index in range(len(pictures.steps))]
+        _decode(pictures, put, on_progress)
+
+
+def decoded_pictures(pictures: PictureFolder, on_progress: Callable[[int], None] = lambda steps: None) -> np.ndarray:
+    """The pictures of all steps decoded into main memory, uint8 (N, C, H, W, 3), without a cache.
+
+    Args:
+        pictures: what to read; they fit in memory.
+        on_progress: called with the number of control steps that are decoded.
+
+    Raises:
+        UserError: a picture cannot be read.
+    """
+    found = np.empty((pictures.num_steps, *pictures.step_shape), np.uint8)
+
+    def put(step: int, camera: int, picture: np.ndarray) -> None:
+        found[step, camera] = picture
+
+    _decode(pictures, put, on_progress)
+    return found
+
+
+def _decode(
+    pictures: PictureFolder, put: Callable[[int, int, np.ndarray], None], on_progress: Callable[[int], None]
+) -> None:
+    """Decode all pictures, episodes side by side; threads call `put` with step, camera and picture."""
+    firsts = np.cumsum([0, *pictures.steps])
+
+    def decode(index: int) -> int:
+        for c in range(len(pictures.cameras)):
+            for step, picture in enumerate(pictures.read_camera(index, c), int(firsts[index])):
+                put(step, c, picture)
+        return pictures.steps[index]
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        tasks = [pool.submit(decode, index) for index in range(len(pictures.steps))]
         try:
             done = 0
             for task in as_completed(tasks):
@@ -150,13 +208,18 @@ def _write(path: Path, pictures: PictureFolder, on_progress: Callable[[int], Non
 
 
 def _require_room(folder: Path, pictures: PictureFolder) -> None:
-    status = os.statvfs(folder)
-    free = HEADROOM * status.f_bavail * status.f_frsize
+    free = _room(folder)
     if pictures.num_bytes > free:
         raise UserError(
             f"pictures of {pictures.directory} take {pictures.num_bytes / 1e9:.1f} GB at {pictures.image_size} pixels, "
             f"but {folder} has room for {free / 1e9:.1f} GB; use fewer cameras, a smaller image size, or another disk"
         )
+
+
+def _room(folder: Path) -> float:
+    """What a cache may take on the disk of a folder [bytes]."""
+    status = os.statvfs(folder)
+    return HEADROOM * status.f_bavail * status.f_frsize
 
 
 def _hash(*parts: Any) -> str:

@@ -86,6 +86,14 @@ class Prefetch(Generic[Item]):
         return False
 
 
+def steps_drawn(steps_of: Callable[[np.ndarray], jax.Array], first: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
+    """What the training steps first .. end - 1 draw, see `picture_batches`: number of the step, and int32 (...)."""
+    for block in range(first, end, STEPS_DRAWN):
+        # Always as many steps, so that they are compiled once.
+        rows = np.asarray(steps_of(np.arange(block, block + STEPS_DRAWN, dtype=np.int32)))
+        yield from enumerate(rows[: end - block], block)
+
+
 def picture_batches(
     images: PictureRows, steps_of: Callable[[np.ndarray], jax.Array], first: int, end: int
 ) -> Iterator[jax.Array]:
@@ -100,8 +108,5 @@ def picture_batches(
     Yields:
         uint8 (..., C, H, W, 3).
     """
-    for block in range(first, end, STEPS_DRAWN):
-        # Always as many steps, so that they are compiled once.
-        rows = np.asarray(steps_of(np.arange(block, block + STEPS_DRAWN, dtype=np.int32)))
-        for chosen in rows[: end - block]:
-            yield jax.device_put(images[chosen])
+    for _, chosen in steps_drawn(steps_of, first, end):
+        yield jax.device_put(images[chosen])

@@ -44,6 +44,11 @@ class HeldOutValidation:
         steps = len(data.first)
         self._steps = np.unique(np.linspace(0, steps - 1, min(steps, WINDOWS)).astype(np.int32))
 
+    @property
+    def num_pictures(self) -> int:
+        """Pictures that are read, by each camera, at most."""
+        return len(self._steps) * self._config.policy.obs_horizon
+
     def __call__(self, policy: Policy, step: int) -> Validation:
         """Plan and compute the loss on all windows."""
         started = time.perf_counter()

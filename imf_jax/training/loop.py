@@ -17,6 +17,7 @@ from imf_jax import checkpoints
 from imf_jax.checkpoints import CheckpointMeta
 from imf_jax.config import PretrainConfig, StateEncoderConfig, TrainConfig, require, to_dict
 from imf_jax.data.picture_cache import PictureRows, SomeRows
+from imf_jax.data.picture_pool import DecodedRows
 from imf_jax.data.pictures import PictureFolder, find_pictures
 from imf_jax.data.prefetch import Prefetch
 from imf_jax.data.statistics import DatasetStatistics
@@ -30,6 +31,7 @@ from imf_jax.models.policy import FrozenParts, build_policy, encoder_identity
 from imf_jax.sim.tasks import Task
 from imf_jax.terminal import make_console
 from imf_jax.training import saved_state
+from imf_jax.training.ahead import decoding_ahead, picture_budgets, room_ahead
 from imf_jax.training.held_out import HeldOutValidation
 from imf_jax.training.progress import TrainingProgress
 from imf_jax.training.source import TrainingSource, data_notes, find_source, hold_out
@@ -88,18 +90,24 @@ def train(config: TrainConfig) -> int:
         f"{statistics.num_episodes} demonstrations, {statistics.num_steps} steps; "
         + (f"resuming {config.out} at step {first_step}" if config.resume else f"training into {config.out}")
     )
-    budget = None if config.picture_memory is None else int(1e9 * config.picture_memory)
-    data, images = with_vision(data, pictures, policy, say, budget)
+    room = room_ahead(config, pictures, policy, resumed)
+    images: PictureRows | None
+    if pictures is None or room is None:
+        data, images = with_vision(data, pictures, policy, say, *picture_budgets(config))
+    else:
+        images = DecodedRows(pictures)
 
     meta = CheckpointMeta(
         first_step, config.task, source.env_state_dim, "newest", fingerprint, None, {}, identity, spaces.to_json(),
-        pictures.reader.style if pictures else None, source.columns(encoder.cameras),
+        pictures.reader.style if pictures else None, source.columns(encoder.cameras), room,
     )  # fmt: skip
     held_out: HeldOutValidation | None = None
+    rows = np.arange(len(data.first))
     if task is None:
         split = hold_out(source, data, config.validation.held_out, config.seed)
         if split is not None:
             data, images, held_out = held_out_validation(config, data, images, split, statistics)
+            rows = split[0]
         say(f"validation: {'none' if held_out is None else 'action error and loss on held-out episodes'}")
 
     def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate | None:
@@ -109,7 +117,10 @@ def train(config: TrainConfig) -> int:
 
     with ExitStack() as stack:
         how: dict[str, Any] = {}
-        if images is not None:
+        if pictures is not None and room is not None:
+            kept = 0 if held_out is None else held_out.num_pictures
+            how = stack.enter_context(decoding_ahead(config, data, pictures, rows, room, kept, first_step, say))
+        elif images is not None:
             draw = streamed_windows(config)
             how = stack.enter_context(streaming(config, data, images, draw, first_step))
         summary = run_to_end(config, state, frozen, data, policy.figures, meta, resumed, external, validation, **how)

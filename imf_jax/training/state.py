@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -162,8 +163,8 @@ def compile_run_steps(config: TrainConfig, state: TrainState, frozen: FrozenPart
     return training_program(config, frozen.graph).lower(state, frozen.variables, data, jnp.int32(1)).compile()
 
 
-RunStep = Callable[[TrainState, nnx.State, Any, Array], TrainState]
-"""(state, variables, data, pictures of the step) -> state after one more step; `state` is used up."""
+RunStep = Callable[[TrainState, nnx.State, Any, Any], TrainState]
+"""(state, variables, data, what `StreamedDraw.batch` is handed) -> state after one more step; `state` is used up."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +172,14 @@ class StreamedDraw:
     """Draw of a batch whose pictures stay in main memory and are handed in. Both functions are traced.
 
     Attributes:
-        rows: (data, typed JAX key) -> int32 (B, n), the rows of the pictures that the batch of this key reads.
-        batch: (data, the same key, pictures of these rows uint8 (B, n, C, H, W, 3)) -> batch.
+        rows: (data, typed JAX key) -> int32 (B, n), the rows of the pictures that the batch of this key reads; where
+            pictures are decoded ahead int32 (B,), places in the pool.
+        batch: (data, the same key, pictures of these rows uint8 (B, n, C, H, W, 3)) -> batch; where pictures are
+            decoded ahead, the steps int32 (B,) at these places come with them.
     """
 
     rows: Callable[[Any, Array], Array]
-    batch: Callable[[Any, Array, Array], Any]
+    batch: Callable[[Any, Array, Any], Any]
 
 
 def streamed_windows(config: TrainConfig) -> StreamedDraw:
@@ -199,8 +202,8 @@ def streamed_step_program(
 ) -> jax.stages.Wrapped:
     """A training step that is given its pictures, to be compiled: a function of the arguments of `RunStep`."""
 
-    def one_step(state: TrainState, variables: nnx.State, data: Any, images: Array) -> TrainState:
-        return optimizer_step(config, graph, lambda data, key: draw.batch(data, key, images))(state, variables, data)
+    def one_step(state: TrainState, variables: nnx.State, data: Any, given: Any) -> TrainState:
+        return optimizer_step(config, graph, lambda data, key: draw.batch(data, key, given))(state, variables, data)
 
     return jax.jit(one_step, donate_argnums=0)
 
@@ -217,7 +220,26 @@ def compile_streamed_step(
     """Compile a training step that is given its pictures; `picture_shape`: (C, H, W, 3); see `compile_run_steps`."""
     rows = jax.eval_shape(draw.rows, data, jax.eval_shape(lambda: root_key(0, STEP_STREAM)))
     images = jax.ShapeDtypeStruct((*rows.shape, *picture_shape), jnp.uint8)
-    return streamed_step_program(config, frozen.graph, draw).lower(state, frozen.variables, data, images).compile()
+    return compile_given_step(config, state, frozen, data, draw=draw, given=images)
+
+
+def compile_given_step(
+    config: TrainConfig | PretrainConfig,
+    state: TrainState,
+    frozen: FrozenParts,
+    data: Any,
+    *,
+    draw: StreamedDraw,
+    given: Any,
+) -> RunStep:
+    """Compile a training step that is given something of the shapes and types of `given`; see `compile_run_steps`."""
+    return streamed_step_program(config, frozen.graph, draw).lower(state, frozen.variables, data, given).compile()
+
+
+def drawn_rows(config: TrainConfig | PretrainConfig, data: Any, draw: StreamedDraw) -> Callable[[np.ndarray], Array]:
+    """What batches are drawn: numbers of training steps int32 (n,) -> `StreamedDraw.rows` of each, int32 (n, ...)."""
+    key = root_key(config.seed, STEP_STREAM)
+    return jax.jit(jax.vmap(lambda step: draw.rows(data, _step_keys(key, step)[0])))
 
 
 def stream_pictures(
@@ -235,9 +257,7 @@ def stream_pictures(
     Yields:
         uint8 (B, n, C, H, W, 3), on the default device.
     """
-    key = root_key(config.seed, STEP_STREAM)
-    rows_of = jax.jit(jax.vmap(lambda step: draw.rows(data, _step_keys(key, step)[0])))
-    return picture_batches(images, rows_of, first, config.max_steps)
+    return picture_batches(images, drawn_rows(config, data, draw), first, config.max_steps)
 
 
 def _step_keys(key: Array, step: Array) -> tuple[Array, Array]:

@@ -80,7 +80,7 @@ class Trainer:
     should_stop: Callable[[], bool] = lambda: False
     compile: Callable[[Any, TrainState, FrozenParts, Any], RunSteps | RunStep] = compile_run_steps
     describe: Callable[[dict[str, float]], str] = validation_line
-    pictures: Iterator[Array] | None = None
+    pictures: Iterator[Any] | None = None
     _rate: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +95,8 @@ class Trainer:
             saved: there is a checkpoint of it.
 
         Raises:
-            UserError: the loss is not finite any more; the newest checkpoint is from before.
+            UserError: the loss is not finite any more, and the newest checkpoint is from before; or a picture cannot be
+                read, and the state is in a checkpoint.
         """
         step = int(state.step)
         started = time.perf_counter()
@@ -108,7 +109,12 @@ class Trainer:
         clock = TrainingClock()
         while step < self.config.max_steps and not self.should_stop():
             count = self._steps_of_call(step) if self.pictures is None else 1
-            given = jnp.int32(count) if self.pictures is None else next(self.pictures)
+            try:
+                given = jnp.int32(count) if self.pictures is None else next(self.pictures)
+            except UserError as error:  # a picture that cannot be decoded
+                if not saved:
+                    self.save(state, None)
+                raise type(error)(f"{error}; the state of step {step} is kept for --resume") from None
             with clock.stepping(count):
                 state = run_steps(state, self.frozen.variables, self.data, given)
                 jax.block_until_ready(state)

@@ -1,6 +1,7 @@
 """Training data of policies that see: pictures, or cached features of a frozen encoder."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from typing import cast
@@ -10,9 +11,10 @@ import numpy as np
 from flax import nnx
 
 from imf_jax.data.features import Embed, FeatureSource, cache_path, compute_features, read_features, write_features
-from imf_jax.data.picture_cache import PictureRows, cached_pictures
+from imf_jax.data.picture_cache import PictureRows, cache_fits, cached_pictures, decoded_pictures
 from imf_jax.data.pictures import PictureFolder, fits_in_memory, read_pictures, require_memory
 from imf_jax.data.windows import Demonstrations
+from imf_jax.errors import UserError
 from imf_jax.models.conditioning import FrozenConditioning
 from imf_jax.models.policy import Policy
 from imf_jax.training.progress import stage_progress
@@ -27,6 +29,7 @@ def with_vision(
     policy: Policy,
     say: Callable[[str], None],
     budget: int | None = None,
+    disk: int | None = None,
 ) -> tuple[Demonstrations, PictureRows | None]:
     """What the policy reads besides columns: cached features, which are added to the demonstrations, or pictures.
 
@@ -36,6 +39,7 @@ def with_vision(
         policy: the policy to train.
         say: receives one line on what was done.
         budget: main memory that pictures may take [bytes]; what does not fit stays in a cache on the disk.
+        disk: what that cache may take [bytes]; None for what is free.
 
     Raises:
         UserError: pictures cannot be read, features do not fit in memory, or a cache cannot be used or written.
@@ -52,6 +56,8 @@ def with_vision(
     with stage_progress("read pictures", pictures.num_steps) as on_progress:
         if fits and pictures.reader.fixed_size:
             images, where = read_pictures(pictures, on_progress), "in main memory"
+        elif fits and not cache_fits(pictures, disk):
+            images, where = decoded_pictures(pictures, on_progress), "in main memory, without a cache on the disk"
         else:  # videos and other sizes are decoded once
             images, path = cached_pictures(pictures, on_progress)
             where = f"from the cache {path}"
@@ -81,19 +87,28 @@ def frozen_features(
     shape, dtype = conditioning.feature_shape, conditioning.feature_dtype
     step_bytes = dtype.itemsize * math.prod(shape)
     steps = f"{pictures.num_steps} steps x {step_bytes / 1e3:.1f} kB"
-    mend = "use fewer demonstrations or cameras, or collect at a smaller --image-size"
+    mend = (
+        "use fewer demonstrations or cameras, or collect at a smaller --image-size; or train the encoder, too "
+        "(--policy.encoder resnet), whose pictures need not fit"
+    )
     require_memory(pictures.num_steps * step_bytes, f"frozen features of {pictures.directory}", steps, mend)
     features = read_features(pictures, source, shape, dtype)
     if features is not None:
         say(f"frozen features of {len(features)} steps from the cache {cache_path(pictures.directory, source)}")
         return features
+    size, free = pictures.num_steps * step_bytes, shutil.disk_usage(pictures.directory).free
+    if size > free:
+        raise UserError(
+            f"frozen features of {pictures.directory} take {size / 1e9:.1f} GB ({steps}), but its disk has "
+            f"{free / 1e9:.1f} GB free; {mend}"
+        )
     started = time.perf_counter()
     with stage_progress("frozen features", pictures.num_steps) as on_progress:
         features = compute_features(pictures, embedder(conditioning), embedding_batch(), on_progress)
     path = write_features(pictures, source, features)
     rate = len(features) / (time.perf_counter() - started)
-    size = f"{features.nbytes / 1e9:.2f} GB"
-    say(f"frozen features of {len(features)} steps ({size}, {rate:.0f} steps per second) written to {path}")
+    taken = f"{features.nbytes / 1e9:.2f} GB"
+    say(f"frozen features of {len(features)} steps ({taken}, {rate:.0f} steps per second) written to {path}")
     return features
 
 
