@@ -30,6 +30,7 @@ from imf_jax.training import ahead, loop
 from imf_jax.training.source import find_source, hold_out
 from imf_jax.training.state import TrainState
 from imf_jax.training.trainer import Trainer
+from imf_jax.training.vision import with_vision
 
 SIZE, EPISODES, STEPS, BATCH = 40, 8, 60, 4
 ROOM = 166
@@ -138,6 +139,17 @@ def test_pictures_are_decoded_ahead_where_there_is_room_neither_in_memory_nor_on
     assert room(picture_disk=None) is None, "a cache that is there needs no more disk"
     assert room() == ROOM
     path.unlink()
+
+
+def test_pictures_that_fit_in_memory_need_no_cache(found: PictureFolder, data: Demonstrations) -> None:
+    stored, path = cached_pictures(found)
+    whole = stored[np.arange(found.num_steps)]
+    path.unlink()
+    said: list[str] = []
+    _, images = with_vision(data, found, SEES, said.append, disk=0)
+    np.testing.assert_array_equal(images, whole)
+    assert "pictures of top in main memory, without a cache on the disk" in said[0]
+    assert not path.exists()
 
 
 def test_memory_that_is_too_small_for_any_pool_is_refused(
