@@ -67,8 +67,9 @@ class FeatureSource:
 
 
 def cache_path(directory: Path, source: FeatureSource) -> Path:
-    """Path of the cached features of a folder of demonstrations."""
-    return directory / f"features_{source.key}.npz"
+    """Path of the cached features of demonstrations: in their folder, or beside the file that holds all of them."""
+    name = f"features_{source.key}.npz"
+    return directory.with_name(f"{directory.stem}_{name}") if directory.is_file() else directory / name
 
 
 def read_features(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from foreign_datasets import write_robomimic
 
 from imf_jax.data import pictures as pictures_module
 from imf_jax.data.episodes import Episode, episode_path, write_episode
@@ -150,6 +151,17 @@ def test_cache_comes_back_bit_for_bit(found: PictureFolder) -> None:
     np.testing.assert_array_equal(read_features(found, SOURCE, (3,)), features)
     assert not list(found.directory.glob(".*"))
     assert len(find_pictures(found.directory, CAMERAS, SIZE).steps) == 3, "a cache is no demonstration"
+
+
+def test_demonstrations_in_one_file_have_their_cache_beside_it(tmp_path: Path) -> None:
+    """Each file of a folder its own."""
+    paths = [write_robomimic(tmp_path / name, count=2) for name in ("low.hdf5", "high.hdf5")]
+    found = [find_pictures(path, ("agentview",), SIZE) for path in paths]
+    written = [write_features(pictures, SOURCE, compute_features(pictures, embed, 4)) for pictures in found]
+    assert [path.parent for path in written] == [tmp_path, tmp_path]
+    assert len(set(written)) == 2
+    for pictures in found:
+        np.testing.assert_array_equal(read_features(pictures, SOURCE, (3,)), compute_features(pictures, embed, 4))
 
 
 @pytest.mark.parametrize(
