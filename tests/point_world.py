@@ -1,6 +1,7 @@
 """An analytic simulator for both loops, and what moves in it: no physics to wait for, and every outcome can be had."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -38,6 +39,7 @@ class PointBackend:
     control_dt = 0.02
     renderer, visual = "warp", "mesh"
     task = PointTask()
+    model = SimpleNamespace(nq=6)
 
     def reset(self, keys: Any) -> tuple[SimState, StepOutput]:
         typed = keys if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(jnp.asarray(keys))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,7 @@ class PointBackend:
     cameras = NearTask.cameras
     control_dt = 0.02
     task = NearTask()
+    model = SimpleNamespace(nq=6)
     renderer, visual = "warp", "mesh"
 
     def __init__(self) -> None:

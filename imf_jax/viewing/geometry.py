@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import mujoco
 import numpy as np
 
 from imf_jax.sim.rendering.decimation import LAST_VISIBLE_GROUP
+
+if TYPE_CHECKING:
+    import mujoco
+else:
+    from imf_jax.sim import mujoco
 
 PLANE = 2.0
 """Half the edge of a plane without end, as it is drawn [m]."""

@@ -12,7 +12,7 @@ from transfer_task import SPACES
 
 from imf_jax.recording.correction import CorrectedPlanner, CorrectedProgram, InterventionRules
 from imf_jax.rollout.delay import DelayedProgram, DelayedWeights
-from imf_jax.rollout.planner import ProgramPlanner
+from imf_jax.rollout.planner import ChunkProgram, ProgramPlanner
 from imf_jax.seeds import scene_keys
 from imf_jax.spaces import RobotSpaces
 
@@ -24,7 +24,7 @@ RULES = InterventionRules(beta=0.5, correction_steps=7)
 
 
 @dataclass(frozen=True)
-class Marked:
+class Marked(ChunkProgram):
     """A policy whose actions say where they are from: x is 1 % of the plan's number plus a tenth of its place in the
     chunk, y how many actions the plan was given. All are far from every target, and grip what is not measured."""
 
@@ -32,6 +32,7 @@ class Marked:
     spaces: RobotSpaces = SPACES
     obs_horizon: int = 2
     delay_training: int = 0
+    keep_chunks: bool = False
     cameras: tuple[str, ...] = ()
 
     def chunk(
