@@ -1,11 +1,12 @@
 """The policy of a server: loaded, compiled for one batch size, and described for its clients."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from typing_extensions import override
 
 import imf_jax
@@ -14,58 +15,38 @@ from imf_jax.evaluation.evaluated_policy import load_as_configured
 from imf_jax.evaluation.manifest import folder_hash
 from imf_jax.models.objectives.paths import prefix_mask
 from imf_jax.models.policy import Prefix
-from imf_jax.rollout.planner import ChunkProgram, PlanProgram, PolicyPlanner, PolicyProgram
+from imf_jax.rollout.planner import KeptChunks, PlanProgram, PolicyPlanner, PolicyProgram
 from imf_jax.serving.observations import ObservationSpec, PlanRequest
+from imf_jax.sim.backends.base import StepOutput
 
 PROTOCOL = "imf_jax"
 """Entry `protocol` of the metadata: the server reads histories and keys, see `imf_jax.serving.observations`."""
 
 
-@dataclass(frozen=True)
-class ServedProgram(PlanProgram):
-    """Plan of whole chunks; of policies that have learned it from a later step on, or as continuations of actions.
+class ServedProgram(PolicyProgram):
+    """Plan of a policy that is told of delays and prefixes where it has learned them.
 
     Observations have three more entries then: `delay` int32 (B,), and `prefix` float32 (B, H, A), of which the first
     `prefix_steps`, int32 (B,), are given.
-
-    Attributes:
-        policy: plans the chunks.
     """
-
-    policy: ChunkProgram
-
-    @property
-    @override
-    def obs_horizon(self) -> int:
-        return self.policy.obs_horizon
-
-    @property
-    @override
-    def num_action_steps(self) -> int:
-        return self.policy.pred_horizon - self.obs_horizon + 1
-
-    @property
-    @override
-    def cameras(self) -> tuple[str, ...]:
-        return self.policy.cameras
 
     @override
     def plan(
         self,
-        weights: Any,
-        memory: tuple[()],
+        weights: nnx.State,
+        memory: KeptChunks,
         observations: dict[str, jax.Array],
-        output: Any,
+        output: StepOutput | None,
         seed: jax.Array,
         episodes: jax.Array,
         replans: jax.Array,
-    ) -> tuple[jax.Array, tuple[()]]:
+    ) -> tuple[jax.Array, KeptChunks]:
         seen, prefix = dict(observations), None
         delay = seen.pop("delay", None)
         if "prefix" in seen:
-            mask = prefix_mask(seen.pop("prefix_steps"), self.policy.pred_horizon)
+            mask = prefix_mask(seen.pop("prefix_steps"), self.pred_horizon)
             prefix = Prefix(seen.pop("prefix"), mask)
-        chunk = self.policy.chunk(weights, seen, seed, episodes, replans, prefix, delay=delay)
+        chunk = self.chunk(weights, seen, seed, episodes, replans, prefix, delay=delay)
         return chunk[:, self.obs_horizon - 1 :], memory
 
 
@@ -170,5 +151,6 @@ def load_served(config: ServeConfig) -> ServedPolicy:
     return ServedPolicy(PolicyPlanner(policy, config.plan_batch, _served), spec, metadata)
 
 
-def _served(program: PolicyProgram, weights: Any) -> tuple[PlanProgram, Any]:
-    return ServedProgram(program), weights
+def _served(program: PolicyProgram, weights: nnx.State) -> tuple[PlanProgram, nnx.State]:
+    whole = program.pred_horizon - program.obs_horizon + 1
+    return ServedProgram(**vars(replace(program, num_action_steps=whole))), weights
