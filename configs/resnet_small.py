@@ -24,7 +24,8 @@ config = TrainConfig(
     save_every=1_000,
     policy=PolicyConfig(
         head=AttnResConfig(n_emb=128, n_layer=4, n_head=4, n_kv_head=4),
-        encoder=ResNetEncoderConfig(image_size=128, crop_size=116, width=16),
+        encoder=ResNetEncoderConfig(image_size=128, crop_size=116, width=16, stride=16),
+        obs_horizon=1,  # half of the pictures, in which most of the time goes
     ),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
     validation=ValidationConfig(every=1_000, num_episodes=20),

@@ -78,7 +78,8 @@ class KeypointNet(nn.Module):
         super().__init__()
         backbone = weights["backbone"]
         self.stem, self.stem_norm = convolution(backbone["stem"], 2), group_norm(backbone["stem_norm"])
-        strides = [stride if n == 0 else 1 for stride in STAGE_STRIDES for n in range(BLOCKS_PER_STAGE)]
+        stages = STAGE_STRIDES[: len(backbone["blocks"]) // BLOCKS_PER_STAGE]
+        strides = [stride if n == 0 else 1 for stride in stages for n in range(BLOCKS_PER_STAGE)]
         self.blocks = nn.Sequential(*(Block(backbone["blocks"][n], stride) for n, stride in enumerate(strides)))
         self.maps = convolution(weights["keypoint_maps"], 1)
 

@@ -42,7 +42,6 @@ from imf_jax.config.objectives import (
 )
 from imf_jax.config.policy import (
     KINDS,
-    SMALLEST_CROP,
     EfficientNetEncoderConfig,
     EncoderConfig,
     EncoderDtype,
@@ -69,7 +68,6 @@ __all__ = [
     "KINDS",
     "NO_TASK",
     "SEEDS",
-    "SMALLEST_CROP",
     "TYPE_KEY",
     "VIEWS",
     "AttnResConfig",

@@ -86,6 +86,9 @@ class ResNetEncoderConfig:
     keypoints: int = 32
     # Channels of the first stage; the later ones have 2, 4 and 8 times as many. 64 is ResNet-18.
     width: int = 64
+    # Pixels per cell of the maps in which keypoints are found: 32 is all of ResNet-18, 16 and 8 leave out its last
+    # stage or its last two. Smaller is finer, less abstract and has fewer weights.
+    stride: Literal[8, 16, 32] = 32
 
     def __post_init__(self) -> None:
         require_cameras("encoder", self.cameras)
@@ -95,14 +98,11 @@ class ResNetEncoderConfig:
         )
         require(self.keypoints >= 1, f"encoder.keypoints {self.keypoints} must be at least 1")
         require(
-            SMALLEST_CROP <= self.crop_size <= self.image_size,
-            f"encoder.crop_size {self.crop_size} must be in [{SMALLEST_CROP}, {self.image_size}] (encoder.image_size)",
+            self.stride < self.crop_size <= self.image_size,  # a spatial softmax over one cell says nothing
+            f"encoder.crop_size {self.crop_size} must be above encoder.stride {self.stride} and at most "
+            f"encoder.image_size {self.image_size}",
         )
         require(0 <= self.jitter < 1, f"encoder.jitter {self.jitter} must be in [0, 1); 0 turns it off")
-
-
-SMALLEST_CROP = 33
-"""A ResNet-18 makes a single cell of anything smaller, and a spatial softmax over one cell says nothing [pixels]."""
 
 
 @dataclass(frozen=True)

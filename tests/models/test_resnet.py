@@ -43,6 +43,16 @@ def test_backbone_is_resnet_18() -> None:
     assert nnx.eval_shape(lambda net, x: net(x), net, jnp.zeros((2, 65, 96, 3))).shape == (2, 3, 3, 512)
 
 
+@pytest.mark.parametrize(("stride", "side", "channels", "kernels"), [(32, 2, 128, 20), (16, 4, 64, 15), (8, 8, 32, 10)])
+def test_stride_leaves_out_the_last_stages(stride: int, side: int, channels: int, kernels: int) -> None:
+    net = nnx.eval_shape(lambda: ResNet18(16, "group", stride, rngs=nnx.Rngs(0)))
+    assert nnx.eval_shape(lambda net, x: net(x), net, jnp.zeros((2, 64, 64, 3))).shape == (2, side, side, channels)
+    assert sum(leaf.ndim == 4 for leaf in jax.tree.leaves(nnx.state(net, nnx.Param))) == kernels
+    replace(CONFIG, stride=stride, crop_size=stride + 1)
+    with pytest.raises(ArgumentError, match=f"crop_size {stride} must be above encoder.stride {stride}"):
+        replace(CONFIG, stride=stride, crop_size=stride)
+
+
 def test_spatial_softmax_is_the_expected_position() -> None:
     maps = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
     found = spatial_softmax(jnp.asarray(maps))
@@ -247,7 +257,7 @@ def test_wrong_pictures_are_refused(images: np.ndarray, message: str) -> None:
     [
         ({"cameras": ()}, "cameras is empty"),
         ({"cameras": ("top", "top")}, "names a camera twice"),
-        ({"crop_size": 73}, r"crop_size 73 must be in \[33, 72\]"),
+        ({"crop_size": 73}, "crop_size 73 must be above encoder.stride 32 and at most encoder.image_size 72"),
         ({"crop_size": 32}, "crop_size 32"),
         ({"width": 24}, "width 24"),
         ({"keypoints": 0}, "keypoints 0"),

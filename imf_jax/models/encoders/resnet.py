@@ -18,6 +18,8 @@ from imf_jax.models.encoders.convolution import CONVOLVED, Convolution, Convolut
 Array = jax.Array
 
 STAGE_STRIDES = (1, 2, 2, 2)
+STEM_STRIDE = 4
+"""Of the first convolution and the pool after it together [pixels]."""
 BLOCKS_PER_STAGE = 2
 GROUP_CHANNELS = 16
 BATCH_NORM_MOMENTUM = 0.9
@@ -74,12 +76,19 @@ class BasicBlock(nnx.Module):
         return jax.nn.relu(x + h)
 
 
+def stage_strides(stride: int) -> tuple[int, ...]:
+    """Strides of the stages up to the one whose map has a `stride`-th of a picture's height and width."""
+    totals = np.cumprod((STEM_STRIDE, *STAGE_STRIDES))[1:]
+    return STAGE_STRIDES[: list(totals).index(stride) + 1]
+
+
 class ResNet18(nnx.Module):
-    """ResNet-18 without its classifier: a map of features with a 32nd of a picture's height and width.
+    """ResNet-18 without its classifier, up to the stage whose map has a `stride`-th of a picture's height and width.
 
     Args:
-        width: channels of the first stage; the map has 8 times as many.
+        width: channels of the first stage; each of the others has twice as many as the one before it.
         norm: "group" or "batch".
+        stride: 32 for all four stages, 16 or 8 for the first three or two [pixels].
         rngs: source of the initial weights (`params` stream).
 
     Attributes:
@@ -88,22 +97,23 @@ class ResNet18(nnx.Module):
 
     form: ConvolutionForm = "auto"
 
-    def __init__(self, width: int, norm: str, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, width: int, norm: str, stride: int = 32, *, rngs: nnx.Rngs) -> None:
+        self.stride = stride
         self.stem = convolution(3, width, 7, 2, rngs=rngs)
         self.stem_norm = Norm(width, norm, rngs=rngs)
         blocks, channels_in = [], width
-        for stage, stride in enumerate(STAGE_STRIDES):
+        for stage, step in enumerate(stage_strides(stride)):
             channels = width * 2**stage
             for block in range(BLOCKS_PER_STAGE):
-                blocks.append(BasicBlock(channels_in, channels, stride if block == 0 else 1, norm, rngs=rngs))
+                blocks.append(BasicBlock(channels_in, channels, step if block == 0 else 1, norm, rngs=rngs))
                 channels_in = channels
         self.blocks = nnx.List(blocks)
         self.channels = channels_in
 
     def __call__(
         self, pixels: Float[Array, "B H W 3"], training: bool = False
-    ) -> Float[Array, "B -(-H//32) -(-W//32) {self.channels}"]:
-        """Map of features: float32 (B, H, W, 3) -> float32 (B, ceil(H / 32), ceil(W / 32), channels)."""
+    ) -> Float[Array, "B -(-H//{self.stride}) -(-W//{self.stride}) {self.channels}"]:
+        """Map of features: float32 (B, H, W, 3) -> float32 (B, ceil(H / stride), ceil(W / stride), channels)."""
         x = jax.nn.relu(self.stem_norm(self.stem(pixels), training))
         x = max_pool(x, 3, 2, self.form)
         for block in self.blocks:
@@ -132,7 +142,7 @@ class KeypointNet(nnx.Module):
     """ResNet-18, a 1 x 1 convolution to one map per keypoint, and their spatial softmax."""
 
     def __init__(self, config: ResNetEncoderConfig, *, rngs: nnx.Rngs) -> None:
-        self.backbone = ResNet18(config.width, config.norm, rngs=rngs)
+        self.backbone = ResNet18(config.width, config.norm, config.stride, rngs=rngs)
         self.keypoint_maps = Convolution(self.backbone.channels, config.keypoints, rngs=rngs)
 
     def __call__(self, pixels: Float[Array, "B H W 3"], training: bool = False) -> Float[Array, "B features"]:
