@@ -22,7 +22,7 @@ class SuiteConfig:
     # Check the suite and print its runs, with their time as far as finished runs tell it; nothing is started.
     dry_run: bool = False
     # Runs at a time; by default one per GPU, of which each run has one, or one without a GPU, and no more than fit in
-    # memory. Of a cluster: jobs at a time, by default all.
+    # memory. Without a GPU they share the cores, each has its own. Of a cluster: jobs at a time, by default all.
     workers: int | None = None
     # Hand the runs to a cluster (extra cluster): slurm, or local, which is submitit's own executor.
     cluster: Literal["slurm", "local"] | None = None

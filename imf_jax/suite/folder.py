@@ -51,6 +51,7 @@ class RunStatus:
         pid: of the process.
         job_id: of the cluster's job, instead of host and pid.
         device: the GPU that it has for itself.
+        cores: numbers of the processor cores that it has for itself.
         tracker: name -> where it can be looked at.
         log: path below the suite's folder.
         last_lines: of a failed run.
@@ -69,6 +70,7 @@ class RunStatus:
     pid: int | None = None
     job_id: str | None = None
     device: str | None = None
+    cores: list[int] | None = None
     tracker: dict[str, str] = field(default_factory=dict)
     log: str | None = None
     last_lines: list[str] = field(default_factory=list)

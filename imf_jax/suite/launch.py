@@ -10,13 +10,16 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from imf_jax.cores import confined_to
 from imf_jax.suite.runs import Run
+
+T = TypeVar("T")
 
 GRACE_S = 10.0
 """Time for processes to end after the second Ctrl-C [s]."""
@@ -96,15 +99,22 @@ def spawn(run: Run, logs: Path, environment: Mapping[str, str]) -> "subprocess.P
 
 @dataclass
 class LocalProcess:
-    """Process that this suite has started. `device`: the GPU it has for itself, if any."""
+    """Process that this suite has started.
+
+    Attributes:
+        process: the process.
+        device: the GPU it has for itself, if any.
+        cores: numbers of those it has for itself, if any.
+    """
 
     process: "subprocess.Popen[bytes]"
     device: str | None = None
+    cores: list[int] | None = None
 
     @property
     def place(self) -> Mapping[str, Any]:
         """Where it runs."""
-        return {"host": socket.gethostname(), "pid": self.process.pid, "device": self.device}
+        return {"host": socket.gethostname(), "pid": self.process.pid, "device": self.device, "cores": self.cores}
 
     def poll(self) -> int | None:
         """Exit code; None while it runs."""
@@ -154,22 +164,30 @@ class Pool:
     Attributes:
         workers: so many at a time.
         devices: GPUs, of which every process has one; none on a machine without.
+        cores: numbers of the cores of each process; none if all share all of them.
     """
 
     workers: int
     devices: tuple[str, ...] = ()
+    cores: Sequence[list[int]] = ()
     _running: list[LocalProcess | FormerProcess] = field(default_factory=list)
 
     def start(self, run: Run, logs: Path, before: Mapping[str, Any]) -> Handle:
         """Start a run, or find it again."""
         handle: LocalProcess | FormerProcess
         if is_alive(run, logs):
-            handle = FormerProcess(run, logs, {name: before.get(name) for name in ("host", "pid", "device")})
+            handle = FormerProcess(run, logs, {name: before.get(name) for name in ("host", "pid", "device", "cores")})
         else:
             self._running = [handle for handle in self._running if handle.poll() is None]
-            taken = {handle.place.get("device") for handle in self._running}
-            device = next((device for device in self.devices if device not in taken), None)
+            device = next(self._free("device", self.devices), None)
+            cores = next(self._free("cores", self.cores), None)
             own = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-            handle = LocalProcess(spawn(run, logs, own), device)
+            with confined_to(cores):
+                handle = LocalProcess(spawn(run, logs, own), device, cores)
         self._running.append(handle)
         return handle
+
+    def _free(self, name: str, all_of_them: Sequence[T]) -> Iterator[T]:
+        """Those of the devices or cores that no process has."""
+        taken = [handle.place.get(name) for handle in self._running]
+        return (one for one in all_of_them if one not in taken)

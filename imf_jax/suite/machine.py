@@ -4,6 +4,7 @@ import os
 import subprocess
 
 from imf_jax.config import require
+from imf_jax.cores import share_cores
 from imf_jax.memory import free_main_memory
 from imf_jax.suite.launch import Pool
 
@@ -41,7 +42,9 @@ def make_pool(workers: int | None, gpus: tuple[str, ...], free_memory: int | Non
         f"--workers {workers} is more than the {len(gpus)} GPUs, of which each run has one",
     )
     fitting = max(1, free_memory // PROCESS_MEMORY) if free_memory is not None else len(gpus)
-    return Pool(workers or max(1, min(len(gpus), fitting)), gpus)
+    count = workers or max(1, min(len(gpus), fitting))
+    # Without GPUs, runs that compute with threads on all cores would keep each other waiting.
+    return Pool(count, gpus, [] if gpus else share_cores(count))
 
 
 def this_machine(workers: int | None) -> Pool:

@@ -115,7 +115,7 @@ class Runner:
             run.folder.parent.mkdir(parents=True, exist_ok=True)
         handle = self.launcher.start(run, self.folder.logs, vars(status))
         status.state, status.started, status.ended, status.last_lines = "running", now(), None, []
-        status.exit_code = status.host = status.pid = status.job_id = status.device = None
+        status.exit_code = status.host = status.pid = status.job_id = status.device = status.cores = None
         for name, value in handle.place.items():
             setattr(status, name, value)
         self._running[run.name] = (run, handle, time.monotonic() - status.elapsed_s)

@@ -1,6 +1,7 @@
 """Suites run to their end: order, failures, interruptions, kills; with small programs in place of the commands."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from imf_jax.cores import share_cores, usable_cores
 from imf_jax.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_ERRORED, ArgumentError
 from imf_jax.suite import runner as runner_module
 from imf_jax.suite.folder import NOTES, STATUS, SuiteFolder, only_suite, require_startable
@@ -201,6 +203,28 @@ def test_every_process_has_a_gpu_for_itself(make_folder):
     assert Runner(folder, Pool(2, ("4", "7"))).run() == EXIT_OK
     assert {(folder.logs / f"{name}.log").read_text().splitlines()[-1] for name in "ab"} == {"4", "7"}
     assert {folder.status[name].device for name in "ab"} == {"4", "7"}
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores to share")
+def test_processes_without_a_gpu_divide_the_cores(make_folder):
+    shares = share_cores(2)
+    here = os.sched_getaffinity(0)
+    show = "import os, time\nprint(sorted(os.sched_getaffinity(0)))\n" + WRITE + "\ntime.sleep(1)"
+    folder = make_folder(a=(show, ()), b=(show, ()), c=(show, ("a", "b")))
+    assert Runner(folder, make_pool(2, (), None)).run() == EXIT_OK
+    had = [json.loads((folder.logs / f"{name}.log").read_text().splitlines()[-1]) for name in "abc"]
+    assert sorted(had[:2]) == shares
+    assert had[2] in shares, "cores are given to the next when a run has ended"
+    assert [folder.status[name].cores for name in "abc"] == had
+    assert os.sched_getaffinity(0) == here, "the suite itself keeps all"
+    assert make_pool(2, ("0", "1"), None).cores == []
+
+
+def test_cores_are_divided_whole(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 1, 2, 8, 9})
+    assert share_cores(2) == [[1, 2], [3, 8, 9]]
+    assert share_cores(1) == []
+    assert share_cores(6) == [], "fewer cores than runs: the system divides them"
 
 
 def test_workers_follow_from_devices_and_memory(monkeypatch):
