@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imf_jax.rollout.planner import PlanProgram
+from imf_jax.rollout.plan_program import PlanProgram
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.arrays import array_module
 from imf_jax.sim.backends.base import SimState, StepOutput

@@ -14,7 +14,8 @@ from imf_jax.config import IMAGE_SIZE, AttnResConfig, EncoderDtype, LewmEncoderC
 from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.models.encoders.preprocess import Fusion
 from imf_jax.models.policy import Policy
-from imf_jax.rollout.planner import KeptChunks, PolicyPlanner, PolicyProgram
+from imf_jax.rollout.plan_program import KeptChunks, PolicyProgram
+from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.backends.native import NativeBackend

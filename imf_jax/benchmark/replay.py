@@ -17,7 +17,8 @@ from typing_extensions import override
 from imf_jax.benchmark.components import SEED
 from imf_jax.benchmark.rollouts import MeasuredPolicy
 from imf_jax.models.policy import Policy
-from imf_jax.rollout.planner import KeptChunks, PolicyPlanner, PolicyProgram
+from imf_jax.rollout.plan_program import KeptChunks, PolicyProgram
+from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.backends.native import NativeBackend

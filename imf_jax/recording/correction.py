@@ -17,7 +17,8 @@ from typing_extensions import override
 from imf_jax import seeds
 from imf_jax.recording.base import INTERVENTION
 from imf_jax.rollout.delay import Timeline
-from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
+from imf_jax.rollout.plan_program import PlanProgram
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import keep_rows

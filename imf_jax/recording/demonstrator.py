@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from typing_extensions import override
 
 from imf_jax import seeds
-from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
+from imf_jax.rollout.plan_program import PlanProgram
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.seeds import disturbance_key
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import BLOCK_ROWS, keep_rows

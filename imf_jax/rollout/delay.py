@@ -38,7 +38,8 @@ from imf_jax.chunks import advance, join, place, require_within_chunk
 from imf_jax.config import ExecutionConfig, PolicyConfig, require
 from imf_jax.models.objectives.paths import Guide, from_step, prefix_mask
 from imf_jax.models.policy import Policy, Prefix
-from imf_jax.rollout.planner import ChunkProgram, KeptChunks, PlanProgram, PolicyPlanner, PolicyProgram
+from imf_jax.rollout.plan_program import ChunkProgram, KeptChunks, PlanProgram, PolicyProgram
+from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from typing_extensions import override
 
-from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
+from imf_jax.rollout.plan_program import PlanProgram
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.batching import BLOCK_ROWS
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int32, Shaped, UInt32
 
 from imf_jax import seeds
 from imf_jax.rollout.outcome import step_outcome
-from imf_jax.rollout.planner import PlanProgram
+from imf_jax.rollout.plan_program import PlanProgram
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.mjx_base import DeviceBackend
 from imf_jax.sim.batching import keep_rows

@@ -16,7 +16,8 @@ from imf_jax.errors import one_line
 from imf_jax.models.objectives.paths import Guide
 from imf_jax.models.policy import Prefix
 from imf_jax.rollout.delay import executed, require_prefix
-from imf_jax.rollout.planner import ChunkProgram, Observations, ProgramPlanner
+from imf_jax.rollout.plan_program import ChunkProgram
+from imf_jax.rollout.planner import Observations, ProgramPlanner
 from imf_jax.spaces import RobotSpaces
 
 Answer = np.ndarray | str

@@ -15,7 +15,8 @@ from imf_jax.evaluation.evaluated_policy import load_as_configured
 from imf_jax.evaluation.manifest import folder_hash
 from imf_jax.models.objectives.paths import prefix_mask
 from imf_jax.models.policy import Prefix
-from imf_jax.rollout.planner import KeptChunks, PlanProgram, PolicyPlanner, PolicyProgram
+from imf_jax.rollout.plan_program import KeptChunks, PlanProgram, PolicyProgram
+from imf_jax.rollout.planner import PolicyPlanner
 from imf_jax.serving.observations import ObservationSpec, PlanRequest
 from imf_jax.sim.backends.base import StepOutput
 

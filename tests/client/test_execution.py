@@ -11,7 +11,7 @@ from transfer_task import SPACES
 from imf_jax.client import ChunkExecutor, RobotRunner
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.rollout.delay import DelayedProgram, DelayedWeights
-from imf_jax.rollout.planner import ChunkProgram
+from imf_jax.rollout.plan_program import ChunkProgram
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.spaces import Part, RobotSpaces
 

@@ -20,7 +20,7 @@ from imf_jax.models.encoders import efficientnet
 from imf_jax.models.encoders.efficientnet import EfficientNetEncoder, feature_map, fold, lite0_sizes, normalize
 from imf_jax.models.encoders.lewm import Frozen
 from imf_jax.models.policy import Policy, encoder_identity, unloaded_encoder
-from imf_jax.rollout.planner import policy_program
+from imf_jax.rollout.plan_program import policy_program
 
 CONFIG = EfficientNetEncoderConfig(cameras=("top", "front"), image_size=18, stride=8, keypoints=3)
 POLICY = PolicyConfig(AttnResConfig(n_emb=16, n_layer=1, n_head=2, n_kv_head=1), encoder=CONFIG)

@@ -12,7 +12,8 @@ from transfer_task import SPACES
 
 from imf_jax.recording.correction import CorrectedPlanner, CorrectedProgram, InterventionRules
 from imf_jax.rollout.delay import DelayedProgram, DelayedWeights
-from imf_jax.rollout.planner import ChunkProgram, ProgramPlanner
+from imf_jax.rollout.plan_program import ChunkProgram
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.seeds import scene_keys
 from imf_jax.spaces import RobotSpaces
 

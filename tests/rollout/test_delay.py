@@ -30,7 +30,8 @@ from imf_jax.rollout.delay import (
 )
 from imf_jax.rollout.engine import Rollout
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.planner import CHUNK, CHUNK_BEGIN, ChunkProgram, PolicyPlanner, ProgramPlanner
+from imf_jax.rollout.plan_program import CHUNK, CHUNK_BEGIN, ChunkProgram
+from imf_jax.rollout.planner import PolicyPlanner, ProgramPlanner
 from imf_jax.rollout.recorders.trajectory import TrajectoryRecorder
 from imf_jax.seeds import noise_keys
 from imf_jax.sim.backends.base import StepOutput

@@ -18,7 +18,8 @@ from imf_jax.rollout.expert_planner import ExpertPlanner
 from imf_jax.rollout.perturbations.base import perturbed_planner
 from imf_jax.rollout.perturbations.camera_pose import turn_picture
 from imf_jax.rollout.perturbations.dropped_frames import OLDEST
-from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
+from imf_jax.rollout.plan_program import PlanProgram
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.quaternions import multiply
 
 PLANNED = [name for name, kind in PERTURBATIONS.items() if not kind.of_scene]

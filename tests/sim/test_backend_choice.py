@@ -15,7 +15,7 @@ from imf_jax.evaluation.manifest import environment
 from imf_jax.memory import free_device_memory
 from imf_jax.models.encoders.lewm import LewmEncoder
 from imf_jax.rollout.capacity import capture_bytes, default_num_envs, require_fit
-from imf_jax.rollout.planner import PolicyProgram
+from imf_jax.rollout.plan_program import PolicyProgram
 from imf_jax.sim.backends import choice, warp
 from imf_jax.sim.backends.choice import make_backend, resolve_backend, resolve_devices
 from imf_jax.sim.rendering import warp_runtime

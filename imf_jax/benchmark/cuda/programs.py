@@ -29,7 +29,7 @@ from imf_jax.models.policy import FrozenParts, Policy, build_policy, unloaded_en
 from imf_jax.models.world_model import LeWorldModel
 from imf_jax.presets import load_preset
 from imf_jax.rollout.loop_program import LoopProgram
-from imf_jax.rollout.planner import PolicyProgram, policy_program
+from imf_jax.rollout.plan_program import PolicyProgram, policy_program
 from imf_jax.seeds import INIT_STREAM, root_key
 from imf_jax.sim.backends.warp import WarpBackend
 from imf_jax.sim.tasks import get_task

@@ -18,7 +18,8 @@ from typing_extensions import override
 from imf_jax import seeds
 from imf_jax.config.perturbation import PERTURBATIONS, active, require_noticed
 from imf_jax.rollout.expert_planner import ExpertProgram
-from imf_jax.rollout.planner import PlanProgram, ProgramPlanner
+from imf_jax.rollout.plan_program import PlanProgram
+from imf_jax.rollout.planner import ProgramPlanner
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.perturbations.base import load_perturbation
 from imf_jax.spaces import RobotSpaces

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from imf_jax import seeds
 from imf_jax.rollout.perturbations.base import Array, PerturbedProgram
-from imf_jax.rollout.planner import PlanProgram
+from imf_jax.rollout.plan_program import PlanProgram
 from imf_jax.sim.quaternions import rotate
 
 TURN = math.radians(1.0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from typing_extensions import override
 
 from imf_jax.rollout.perturbations.base import Array, PerturbedProgram
-from imf_jax.rollout.planner import PlanProgram
+from imf_jax.rollout.plan_program import PlanProgram
 from imf_jax.sim.backends.base import StepOutput
 from imf_jax.sim.robots.base import hold
 

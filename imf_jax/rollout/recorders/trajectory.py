@@ -10,7 +10,7 @@ from typing_extensions import override
 from imf_jax.config import CaptureConfig
 from imf_jax.files import write_bytes
 from imf_jax.rollout.episode import EpisodeRecord
-from imf_jax.rollout.planner import CHUNK, CHUNK_BEGIN
+from imf_jax.rollout.plan_program import CHUNK, CHUNK_BEGIN
 from imf_jax.rollout.recorders.base import (
     EpisodeBuffer,
     Recorder,
