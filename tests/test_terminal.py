@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imf_jax.terminal import make_console, make_table
+from imf_jax.terminal import clock_time, make_console, make_table, stage_progress
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,3 +49,32 @@ def test_nobody_makes_consoles_of_their_own() -> None:
             name, given = ast.unparse(call.func), {keyword.arg for keyword in call.keywords}
             theirs = name.endswith("Console") or (name == "Progress" and "console" not in given)
             assert not theirs or path.name == "terminal.py", f"{path}:{call.lineno}: use imf_jax.terminal"
+
+
+def test_a_stage_tells_a_log_file_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("imf_jax.terminal.time.monotonic", lambda: now[0])
+    output = io.StringIO()
+    with stage_progress("read pictures", 1000, make_console(output)) as show:
+        show(400)  # as after an interruption: this was done before
+        for second in range(1, 62):
+            now[0] = second
+            show(400 if second < 31 else 400 + second, "of two files")
+    assert output.getvalue().splitlines() == [
+        "read pictures 400/1000, of two files",
+        "read pictures 460/1000, time left 9:00, of two files",
+    ]
+
+
+def test_a_stage_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    with stage_progress("read pictures", 1000, make_console(screen)) as show:
+        show(1000, "of two files")
+    assert "1000/1000" in screen.getvalue()
+    assert "of two files" in screen.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (7322, "2:02:02")])
+def test_durations_read_as_clocks(seconds: float, text: str) -> None:
+    assert clock_time(seconds) == text

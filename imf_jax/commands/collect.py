@@ -3,11 +3,10 @@
 from typing import NoReturn
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from imf_jax.cli import run_main
 from imf_jax.config import CollectConfig
-from imf_jax.terminal import make_console
+from imf_jax.terminal import make_console, stage_progress
 
 
 def main() -> None:
@@ -18,13 +17,8 @@ def main() -> None:
     from imf_jax.recording.collection import collect, collection_folder
 
     console = make_console()
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[line]}", markup=False),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(f"demonstrations of {config.task}", total=config.episodes, line="")
-        summary = collect(config, lambda done, line: progress.update(bar, completed=done, line=line))
+    with stage_progress(f"demonstrations of {config.task}", config.episodes, console) as show:
+        summary = collect(config, show)
     console.print(f"{summary.recorded} demonstrations in {collection_folder(config)}")
     if summary.attempted:
         low, high = wilson_interval(summary.succeeded, summary.attempted)

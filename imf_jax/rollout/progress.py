@@ -1,4 +1,4 @@
-"""Progress of a rollout at the terminal: episodes, success so far, speed, time left."""
+"""Progress of a rollout: episodes, success so far, speed, time left; plain lines where there is no terminal."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from imf_jax.rollout.episode_log import RolloutProgress
-from imf_jax.terminal import make_console
+from imf_jax.terminal import PlainLines, clock_time, make_console
 
 
 class TimeLimit:
@@ -38,6 +38,7 @@ class ProgressBar:
 
     def __init__(self, bar: Progress, task: TaskID, total: int | None, limit: TimeLimit | None) -> None:
         self._bar = bar
+        self._lines = PlainLines(bar.console)
         self._task = task
         self._total = total
         self._limit = limit
@@ -52,7 +53,12 @@ class ProgressBar:
         share = 0.0 if self._total is None else progress.share
         if self._limit is not None:
             share = max(share, min(1.0, self._limit.elapsed_s() / self._limit.limit_s))
-        self._bar.update(self._task, completed=share, text=self._text(progress, speed))
+        text = self._text(progress, speed)
+        self._bar.update(self._task, completed=share, text=text)
+        if not self._bar.disable and self._lines.is_due():
+            (task,) = self._bar.tasks
+            left = "" if task.time_remaining is None else f", time left {clock_time(task.time_remaining)}"
+            self._bar.console.print(f"{task.description} {text}{left}")
 
     def _text(self, progress: RolloutProgress, speed: float) -> str:
         rate = f"{100 * progress.successes / progress.episodes:.0f} %" if progress.episodes else "-"
@@ -64,12 +70,6 @@ class ProgressBar:
             elapsed = min(self._limit.elapsed_s(), self._limit.limit_s)  # the rollout ends there; only captures go on
             text += f", {clock_time(elapsed)} of {clock_time(self._limit.limit_s)}"
         return text
-
-
-def clock_time(seconds: float) -> str:
-    """Format seconds as h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A suite at the terminal: a table that changes as the runs go on; plain lines where there is no terminal."""
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
@@ -10,10 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from imf_jax.suite.folder import RunStatus, SuiteFolder
-from imf_jax.terminal import make_console, make_table
-
-LINE_INTERVAL = 30.0
-"""Time between two plain lines where there is no terminal [s]."""
+from imf_jax.terminal import PlainLines, make_console, make_table
 
 SHOWN = 20
 """Runs in the table, at most."""
@@ -33,7 +29,7 @@ class SuiteView:
         self._folder = folder
         self._console = console or make_console()
         self._live = Live(console=self._console, get_renderable=self._table, auto_refresh=False, transient=True)
-        self._last_line = time.monotonic()
+        self._lines = PlainLines(self._console)
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -43,8 +39,7 @@ class SuiteView:
         """Show the status of the suite's folder."""
         if self._console.is_terminal:
             self._live.refresh()
-        elif time.monotonic() - self._last_line >= LINE_INTERVAL:
-            self._last_line = time.monotonic()
+        elif self._lines.is_due():
             running = [f"{name} {done_text(status)}" for name, status in self._running()]
             self.say(f"{counts_line(list(self._folder.status.values()))}; {'; '.join(running)}")
 

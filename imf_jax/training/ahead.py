@@ -26,7 +26,7 @@ from imf_jax.data.windows import Batch, Demonstrations, windows_at
 from imf_jax.errors import ArgumentError, UserError
 from imf_jax.memory import free_main_memory
 from imf_jax.models.policy import Policy
-from imf_jax.training.progress import stage_progress
+from imf_jax.terminal import stage_progress
 from imf_jax.training.state import StreamedDraw, compile_given_step, drawn_rows
 
 Array = jax.Array

@@ -34,11 +34,10 @@ from imf_jax.models.encoders.lewm import encoder_files
 from imf_jax.models.world_model import LeWorldModel
 from imf_jax.models.world_model_file import WORLD_MODEL_FILE, read_world_model, world_model_bytes
 from imf_jax.seeds import INIT_STREAM, root_key
-from imf_jax.terminal import make_console
+from imf_jax.terminal import make_console, stage_progress
 from imf_jax.training.diagnostics import Diagnostics, EncoderDiagnostics, diagnostics_line
 from imf_jax.training.loop import check_out, check_task, data_sha256, restore, run_to_end, streaming
 from imf_jax.training.pretraining_report import write_pretraining_report
-from imf_jax.training.progress import stage_progress
 from imf_jax.training.source import open_source
 from imf_jax.training.state import StreamedDraw, initial_state, trained_policy
 from imf_jax.training.tracker_backends import make_trackers

@@ -1,42 +1,11 @@
 """Progress of training at the terminal: steps, loss, speed, time left; plain lines where there is no terminal."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from imf_jax.terminal import make_console
-
-LINE_INTERVAL = 30.0
-"""Time between two plain lines where there is no terminal [s]."""
-
-
-@contextmanager
-def stage_progress(title: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """Progress of a long stage before training, which yields a function that takes how much of `total` is done."""
-    console = console or make_console()
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("time left"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    last_line = started = time.perf_counter()
-
-    with Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-
-        def update(done: int) -> None:
-            nonlocal last_line
-            bar.update(task, completed=done)
-            now = time.perf_counter()
-            if bar.disable and now - last_line >= LINE_INTERVAL:
-                last_line = now
-                minutes, seconds = divmod(round((now - started) * (total - done) / max(done, 1)), 60)
-                console.print(f"{title} {done}/{total}, time left {minutes}:{seconds:02d}")
-
-        yield update
+from imf_jax.terminal import PlainLines, clock_time, make_console
 
 
 class TrainingProgress:
@@ -60,17 +29,15 @@ class TrainingProgress:
         )
         self._task = self._bar.add_task("train", total=max_steps, completed=first_step, text="compiling")
         self._max_steps = max_steps
-        self._last_line = time.perf_counter()
+        self._lines = PlainLines(self._console)
 
     def update(self, step: int, loss: float, steps_per_s: float) -> None:
         """Show the steps taken; `loss` is their mean."""
         text = f"loss {loss:.4f}, {steps_per_s:.1f} steps/s"
         self._bar.update(self._task, completed=step, text=text)
-        now = time.perf_counter()
-        if self._bar.disable and now - self._last_line >= LINE_INTERVAL:
-            self._last_line = now
-            minutes, seconds = divmod(round((self._max_steps - step) / max(steps_per_s, 1e-9)), 60)
-            self.say(f"train {step}/{self._max_steps}, {text}, time left {minutes}:{seconds:02d}")
+        if self._lines.is_due():
+            left = (self._max_steps - step) / max(steps_per_s, 1e-9)
+            self.say(f"train {step}/{self._max_steps}, {text}, time left {clock_time(left)}")
 
     def busy(self, text: str) -> None:
         """Show that other work than training goes on."""

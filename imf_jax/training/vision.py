@@ -17,7 +17,7 @@ from imf_jax.data.windows import Demonstrations
 from imf_jax.errors import UserError
 from imf_jax.models.conditioning import FrozenConditioning
 from imf_jax.models.policy import Policy
-from imf_jax.training.progress import stage_progress
+from imf_jax.terminal import stage_progress
 
 CPU_BATCH = 16
 ACCELERATOR_BATCH = 128

@@ -32,6 +32,25 @@ def test_silence() -> None:
     assert show(RolloutProgress(3, 2, 4040, 2.0, 0.35), shown=False) == ""
 
 
+def test_lines_in_a_log_file_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("imf_jax.terminal.time.monotonic", lambda: now[0])
+    console = make_console(io.StringIO())
+    with progress_bar(10, shown=True, console=console) as bar:
+        for second in range(70):
+            now[0] = second
+            bar(RolloutProgress(3, 2, 4040, 2.0, 0.35))
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if "━" not in line] == lines[:2], "at 30 and 60 s, then the bar"
+    assert lines[0].startswith("evaluate 3/10 episodes, success 67 %, 2,020 control steps/s")
+    silent = make_console(io.StringIO())
+    with progress_bar(10, shown=False, console=silent) as bar:
+        for second in range(70, 140):
+            now[0] = second
+            bar(RolloutProgress(3, 2, 4040, 2.0, 0.35))
+    assert silent.file.getvalue() == ""
+
+
 def last_line(*, total: int | None, limit: TimeLimit | None) -> str:
     """What stays of the bar of a rollout that has done a hundredth of the scenes it could do."""
     console = make_console(io.StringIO())
@@ -46,7 +65,7 @@ def test_a_time_limit_is_what_the_bar_counts_to(total: int | None, monkeypatch: 
     limit = TimeLimit(5.0)
     monkeypatch.setattr(limit, "elapsed_s", lambda: 4.0)
     line = last_line(total=total, limit=limit)
-    assert "0:00:04 of 0:00:05" in line
+    assert "0:04 of 0:05" in line
     assert line.count("━") > 25, "four fifths are done"
 
 

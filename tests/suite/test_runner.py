@@ -291,7 +291,7 @@ def test_new_evaluations_may_be_added(make_folder):
 def test_the_view_is_a_table_or_plain_lines(make_folder, tmp_path, monkeypatch):
     folder = make_folder(a=(WRITE, ()), b=(WRITE, ()))
     folder.status["a"].state, folder.status["a"].done, folder.status["a"].rate = "running", 2, 1.5
-    monkeypatch.setattr("imf_jax.suite.view.LINE_INTERVAL", 0.0)
+    monkeypatch.setattr("imf_jax.terminal.LINE_INTERVAL", 0.0)
     for terminal in (False, True):
         with (tmp_path / f"{terminal}").open("w+") as file:
             console = Console(file=file, force_terminal=terminal, width=120)

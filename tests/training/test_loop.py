@@ -280,7 +280,7 @@ def test_changed_demonstrations_are_refused_on_resume(config, make_demonstration
 
 
 def test_progress_speaks_plainly_without_a_terminal(monkeypatch):
-    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
+    monkeypatch.setattr("imf_jax.terminal.LINE_INTERVAL", 0.0)
     console = Console(file=open(os.devnull, "w"), record=True, width=200)  # noqa: SIM115
     with progress.TrainingProgress(0, 100, console) as bar:
         bar.update(40, 0.5, 2.0)
