@@ -57,9 +57,9 @@ class TransformerConfig(TransformerSizes):
 class UnetConfig:
     """A 1-D convolutional U-Net over the steps of a chunk, as in Diffusion Policy."""
 
-    # Channels of each level; from one to the next the steps of a chunk are halved. An objective that predicts noise or a
-    # velocity needs wide ones: all noise of a chunk has to pass the last level. Narrow ones want objective.prediction
-    # data.
+    # Channels of each level; from one to the next the steps of a chunk are halved. An objective that predicts noise or
+    # a velocity needs wide ones: all noise of a chunk has to pass the last level. Narrow ones want
+    # objective.prediction data.
     widths: tuple[int, ...] = (256, 512, 1024)
     # Steps that a convolution sees; odd.
     kernel_size: int = 5
