@@ -14,7 +14,7 @@ def usable_cores() -> int:
 def share_cores(shares: int) -> list[list[int]]:
     """The cores that this process may use, divided: the numbers of those of each share.
 
-    Empty where there is nothing to divide: one share, fewer cores than shares, or a system that cannot tell or set them.
+    Empty where there is nothing to divide: one share, fewer cores than shares, or a system that cannot set them.
     """
     if not hasattr(os, "sched_getaffinity") or not 1 < shares <= usable_cores():
         return []
