@@ -138,7 +138,10 @@ def test_pretraining_has_presets_and_flags_of_its_own(capsys):
         (["debug", "--policy.num-action-steps", "16"], "num_action_steps"),
         (["debug", "--policy.objective", "flwo"], "--policy.objective flwo is not known; did you mean flow?"),
         (["debug", "--policy.objective"], "--policy.objective  is not known; choose from: imf, flow, regression"),
-        (["resnet", "--policy.encoder.crop-size", "300"], "crop_size 300 must be above encoder.stride 32"),
+        (
+            ["resnet", "--policy.encoder.crop-size", "300"],
+            "crop_size 300 must be above encoder.stride 32 and at most encoder.image_size 256",
+        ),
     ],
 )
 def test_arguments_that_cannot_work(arguments, named):
