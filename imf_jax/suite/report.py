@@ -29,6 +29,9 @@ PAGE, TABLE = "suite.html", "results.csv"
 
 ALL_SEEDS = "all"
 
+WIDE_AXIS = 10.0
+"""An axis whose largest value is so many times its smallest is drawn logarithmically."""
+
 
 class Curve(NamedTuple):
     """Curve of success over an axis: colour of the style sheet, its name."""
@@ -160,7 +163,9 @@ def success_curves(results: Sequence[Result]) -> list[tuple[str, Markup, list[Cu
         if curves:
             series = [_series(name, axis, found) for name, found in curves.items()]
             title = f"success over {axis.replace('_', ' ')} [%]"
-            chart = line_chart(series, title=title, x_label=axis.replace("_", " "), y_range=(0, 100))
+            values = np.concatenate([curve.x for curve in series])
+            wide = bool(values.min() > 0 and values.max() >= WIDE_AXIS * values.min())
+            chart = line_chart(series, title=title, x_label=axis.replace("_", " "), y_range=(0, 100), log_x=wide)
             charts.append((title, chart, [Curve(number % CURVE_COLOURS, name) for number, name in enumerate(curves)]))
     return charts
 

@@ -341,6 +341,12 @@ def test_charts_by_hand() -> None:
     assert not line_chart([Series("empty", np.zeros(2), np.full(2, np.nan))], title="t", x_label="x")
     many = line_chart([Series("many", np.arange(5000.0), np.ones(5000))], title="t", x_label="x")
     assert many.count(",") < 400, "a long curve is thinned"
+    doubling = [Series("doubling", np.array([25.0, 50.0, 100.0]), np.ones(3), marked=True)]
+    for log_x, gaps in ((False, [1, 2]), (True, [1, 1])):
+        chart = line_chart(doubling, title="t", x_label="x", y_range=(0, 2), log_x=log_x)
+        places = np.diff([float(x) for x in re.findall(r'cx="([\d.]+)"', chart)])
+        assert places / places[0] == pytest.approx(gaps, abs=0.01)
+    assert re.findall(r'text-anchor="middle">(\d+)<', chart) == ["25", "50", "100"]
 
 
 BROWSER_TEST = """

@@ -43,7 +43,7 @@ class Series(NamedTuple):
         name: of the curve.
         x, y: float (N,).
         marked: whether its points are.
-        interval: float (N, 2) bounds around `y`, drawn as bars; only for few points on a linear axis.
+        interval: float (N, 2) bounds around `y`, drawn as bars; only for few points on a linear y axis.
     """
 
     name: str
@@ -60,6 +60,7 @@ def line_chart(
     x_label: str,
     y_range: tuple[float, float] | None = None,
     log: bool = False,
+    log_x: bool = False,
     mark: float | None = None,
 ) -> Markup:
     """Draw curves over one axis; points that are not finite are left out.
@@ -70,6 +71,7 @@ def line_chart(
         x_label: name and unit of the x axis.
         y_range: limits of the y axis; by default those of the values.
         log: logarithmic y axis; values that are not positive are left out.
+        log_x: logarithmic x axis with a tick at every x; for few of them, all positive.
         mark: x of a vertical line.
     """
     curves = [_usable(curve, log) for curve in series]
@@ -78,17 +80,19 @@ def line_chart(
         return Markup("")
     xs, ys = np.concatenate([c.x for c in curves]), np.concatenate([c.y for c in curves])
     low, high = (ys.min(), ys.max()) if y_range is None else y_range
-    x_ticks, y_ticks = nice_ticks(float(xs.min()), float(xs.max()), 4), _y_ticks(float(low), float(high), log)
-    x_low, x_high = _limits(float(xs.min()), float(xs.max()))
+    x_ticks = np.unique(xs).tolist() if log_x else nice_ticks(float(xs.min()), float(xs.max()), 4)
+    y_ticks = _y_ticks(float(low), float(high), log)
+    across_scale = np.log if log_x else np.asarray
+    x_low, x_high = _limits(float(across_scale(xs.min())), float(across_scale(xs.max())))
     y_low, y_high = _limits(min(float(low), y_ticks[0]), max(float(high), y_ticks[-1]))
 
     def place(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        across = LEFT + (across_scale(x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         return across, HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
     parts = []
     for tick in y_ticks:
-        _, (y,) = place(np.zeros(1), np.array([tick]))
+        _, (y,) = place(xs[:1], np.array([tick]))
         label = f"{10**tick:.3g}" if log else f"{tick:.4g}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
@@ -97,7 +101,7 @@ def line_chart(
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{tick:,.6g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>')
-    if mark is not None and x_low <= mark <= x_high:
+    if mark is not None and x_low <= across_scale(mark) <= x_high:
         (x,), _ = place(np.array([mark]), np.zeros(1))
         parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
     for number, curve in enumerate(curves):
