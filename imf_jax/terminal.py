@@ -76,12 +76,12 @@ def clock_time(seconds: float) -> str:
 class ShowDone(Protocol):
     """Shows how much of a stage is done."""
 
-    def __call__(self, done: int, text: str = "") -> None:
-        """Show it, and what else there is to say."""
+    def __call__(self, done: int, text: str = "", *, total: int | None = None) -> None:
+        """Show it, and what else there is to say; `total` says how much is to be done if that was not known before."""
 
 
 @contextmanager
-def stage_progress(title: str, total: int, console: Console | None = None) -> Iterator[ShowDone]:
+def stage_progress(title: str, total: int | None = None, console: Console | None = None) -> Iterator[ShowDone]:
     """Progress of a long stage, of which `total` things are to be done; plain lines where there is no terminal."""
     console = console or make_console()
     columns = (
@@ -89,19 +89,21 @@ def stage_progress(title: str, total: int, console: Console | None = None) -> It
         TimeRemainingColumn(), TextColumn("{task.fields[text]}", markup=False),
     )  # fmt: skip
     lines = PlainLines(console)
+    known = total
     first: tuple[int, float] | None = None  # what was done before, and when that was
     with Progress(*columns, console=console, refresh_per_second=2, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total, text="")
 
-        def show(done: int, text: str = "") -> None:
-            nonlocal first
-            bar.update(task, completed=done, text=text)
+        def show(done: int, text: str = "", *, total: int | None = None) -> None:
+            nonlocal first, known
+            known = total or known
+            bar.update(task, completed=done, total=known, text=text)
             now = time.monotonic()
             first = first or (done, now)
-            if lines.is_due():
-                parts = [f"{title} {done}/{total}"]
+            if known is not None and lines.is_due():
+                parts = [f"{title} {done}/{known}"]
                 if done > first[0]:
-                    parts.append(f"time left {clock_time((now - first[1]) * (total - done) / (done - first[0]))}")
+                    parts.append(f"time left {clock_time((now - first[1]) * (known - done) / (done - first[0]))}")
                 console.print(", ".join(parts + [text] * bool(text)))
 
         yield show

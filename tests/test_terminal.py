@@ -51,26 +51,30 @@ def test_nobody_makes_consoles_of_their_own() -> None:
             assert not theirs or path.name == "terminal.py", f"{path}:{call.lineno}: use imf_jax.terminal"
 
 
-def test_a_stage_tells_a_log_file_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("before", "later"), [(1000, None), (None, 1000)])
+def test_a_stage_tells_a_log_file_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, before: int | None, later: int | None
+) -> None:
     now = [0.0]
     monkeypatch.setattr("imf_jax.terminal.time.monotonic", lambda: now[0])
     output = io.StringIO()
-    with stage_progress("read pictures", 1000, make_console(output)) as show:
-        show(400)  # as after an interruption: this was done before
+    with stage_progress("read pictures", before, make_console(output)) as show:
+        show(400, total=later)  # as after an interruption: this was done before
         for second in range(1, 62):
             now[0] = second
-            show(400 if second < 31 else 400 + second, "of two files")
+            show(400 if second < 31 else 400 + second, "of two files", total=later)
     assert output.getvalue().splitlines() == [
         "read pictures 400/1000, of two files",
         "read pictures 460/1000, time left 9:00, of two files",
     ]
 
 
-def test_a_stage_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("before", "later"), [(1000, None), (None, 1000)])
+def test_a_stage_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, before: int | None, later: int | None) -> None:
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
-    with stage_progress("read pictures", 1000, make_console(screen)) as show:
-        show(1000, "of two files")
+    with stage_progress("read pictures", before, make_console(screen)) as show:
+        show(1000, "of two files", total=later)
     assert "1000/1000" in screen.getvalue()
     assert "of two files" in screen.getvalue()
 

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
-from rich.progress import Progress
 from rich.table import Table
 
 from imf_jax.cli import run_main
 from imf_jax.config import require
 from imf_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_ERRORED, UserError
 from imf_jax.files import write_bytes, write_json
-from imf_jax.terminal import make_console, make_table
+from imf_jax.terminal import make_console, make_table, stage_progress
 
 console = make_console()
 
@@ -98,14 +97,13 @@ class Export:
         def spaces_of(task: str) -> Any:
             return get_task(task).robot.spaces if task in task_names() else None
 
-        with Progress(console=console) as progress:
-            bar = progress.add_task("episodes", total=None)
+        with stage_progress("read episodes", console=console) as show:
             summary = export_demonstrations(
                 self.data,
                 self.out,
                 spaces_of=spaces_of,
                 cameras=self.cameras or None,
-                on_episode=lambda done, total: progress.update(bar, completed=done, total=total),
+                on_episode=lambda done, total: show(done, total=total),
             )
         for line in summary.refused:
             console.print(f"left out: {line}", style="red")
@@ -152,13 +150,12 @@ class Import:
             self.image_size,
             self.jpeg_order,
         )
-        with Progress(console=console) as progress:
-            bar = progress.add_task("files", total=None)
+        with stage_progress("read files", console=console) as show:
             report = import_episodes(
                 self.source,
                 self.out,
                 settings,
-                lambda done, total: progress.update(bar, completed=done, total=total),
+                lambda done, total: show(done, total=total),
             )
         rows = []
         for file in report.files:
