@@ -157,7 +157,7 @@ def probes(
     spaces: RobotSpaces,
     objects: tuple[str, ...] | None,
 ) -> tuple[Probe, ...]:
-    """Probes of the position of every object [cm] and of every kind of part of the robot's state.
+    """Probes of every position in the scene state [cm] and of every kind of part of the robot's state.
 
     Args:
         train: embeddings (N, D) of training frames.
@@ -166,7 +166,7 @@ def probes(
         test_steps: int (M,) their steps.
         data: the demonstrations.
         spaces: names the parts of the robot's state.
-        objects: names of the objects whose poses are in the scene state; None if it is of another form.
+        objects: names of the poses in the scene state, objects first; None if it is of another form.
     """
     found = []
     env_state, state = np.asarray(data.env_state), np.asarray(data.state)

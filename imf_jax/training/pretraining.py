@@ -89,7 +89,7 @@ def pretrain(config: PretrainConfig) -> int:
         images = read_pictures(pictures, on_progress)
     say(f"pictures of {', '.join(pictures.cameras)} in main memory: {images.nbytes / 1e9:.2f} GB", markup=False)
     clips = ClipData(data.action, jnp.asarray(starts))
-    objects = None if task is None else task.objects
+    objects = None if task is None else task.objects + task.other_poses
     diagnose = EncoderDiagnostics(config.validation, data, images, split, held_out_starts, spaces, objects)
 
     def validation(should_stop: Callable[[], bool], on_warning: Callable[[str], None]) -> Validate:

@@ -151,3 +151,12 @@ def test_what_a_checkpoint_names_is_not_executed(write: Callable[..., Path], wri
     with pytest.raises(UserError, match=f"does not describe its robot, and its task {path} is not known"):
         load_policy(checkpoint)
     assert not path.with_suffix(".executed").exists()
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_pose_of_the_scene_state_has_a_name(name: str) -> None:
+    """Else the probes of pre-training name them by number."""
+    task = get_task(name)
+    names = task.objects + task.other_poses
+    assert len(set(names)) == len(names)
+    assert task.env_state_dim == 7 * len(names)

@@ -64,6 +64,7 @@ class Task(ABC):
         lifted_stage: from this stage on an object is off the table; falling below it is a drop.
         followed_object: index of the object that must not be dropped or leave a picture.
         env_state_dim: length of the scene state that a policy which does not see observes.
+        other_poses: names of the poses in the scene state after those of the objects.
         max_steps: control steps after which an episode times out.
         physics_dt: physics step [s].
         substeps: physics steps per control step.
@@ -86,6 +87,7 @@ class Task(ABC):
     max_steps: int
     cameras: tuple[str, ...]
     picture_camera: str
+    other_poses: tuple[str, ...] = ()
     lifted_stage: int = 2
     followed_object: int = 0
     physics_dt: float = 0.004

@@ -117,6 +117,7 @@ class Insert(TableTask):
     objects: tuple[str, ...] = ("ring_block", "bar_block")
     stages: tuple[str, ...] = ("touch", "lift", "align", "insert")
     env_state_dim = 28
+    other_poses = ("left_hand", "right_hand")
     contact_slots, constraint_rows = 48, 256  # under noise the expert needs at most 37 and 216
     position_noise, yaw_noise = 0.006, 0.03
     measures_sizes = True
