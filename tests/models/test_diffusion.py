@@ -84,3 +84,23 @@ def test_without_a_network_the_loss_is_the_variance_of_the_target(prediction: st
 def test_predicted_actions_are_clipped() -> None:
     policy = diffusion("epsilon", lambda z, r, t, condition: jnp.zeros_like(z))
     assert float(jnp.abs(policy.sample(NOISE, X, 1)).max()) == 1.0
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_what_is_clipped_is_not_lost_from_the_chunk(prediction: str) -> None:
+    """With a network that is told data beyond the bound, z at every level is made of the bound and of the noise that makes
+    up z with it at the level before."""
+    seen: list[jax.Array] = []
+    told = exact(prediction)
+
+    def network(z: jax.Array, r: jax.Array, t: jax.Array, condition: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda value: seen.append(value), z, ordered=True)
+        return jnp.asarray(told(z, r, t, condition))
+
+    plan = diffusion(prediction, network).sample(NOISE, jnp.full_like(X, 3.0), 100)
+    np.testing.assert_allclose(plan, 1.0, atol=1e-3)
+    shares = signal_shares(LEVELS)[sampling_levels(LEVELS, 100)]
+    z = np.asarray(NOISE, np.float64)
+    for found, now, after in zip(seen, shares, [*shares[1:], 1.0], strict=True):
+        np.testing.assert_allclose(found, z, atol=2e-2)
+        z = np.sqrt(after) + np.sqrt(1 - after) * (z - np.sqrt(now)) / np.sqrt(1 - now)

@@ -59,7 +59,7 @@ def test_sampling(prediction: str, steps: int) -> None:
     theirs = torch.from_numpy(NOISE)
     for level in scheduler.timesteps:
         output = torch.tanh(0.7 * theirs + 0.01 * (level + 1))
-        theirs = scheduler.step(output, level, theirs).prev_sample
+        theirs = scheduler.step(output, level, theirs, use_clipped_model_output=True).prev_sample
 
     def network(z: jax.Array, r: jax.Array, t: jax.Array, condition: jax.Array) -> jax.Array:
         return jnp.tanh(0.7 * z + t[:, None, None])
