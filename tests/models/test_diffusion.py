@@ -88,8 +88,8 @@ def test_predicted_actions_are_clipped() -> None:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_what_is_clipped_is_not_lost_from_the_chunk(prediction: str) -> None:
-    """With a network that is told data beyond the bound, z at every level is made of the bound and of the noise that makes
-    up z with it at the level before."""
+    """With a network that is told data beyond the bound, z at every level is made of the bound and of the noise that
+    makes up z with it at the level before."""
     seen: list[jax.Array] = []
     told = exact(prediction)
 

@@ -7,9 +7,9 @@ predicted of x and e at one of them follows z at the next, and in the end x.
 Formulas: Ho et al., "Denoising Diffusion Probabilistic Models" (2020); Nichol and Dhariwal, "Improved DDPM" (2021), the
 squared cosine schedule; Song et al., "Denoising Diffusion Implicit Models" (2021), with eta 0; Salimans and Ho,
 "Progressive Distillation" (2022), v; Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2024),
-sampling that begins at the last level. As in Chi et al., "Diffusion Policy" (2023), predicted actions are clipped; the noise
-then follows from z and the clipped x, so that both still make up z. With the noise as it was predicted, z loses at every
-level what was clipped, and plans get worse with more levels: docs/benchmarks/objectives.md.
+sampling that begins at the last level. As in Chi et al., "Diffusion Policy" (2023), predicted actions are clipped; the
+noise then follows from z and the clipped x, so that both still make up z. With the noise as it was predicted, z loses
+at every level what was clipped, and plans get worse with more levels: docs/benchmarks/objectives.md.
 """
 
 from dataclasses import dataclass
