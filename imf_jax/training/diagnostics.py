@@ -155,7 +155,7 @@ def probes(
     test_steps: np.ndarray,
     data: Demonstrations,
     spaces: RobotSpaces,
-    objects: tuple[str, ...] | None,
+    poses: tuple[str, ...] | None,
 ) -> tuple[Probe, ...]:
     """Probes of every position in the scene state [cm] and of every kind of part of the robot's state.
 
@@ -166,14 +166,14 @@ def probes(
         test_steps: int (M,) their steps.
         data: the demonstrations.
         spaces: names the parts of the robot's state.
-        objects: names of the poses in the scene state, objects first; None if it is of another form.
+        poses: names of the poses in the scene state, objects first; None if it is of another form.
     """
     found = []
     env_state, state = np.asarray(data.env_state), np.asarray(data.state)
-    count = 0 if objects is None else env_state.shape[1] // POSE
+    count = 0 if poses is None else env_state.shape[1] // POSE
     for number in range(count):
         position = CM * env_state[:, POSE * number : POSE * number + 3]
-        name = objects[number] if objects and count == len(objects) else f"object {number + 1}"
+        name = poses[number] if poses and count == len(poses) else f"object {number + 1}"
         found.append(probe(name, "cm", train, position[train_steps], test, position[test_steps], True))
 
     def kind_of(part: Part) -> tuple[str, str]:
@@ -209,7 +209,7 @@ class EncoderDiagnostics:
         images: uint8 (N, C, H, W, 3), their pictures, in main memory.
         split: which steps are held out.
         held_out_starts: int32 (M,) steps of held-out episodes at which a clip may begin.
-        spaces, objects: see `probes`.
+        spaces, poses: see `probes`.
         on_warning: receives the warning about a collapsed encoder.
 
     Attributes:
@@ -224,11 +224,11 @@ class EncoderDiagnostics:
         split: EpisodeSplit,
         held_out_starts: np.ndarray,
         spaces: RobotSpaces,
-        objects: tuple[str, ...] | None,
+        poses: tuple[str, ...] | None,
         on_warning: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._wanted, self._data, self._images = wanted, data, images
-        self._spaces, self._objects = spaces, objects
+        self._spaces, self._poses = spaces, poses
         self._train_steps = evenly(split.training, wanted.frames)
         self._starts = held_out_starts
         self.on_warning = on_warning
@@ -254,7 +254,7 @@ class EncoderDiagnostics:
             dim=test.shape[1],
             mse=float(np.square(np.asarray(predictions) - embeddings[:, 1:]).mean()),
             still_mse=float(np.square(embeddings[:, :-1] - embeddings[:, 1:]).mean()),
-            probes=probes(train, test, self._train_steps, test_steps, self._data, self._spaces, self._objects),
+            probes=probes(train, test, self._train_steps, test_steps, self._data, self._spaces, self._poses),
             neighbours=tuple(
                 (int(test_steps[query]), *map(int, self._train_steps[near]))
                 for query, near in zip(queries, found, strict=True)
