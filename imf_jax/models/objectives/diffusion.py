@@ -89,13 +89,11 @@ class Diffusion:
             level, share, next_share = at
             output = self._predict(z, jnp.full(z.shape[0], level), condition, is_prefix)
             data, rest = jnp.sqrt(share), jnp.sqrt(1 - share)
-            if self.config.prediction == "epsilon":
-                x, e = (z - rest * output) / data, output
-            else:
-                x, e = data * z - rest * output, data * output + rest * z
+            is_noise = self.config.prediction == "epsilon"
+            x = (z - rest * output) / data if is_noise else data * z - rest * output
             if self.config.clip is not None:
                 x = jnp.clip(x, -self.config.clip, self.config.clip)
-                e = (z - data * x) / rest
+            e = (z - data * x) / rest
             z = jnp.sqrt(next_share) * x + jnp.sqrt(1 - next_share) * e
             return (z if is_prefix is None else jnp.where(is_prefix[..., None], noise, z)), None
 
