@@ -42,7 +42,7 @@ demo-pixels: install ## the same from pictures of three cameras (two cores, no G
 	$(BIN)/python scripts/eval.py --checkpoint $(DEMO_PIXELS)/train --episodes 100 --out $(DEMO_PIXELS)/policy \
 	  --save-images --save-trajectory --record-video 5 $(if $(wildcard $(DEMO_PIXELS)/policy/manifest.json),--resume)
 
-test: lint ## lint, types and all tests but the long ones (about 11 minutes on two cores, installation included)
+test: lint ## lint, types and all tests but the long ones (about 16 minutes on two idle cores)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test-long: install ## the tests that take long, which `make test` leaves out

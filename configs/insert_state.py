@@ -2,9 +2,10 @@
 
 Chunks by regression: millimetres decide, and the scripted expert has one answer. From 300 demonstrations 498 of 500
 unseen scenes succeed (99.6 %, 95 % interval 98.6-99.9 %), in two more trainings 490 and 485; trained in five minutes on
-one core. Improved MeanFlow with the same network, 12,000 steps and two function evaluations masters 414 of them (82.8
-%, 79.2-85.9 %; add --policy.objective imf --policy.objective.time-distribution uniform --policy.objective.prediction
-data --policy.sampling-steps 2 --max-steps 12000); docs/benchmarks/objectives.md compares more.
+one core. Improved MeanFlow with the same network, 12,000 steps and two function evaluations masters 414 of them
+(82.8 %, 79.2-85.9 %): add --policy.objective imf --policy.objective.time-distribution uniform
+--policy.objective.prediction data --policy.sampling-steps 2 --max-steps 12000. docs/benchmarks/objectives.md compares
+more.
 """
 
 from pathlib import Path
