@@ -79,14 +79,14 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """Runs a script with episodes of 16 steps."""
 
 
-def evaluate(run: Path, out: Path, *flags: str, short: bool = False) -> subprocess.Popen[str]:
-    script = ["-c", SHORT, str(SCRIPT)] if short else [str(SCRIPT)]
-    command = [sys.executable, *script, "--checkpoint", str(run), "--episodes", "3", "--out", str(out), *flags]
+def evaluate(run: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
+    script = [sys.executable, "-c", SHORT, str(SCRIPT)]
+    command = [*script, "--checkpoint", str(run), "--episodes", "3", "--out", str(out), *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
 
 
 @pytest.mark.parametrize(
-    "backend", [pytest.param("native", marks=pytest.mark.long), "warp", pytest.param("mjx", marks=pytest.mark.long)]
+    "backend", ["native", pytest.param("warp", marks=pytest.mark.long), pytest.param("mjx", marks=pytest.mark.long)]
 )
 def test_two_processes_evaluate_a_checkpoint_as_one_does(
     tmp_path: Path, write_run: Callable[..., Path], backend: str
@@ -97,14 +97,11 @@ def test_two_processes_evaluate_a_checkpoint_as_one_does(
         found.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{found.getsockname()[1]}"
     cluster = [*simulate, "--save-trajectory", "--cluster.coordinator", address, "--cluster.num-processes", "2"]
-    running = [
-        evaluate(run, tmp_path / "two", *cluster, "--cluster.process-id", str(index), short=compiled)
-        for index in (0, 1)
-    ]
+    running = [evaluate(run, tmp_path / "two", *cluster, "--cluster.process-id", str(index)) for index in (0, 1)]
     limit = 1200 if compiled else 200
     said = [process.communicate(timeout=limit)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
-    alone = evaluate(run, tmp_path / "one", *simulate, short=compiled)
+    alone = evaluate(run, tmp_path / "one", *simulate)
     alone.communicate(timeout=limit)
     assert alone.returncode == 0
 
