@@ -102,13 +102,28 @@ def require_startable(plan: Plan, *, resume: bool) -> None:
     before = read_json(path).get("runs")
     require(isinstance(before, dict), f"--resume: {path} does not list its runs; choose another --out")
     asked = {run.name: run.settings for run in plan.runs}
-    changes = list(changed_settings(before, asked)) if isinstance(before, dict) else []
+    begun = begun_runs(out, before) if isinstance(before, dict) else {}
+    changes = list(changed_settings(begun, asked))
     more = f", and {len(changes) - 3} more" if len(changes) > 3 else ""
     if changes:
         raise ArgumentError(
             f"--resume: {plan.suite.path} is not what {out} was started with: {'; '.join(changes[:3])}{more}. Put back "
-            "what was there and add new arms, seeds or evaluations beside it, or choose another --out"
+            "what was there and add new arms, seeds or evaluations beside it (what has not begun may change), or "
+            "choose another --out"
         )
+
+
+def begun_runs(out: Path, runs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a suite's runs that were ever started; of the others nothing exists that a change could contradict."""
+    stored = read_if_there(out / STATUS).get("runs", {})
+
+    def begun(name: str) -> bool:
+        status = stored.get(name, {})
+        log = status.get("log")
+        # The log is opened before the process starts, the status written after it: a kill may have come between.
+        return log is None or status.get("started") is not None or (out / log).exists()
+
+    return {name: settings for name, settings in runs.items() if begun(name)}
 
 
 def changed_settings(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:

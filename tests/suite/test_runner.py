@@ -267,6 +267,22 @@ def test_a_changed_suite_is_not_resumed(make_folder):
         require_startable(SimpleNamespace(**{**vars(plan), "out": plan.out / "else"}), resume=True)
 
 
+def test_what_has_not_begun_may_change_or_go(make_folder):
+    folder = make_folder(a=(FAIL, ()), b=(WRITE, ("a",)), c=(WRITE, ("a",)))
+    assert Runner(folder, Pool(1)).run() != EXIT_OK
+    assert [folder.status[name].state for name in "abc"] == ["failed", "skipped", "skipped"]
+    plan = folder.plan
+    a, b, _ = plan.runs
+    without_c = SimpleNamespace(**{**vars(plan), "runs": (a, make_run(b, {"program": "other"}))})
+    require_startable(without_c, resume=True)
+    without_a = SimpleNamespace(**{**vars(plan), "runs": (b,)})
+    with pytest.raises(ArgumentError, match=r"with: a is not in it\. Put back .*what has not begun may change"):
+        require_startable(without_a, resume=True)
+    (folder.logs / "c.log").touch()  # the suite was killed when it had just started c
+    with pytest.raises(ArgumentError, match=r"with: c is not in it\. Put back"):
+        require_startable(without_c, resume=True)
+
+
 def make_run(run: Run, settings: dict[str, Any], name: str | None = None) -> Run:
     return Run(name or run.name, run.kind, run.folder, run.flags, settings, run.needs, run.total)
 
