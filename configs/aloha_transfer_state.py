@@ -1,9 +1,9 @@
 """ALOHA transfer from joint states and the pose of the cube, no cameras.
 
 Chunks by regression: the scripted expert has one answer and never waits. From 300 demonstrations three trainings
-master 1,500 of 1,500 unseen scenes (at least 99.7 %), trained in three minutes on one core. Improved MeanFlow with
-the same network, 9,000 steps and two function evaluations masters 485 of 500 (97.0 %, 95 % interval 95.1-98.2 %)
-from 50 demonstrations: add --policy.objective imf --policy.objective.time-distribution uniform
+master 1,500 of 1,500 unseen scenes (at least 99.7 %), trained in three minutes on one core; from 50 demonstrations
+481 of 500 (96.2 %, 95 % interval 94.1-97.6 %). Improved MeanFlow with the same network, 9,000 steps and two function
+evaluations masters 485 (97.0 %, 95.1-98.2 %) from 50: add --policy.objective imf --policy.objective.time-distribution uniform
 --policy.objective.prediction data --policy.sampling-steps 2 --max-steps 9000. docs/benchmarks/objectives.md
 compares more.
 """
