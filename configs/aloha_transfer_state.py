@@ -3,8 +3,8 @@
 Chunks by regression: the scripted expert has one answer and never waits. From 300 demonstrations three trainings
 master 1,500 of 1,500 unseen scenes (at least 99.7 %), trained in three minutes on one core; from 50 demonstrations
 481 of 500 (96.2 %, 95 % interval 94.1-97.6 %). Improved MeanFlow with the same network, 9,000 steps and two function
-evaluations masters 485 (97.0 %, 95.1-98.2 %) from 50: add --policy.objective imf --policy.objective.time-distribution uniform
---policy.objective.prediction data --policy.sampling-steps 2 --max-steps 9000. docs/benchmarks/objectives.md
+evaluations masters 485 (97.0 %, 95.1-98.2 %) from 50: add --policy.objective imf --policy.objective.time-distribution
+uniform --policy.objective.prediction data --policy.sampling-steps 2 --max-steps 9000. docs/benchmarks/objectives.md
 compares more.
 """
 
