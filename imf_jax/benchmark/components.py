@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from imf_jax import seeds
 from imf_jax.config import require
 from imf_jax.evaluation.setup import make_rollout
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.planner import PolicyPlanner
-from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
+from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 from imf_jax.seeds import scene_keys
 from imf_jax.sim.backends.base import SimState, StepOutput
 from imf_jax.sim.backends.mjx_base import Constants, DeviceBackend
@@ -46,8 +47,8 @@ class Work(NamedTuple):
     observations: tuple[dict[str, np.ndarray], ...]
 
 
-class Notes:
-    """A capture that keeps everything in memory; see `imf_jax.rollout.recorders.base.Recorder`."""
+class Notes(Recorder):
+    """A capture that keeps everything in memory."""
 
     name = "benchmark"
 
@@ -55,36 +56,23 @@ class Notes:
         self.starts: dict[int, StepOutput] = {}
         self.chunks: dict[int, list[tuple[np.ndarray, StepOutput]]] = {}
 
-    def setup(self, qpos: np.ndarray) -> None:
-        """Nothing to compile."""
-
+    @override
     def bytes_per_episode(self, max_steps: int) -> int:
         """Some hundred numbers per step."""
         return 1000 * max_steps
 
+    @override
     def on_reset(self, reset: ResetBatch) -> None:
         """Keep the starts. Recorders get a few scenes at a time, so everything is kept by its episode."""
         for row, episode in enumerate(reset.episodes.tolist()):
             self.starts[episode] = jax.tree.map(lambda leaf, row=row: leaf[row], reset.output)
             self.chunks[episode] = []
 
+    @override
     def on_steps(self, steps: StepBatch) -> None:
         """Keep the chunks."""
         for row, episode in enumerate(steps.episodes.tolist()):
             self.chunks[episode].append(jax.tree.map(lambda leaf, row=row: leaf[row], (steps.actions, steps.output)))
-
-    def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        """Nothing is written."""
-        return {}
-
-    def discard(self, episode: int) -> None:
-        """Do nothing: a batch with missing rows is detected by their number."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def abandon(self) -> None:
-        """Nothing is kept but in memory."""
 
 
 def record_work(backend: Any, planner: PolicyPlanner, *, batch: int, steps: int) -> Work:

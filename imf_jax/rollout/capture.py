@@ -4,6 +4,7 @@ The loop hands over what it has read and goes on. When the queue is full it wait
 that fails, or that makes the loop wait for too long, costs its artifacts, never an episode.
 """
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from imf_jax.cores import usable_cores
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import Recorder, ResetBatch, StepBatch
 
@@ -35,6 +37,7 @@ class _Job(NamedTuple):
     size: int
     work: Callable[[], None]
     episodes: tuple[int, ...] = ()  # whose events it holds
+    is_end: bool = False  # of its one episode
 
 
 class CaptureQueue:
@@ -78,6 +81,7 @@ class CaptureQueue:
         self._ended: dict[int, EpisodeRecord] = {}  # episodes whose record waits for its artifacts
         self._lost: dict[tuple[int, int], str] = {}  # (recorder, episode) -> why its artifact cannot be made
         self._missed: set[int] = set()  # episodes of which events were dropped
+        self._told_of_end: set[int] = set()  # episodes that are finished next, as the recorders know
         self.errors: list[str] = []
         self.waited_s = 0.0
         self.peak = 0
@@ -107,7 +111,7 @@ class CaptureQueue:
             return
         with self._condition:
             self._ended[record.episode] = record
-        self._put(_Job(0, partial(self._finish, record), (record.episode,)))
+        self._put(_Job(0, partial(self._finish, record), (record.episode,), is_end=True))
 
     def drain(self, on_wait: Callable[[int], None] = lambda episodes: None) -> None:
         """Wait until the queue is empty, or patience has run out.
@@ -223,6 +227,8 @@ class CaptureQueue:
         """Work off the queue, in the thread, then close the recorders."""
         try:
             while (job := self._next_job()) is not None:
+                if job.is_end:
+                    self._tell_of_end(job)
                 job.work()
                 with self._condition:
                     self._waiting -= max(job.size, 1)
@@ -263,6 +269,26 @@ class CaptureQueue:
                         self._lost.setdefault((number, episode), str(error))
                 with self._condition:
                     self._progress = time.monotonic()
+
+    def _tell_of_end(self, job: _Job) -> None:
+        """Tell the recorders which episodes are finished next: that of `job`, and those whose end follows at once."""
+        if job.episodes[0] in self._told_of_end:
+            return
+        with self._condition:
+            following = itertools.takewhile(lambda waiting: waiting.is_end, self._jobs)
+            jobs = [job, *itertools.islice(following, usable_cores() - 1)]
+        self._told_of_end = {ended.episodes[0] for ended in jobs}
+        for number, recorder in enumerate(self._recorders):
+            episodes = [ended.episodes[0] for ended in jobs if (number, ended.episodes[0]) not in self._lost]
+            if not episodes or self._given_up:
+                continue
+            try:
+                recorder.on_ended(episodes)
+            except Exception as error:  # as in `_tell`
+                for episode in episodes:
+                    self._lost[number, episode] = str(error)
+            with self._condition:
+                self._progress = time.monotonic()
 
     def _finish(self, record: EpisodeRecord) -> None:
         artifacts: dict[str, str] = {}

@@ -15,7 +15,7 @@ from imf_jax.evaluation.folder import read_records
 from imf_jax.evaluation.setup import Setup
 from imf_jax.evaluation.statistics import wilson_interval
 from imf_jax.files import read_json, write_bytes
-from imf_jax.rollout.recorders.base import EpisodeBuffer, episode_folder
+from imf_jax.rollout.recorders.base import EpisodeBuffer, Recorder, episode_folder
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001f61738"
@@ -23,23 +23,13 @@ PIXEL = bytes.fromhex(
 )
 
 
-class PixelRecorder:
+class PixelRecorder(Recorder):
     """Stands for a renderer: leaves a picture of one pixel."""
 
     name = "pixel"
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.buffer = folder, EpisodeBuffer()
-
-    def setup(self, qpos: Any) -> None: ...
-    def bytes_per_episode(self, max_steps: int) -> int:
-        return 0
-
-    def discard(self, episode: int) -> None: ...
-    def on_reset(self, reset: Any) -> None: ...
-    def on_steps(self, steps: Any) -> None: ...
-    def close(self) -> None: ...
-    def abandon(self) -> None: ...
 
     def finish(self, record: Any) -> dict[str, str]:
         path = f"{episode_folder(record.episode)}/trajectory.png"

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from imf_jax.rollout import capture
 from imf_jax.rollout.capture import CaptureQueue
 from imf_jax.rollout.episode import EpisodeRecord
 from imf_jax.rollout.recorders.base import ResetBatch, StepBatch
@@ -39,6 +40,7 @@ class Slow:
         self.events: list[Any] = []
         self.threads: set[int] = set()
         self.fail_steps_of: int | None = None
+        self.fail_end_of: int | None = None
         self.given_up = False
 
     def note(self, *event: Any) -> None:
@@ -59,6 +61,11 @@ class Slow:
         self.note("steps", *batch.episodes.tolist())
         if self.fail_steps_of in batch.episodes:
             raise OSError("no space left on device")
+
+    def on_ended(self, episodes: Sequence[int]) -> None:
+        self.note("ended", *episodes)
+        if self.fail_end_of in episodes:
+            raise OSError("no picture")
 
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
         self.note("finish", record.episode)
@@ -85,11 +92,34 @@ def test_events_reach_the_recorder_in_order_and_records_come_with_their_artifact
     queue.end(record(5))
     queue.close()
     assert recorder.events == [
-        ("setup",), ("reset", 4, 5), ("steps", 4), ("finish", 4), ("steps", 5), ("finish", 5), ("close",),
+        ("setup",), ("reset", 4, 5), ("steps", 4), ("ended", 4), ("finish", 4), ("steps", 5), ("ended", 5),
+        ("finish", 5), ("close",),
     ]  # fmt: skip
     assert [(r.episode, r.artifacts) for r in records] == [(4, {"slow": "4.bin"}), (5, {"slow": "5.bin"})]
     assert recorder.threads.isdisjoint({threading.get_ident()}), "the loop itself must not be held up"
     assert queue.errors == []
+
+
+def test_ends_that_wait_are_told_together_as_many_as_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "usable_cores", lambda: 2)
+    recorder, records = Slow(), []
+    recorder.fail_steps_of, recorder.fail_end_of = 3, 6
+    recorder.gate.clear()
+    queue = CaptureQueue([recorder], records.append)
+    queue.steps(steps(3))
+    for episode in (1, 2, 3, 4):
+        queue.end(record(episode))
+    queue.steps(steps(5))
+    for episode in (5, 6, 7):
+        queue.end(record(episode))
+    recorder.gate.set()
+    queue.close()
+    assert [event[1:] for event in recorder.events if event[0] == "ended"] == [(1, 2), (4,), (5, 6), (7,)]
+    assert [r.episode for r in records if r.artifacts] == [1, 2, 4, 7]
+    assert [event[1] for event in recorder.events if event[0] == "discard"] == [3, 5, 6]
+    assert queue.errors == [
+        "episode 3, slow: no space left on device", "episode 5, slow: no picture", "episode 6, slow: no picture",
+    ]  # fmt: skip
 
 
 def test_without_recorders_records_pass_at_once() -> None:
@@ -257,7 +287,7 @@ def test_recorders_are_closed_when_a_record_cannot_be_written() -> None:
     with pytest.raises(OSError, match="no space left"):
         queue.steps(steps(1))
     queue.abandon()
-    assert recorder.events == [("finish", 0), ("discard", 1), ("close",)]
+    assert recorder.events == [("ended", 0), ("finish", 0), ("discard", 1), ("close",)]
 
 
 def test_who_waits_hears_what_is_left() -> None:

@@ -1,7 +1,7 @@
 """The closed loop on an analytic backend: who is where when, what ends how, and that scenes run independently."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -186,6 +186,9 @@ class Spy:
         for row, (episode, count) in enumerate(zip(steps.episodes.tolist(), steps.count.tolist(), strict=True)):
             self.steps[episode] += count
             self.last[episode] = steps.output.qpos[row, count - 1]
+
+    def on_ended(self, episodes: Sequence[int]) -> None:
+        assert set(episodes) <= set(self.steps)
 
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
         if record.episode == 2:

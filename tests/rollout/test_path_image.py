@@ -117,9 +117,9 @@ def output(left: np.ndarray) -> StepOutput:
 def test_recorder_draws_the_executed_steps_of_each_episode(tmp_path) -> None:
     photographed = []
 
-    def photograph(qpos: np.ndarray) -> RenderedScene:
-        photographed.append(qpos.tolist())
-        return RenderedScene(GREY, np.full((128, 128), 1.2, np.float32), DOWN)
+    def photograph(qpos: np.ndarray) -> list[RenderedScene]:
+        photographed.extend(qpos.tolist())
+        return [RenderedScene(GREY, np.full((128, 128), 1.2, np.float32), DOWN)] * len(qpos)
 
     recorder = PathImageRecorder(tmp_path, photograph, NAMES)
     starts = np.array([[-0.2, 0.1, 0.0], [-0.2, 0.2, 0.0]], np.float32)
@@ -129,18 +129,22 @@ def test_recorder_draws_the_executed_steps_of_each_episode(tmp_path) -> None:
     chunk = np.concatenate([way, beyond], axis=1).astype(np.float32)
     recorder.on_steps(StepBatch(np.array([7, 9]), np.zeros((2, 5, 16)), output(chunk), np.array([4, 5])))
     record = EpisodeRecord(7, 0, 0, "success", 4, 0, 3, 0.0, 0.0, 3, 1, 0.0)
+    recorder.on_ended([9, 7])
     assert recorder.finish(record) == {"path_image": "episodes/ep_000007/trajectory.png"}
-    assert photographed == [[4.0]], "the state after the last step of the episode"
+    assert photographed == [[5.0], [4.0]], "the states after the last steps of the episodes"
     assert [path.name for path in (tmp_path / "episodes/ep_000007").iterdir()] == ["trajectory.png"]
     picture = np.asarray(Image.open(io.BytesIO((tmp_path / "episodes/ep_000007/trajectory.png").read_bytes())))
     expected = draw_path(
-        *photograph(np.zeros(1)),
+        *photograph(np.zeros((1, 1)))[0],
         [np.concatenate([starts[:1], way[0]]), np.tile([0.0, -0.2, 0.0], (5, 1))],
         names=NAMES,
     )
     np.testing.assert_array_equal(picture, expected)
     assert redness(at(picture, -0.1, 0.1)) > 100
     assert (at(picture, 0.1, 0.1) == 128).all()  # a step past the end of the episode is no part of it
+    recorder.discard(9)
+    recorder.close()
+    assert not (tmp_path / "episodes/ep_000009").exists()
 
 
 def test_photographer_sees_the_scene_and_names_unknown_cameras() -> None:
@@ -150,7 +154,11 @@ def test_photographer_sees_the_scene_and_names_unknown_cameras() -> None:
     )
     with pytest.raises(ArgumentError, match="'side' is not in the scene; choose from: front"):
         SceneRenderer(model, "side")
-    image, depth, view = SceneRenderer(model, "front", 64)(np.array([0.1, 0, 0, 1, 0, 0, 0]))
-    uv, _ = view.project(np.array([0.1, 0.0, 0.1]))
-    assert redness(image[int(uv[1]), int(uv[0])]) > 50
-    assert depth[int(uv[1]), int(uv[0])] == pytest.approx(0.9, abs=0.01)
+    qpos = np.array([[0.1, 0, 0, 1, 0, 0, 0], [-0.1, 0.05, 0, 1, 0, 0, 0]])
+    renderer = SceneRenderer(model, "front", 64)
+    scenes = renderer(qpos)
+    for (x, y, *_), (image, depth, view) in zip(qpos, scenes, strict=True):
+        uv, _ = view.project(np.array([x, y, 0.1]))
+        assert redness(image[int(uv[1]), int(uv[0])]) > 50
+        assert depth[int(uv[1]), int(uv[0])] == pytest.approx(0.9, abs=0.01)
+    np.testing.assert_array_equal(renderer(qpos[1:])[0].image, scenes[1].image)

@@ -24,8 +24,9 @@ def validate(config, monkeypatch):
             self.model, self.camera = model, camera
 
         def __call__(self, qpos):
-            view = camera_view(self.model, qpos, self.camera, 64, 64)
-            return RenderedScene(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 9.0, np.float32), view)
+            views = [camera_view(self.model, scene, self.camera, 64, 64) for scene in qpos]
+            black, far = np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 9.0, np.float32)
+            return [RenderedScene(black, far, view) for view in views]
 
     monkeypatch.setattr(path_image, "SceneRenderer", Camera)
     config = replace(config, validation=ValidationConfig(num_episodes=3, num_images=2))

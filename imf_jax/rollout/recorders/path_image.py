@@ -1,6 +1,7 @@
 """`trajectory.png`: the executed paths of the end effectors in red over a camera's picture, per episode."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from imf_jax.config import CaptureConfig
+from imf_jax.cores import usable_cores
 from imf_jax.files import write_bytes
 from imf_jax.images import encode_image
 from imf_jax.rollout.episode import EpisodeRecord
@@ -52,7 +54,9 @@ class RenderedScene(NamedTuple):
 
 
 class SceneRenderer:
-    """Renders single scenes for people: large, with shadows. The ray tracer compiles at the first picture.
+    """Renders scenes for people: large, with shadows. The ray tracer compiles at the first picture.
+
+    On a CPU, scenes that are rendered together are traced side by side, one per core.
 
     Args:
         model: the scene.
@@ -68,43 +72,45 @@ class SceneRenderer:
         self._model, self._camera, self._size = model, camera, size
         self._renderer: WarpRenderer | None = None
 
-    def __call__(self, qpos: np.ndarray) -> RenderedScene:
-        """Render the scene at generalised positions `qpos` float64 (nq,)."""
+    def __call__(self, qpos: np.ndarray) -> list[RenderedScene]:
+        """Render scenes at generalised positions `qpos` float64 (B, nq)."""
         size = self._size
         if self._renderer is None:
             self._renderer = WarpRenderer(
-                self._model, (self._camera,), size, size, num_worlds=1, depth=True, shadows=True, threads=1
+                self._model, (self._camera,), size, size, num_worlds=1, depth=True, shadows=True
             )
-        image, depth = self._renderer.render_with_depth(np.asarray(qpos)[None])
-        view = camera_view(self._model, qpos, self._camera, size, size)
-        return RenderedScene(image[0, 0], depth[0, 0], view)
+        images, depths = self._renderer.render_with_depth(qpos)
+        views = [camera_view(self._model, scene, self._camera, size, size) for scene in qpos]
+        return [RenderedScene(*scene) for scene in zip(images[:, 0], depths[:, 0], views, strict=True)]
 
 
 class PathImageRecorder(Recorder):
     """Writes `trajectory.png`: the executed paths of the end effectors (not the commanded ones), in red.
 
-    The picture shows the scene after the last step.
+    The picture shows the scene after the last step. Pictures of episodes that end together are made side by side.
 
     Args:
         folder: the evaluation folder.
-        photograph: renders a scene at generalised positions (nq,).
+        photograph: renders scenes at generalised positions (B, nq).
         names: of the end effectors, for the legend.
     """
 
     name = "path_image"
 
     def __init__(
-        self, folder: Path, photograph: Callable[[np.ndarray], RenderedScene], names: Sequence[str] = ()
+        self, folder: Path, photograph: Callable[[np.ndarray], list[RenderedScene]], names: Sequence[str] = ()
     ) -> None:
         self._folder, self._names = folder, names
         self._photograph = photograph
         self._buffer = EpisodeBuffer()
         self._last_qpos: dict[int, np.ndarray] = {}
+        self._drawn: dict[int, Future[bytes]] = {}  # the file's content, of episodes that are about to be finished
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="path_image")
 
     @override
     def setup(self, qpos: np.ndarray) -> None:
         """Render a first picture, which compiles the ray tracer."""
-        self._photograph(qpos)
+        self._photograph(qpos[None])
 
     @override
     def bytes_per_episode(self, max_steps: int) -> int:
@@ -128,15 +134,28 @@ class PathImageRecorder(Recorder):
                 self._last_qpos[episode] = np.array(steps.output.qpos[row, count - 1])
 
     @override
+    def on_ended(self, episodes: Sequence[int]) -> None:
+        scenes = self._photograph(np.stack([self._last_qpos.pop(episode) for episode in episodes]))
+        for episode, scene in zip(episodes, scenes, strict=True):
+            paths = np.moveaxis(self._buffer.pop(episode)["position"], 1, 0)
+            self._drawn[episode] = self._pool.submit(self._draw, scene, paths)
+
+    def _draw(self, scene: RenderedScene, paths: np.ndarray) -> bytes:
+        """Draw the paths (E, T, 3) of the effectors into a scene; returns the content of the file."""
+        return encode_image(draw_path(*scene, paths, names=self._names))
+
+    @override
     def finish(self, record: EpisodeRecord) -> dict[str, str]:
-        position = self._buffer.pop(record.episode)["position"]
-        image, depth, view = self._photograph(self._last_qpos.pop(record.episode))
-        picture = draw_path(image, depth, view, np.moveaxis(position, 1, 0), names=self._names)
         path = f"{episode_folder(record.episode)}/trajectory.png"
-        write_bytes(self._folder / path, encode_image(picture))
+        write_bytes(self._folder / path, self._drawn.pop(record.episode).result())
         return {"path_image": path}
 
     @override
     def discard(self, episode: int) -> None:
         self._buffer.pop(episode)
         self._last_qpos.pop(episode, None)
+        self._drawn.pop(episode, None)
+
+    @override
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
