@@ -1,9 +1,10 @@
 """Rounds: corrections join the demonstrations, each policy meets the same validation scenes, the table says it."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,7 @@ from imf_jax.recording import rounds
 from imf_jax.recording.demonstrations import Demonstrations
 from imf_jax.recording.recording import episode_scenes
 from imf_jax.recording.run import run_strategy
+from imf_jax.recording.session import StrategySummary
 from imf_jax.sim.tasks.transfer import Transfer
 from imf_jax.training.saved_state import save_checkpoint
 from imf_jax.training.state import initial_state
@@ -50,28 +52,49 @@ def untrained(config: TrainConfig) -> int:
     return EXIT_OK
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that knows nothing."""
-    write_episodes(tmp_path / "demos", [demonstration(number) for number in range(3)])
-    write_statistics(tmp_path / "demos")
+    folder = tmp_path_factory.mktemp("policy")
+    write_episodes(folder / "demos", [demonstration(number) for number in range(3)])
+    write_statistics(folder / "demos")
     head = AttnResConfig(n_emb=32, n_layer=2, n_head=4, n_kv_head=2)
-    untrained(TrainConfig(data=tmp_path / "demos", out=tmp_path / "run", policy=PolicyConfig(head=head)))
-    return tmp_path / "run"
+    untrained(TrainConfig(data=folder / "demos", out=folder / "run", policy=PolicyConfig(head=head)))
+    return folder / "run"
 
 
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
-    """What the rounds trained."""
-    monkeypatch.setattr(Transfer, "max_steps", 40)
+@pytest.fixture(scope="module", autouse=True)
+def trained() -> Iterator[list[TrainConfig]]:
+    """What the rounds trained; episodes are short."""
     asked: list[TrainConfig] = []
 
     def train_round(config: TrainConfig) -> int:
         asked.append(config)
         return untrained(config)
 
-    monkeypatch.setattr(rounds, "train_round", train_round)
-    return asked
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Transfer, "max_steps", 40)
+        patched.setattr(rounds, "train_round", train_round)
+        yield asked
+
+
+class Whole(NamedTuple):
+    """Two rounds from beginning to end."""
+
+    folder: Path
+    summary: StrategySummary
+    notes: list[str]
+    trained: list[TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def whole(run: Path, trained: list[TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Rounds that no test changes."""
+    folder = tmp_path_factory.mktemp("whole")
+    notes: list[str] = []
+    before = len(trained)
+    summary = rounds.run_rounds(two_rounds(run, folder), on_note=notes.append)
+    return Whole(folder, summary, notes, trained[before:])
 
 
 def two_rounds(run: Path, folder: Path, *, resume: bool = False, num_rounds: int = 2) -> RolloutConfig:
@@ -89,15 +112,13 @@ def table(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / "dagger/rounds.json").read_text())["rounds"]
 
 
-def test_two_rounds(run: Path, tmp_path: Path, trained: list[TrainConfig]) -> None:
-    out = tmp_path / "dagger"
-    notes: list[str] = []
-    summary = rounds.run_rounds(two_rounds(run, tmp_path), on_note=notes.append)
-    assert summary.failed is None
-    rows = table(tmp_path)
+def test_two_rounds(run: Path, whole: Whole) -> None:
+    out = whole.folder / "dagger"
+    assert whole.summary.failed is None
+    rows = table(whole.folder)
     assert [row["round"] for row in rows] == [0, 1, 2]
     assert [row["n_episodes"] for row in rows] == [2, 2, 2]
-    assert [note.split(":")[0] for note in notes] == ["round 0", "round 1", "round 2"]
+    assert [note.split(":")[0] for note in whole.notes] == ["round 0", "round 1", "round 2"]
     # Four scenes of their own were supervised, each was corrected from its tenth step to its end.
     assert [row["corrections"] for row in rows[1:]] == [2, 2]
     assert [row["corrected_frames"] for row in rows[1:]] == [60, 60]
@@ -111,9 +132,11 @@ def test_two_rounds(run: Path, tmp_path: Path, trained: list[TrainConfig]) -> No
     for number in range(3):
         records, _ = read_records(out / f"round_{number}" / "evaluation")
         assert [(record.episode, record.seed) for record in records] == [(0, 2**30), (1, 2**30)]
-    assert [(c.max_steps, c.data, c.validation.num_episodes) for c in trained] == [(2, out / "demonstrations", 0)] * 2
+    trained = [(config.max_steps, config.data, config.validation.num_episodes) for config in whole.trained]
+    assert trained == [(2, out / "demonstrations", 0)] * 2
+    again = replace(two_rounds(run, whole.folder), recording=DatasetConfig(whole.folder / "rollout_more"))
     with pytest.raises(ArgumentError, match="exists already; go on with it by --resume"):
-        rounds.run_rounds(replace(two_rounds(run, tmp_path), recording=DatasetConfig(tmp_path / "rollout_more")))
+        rounds.run_rounds(again)
 
 
 class Killed(BaseException):
@@ -122,10 +145,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("where", ["recording", "training", "evaluation"])
 def test_rounds_that_were_cut_off_go_on_as_if_they_had_not(
-    where: str, run: Path, tmp_path: Path, trained: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
+    where: str, run: Path, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    rounds.run_rounds(two_rounds(run, whole))
+    cut = tmp_path
 
     def kill(*arguments: Any, **settings: Any) -> Any:
         raise Killed
@@ -159,15 +181,16 @@ def test_rounds_that_were_cut_off_go_on_as_if_they_had_not(
     rounds.run_rounds(two_rounds(run, cut, resume=True), on_note=notes.append)
     again = [note for note in notes if "removed the last 2 episodes, which are recorded again" in note]
     assert len(again) == (where == "recording")
-    assert table(cut) == table(whole)
-    for ours, theirs in zip(*(list_episodes(folder / "dagger/demonstrations") for folder in (cut, whole)), strict=True):
+    assert table(cut) == table(whole.folder)
+    both = (cut, whole.folder)
+    for ours, theirs in zip(*(list_episodes(folder / "dagger/demonstrations") for folder in both), strict=True):
         np.testing.assert_array_equal(read_episode(ours).action, read_episode(theirs).action)
-    assert episode_scenes(cut / "rollout_dagger") == episode_scenes(whole / "rollout_dagger")
-    datasets = [open_dataset(folder / "rollout_dagger") for folder in (cut, whole)]
+    assert episode_scenes(cut / "rollout_dagger") == episode_scenes(whole.folder / "rollout_dagger")
+    datasets = [open_dataset(folder / "rollout_dagger") for folder in both]
     assert [(len(dataset.episodes), dataset.num_frames) for dataset in datasets] == [(4, 120)] * 2
 
 
-def test_more_rounds_may_follow_but_not_other_ones(run: Path, tmp_path: Path, trained: list[TrainConfig]) -> None:
+def test_more_rounds_may_follow_but_not_other_ones(run: Path, tmp_path: Path) -> None:
     rounds.run_rounds(two_rounds(run, tmp_path, num_rounds=1))
     other = two_rounds(run, tmp_path, resume=True)
     with pytest.raises(ArgumentError, match="holds rounds with another --no-progress-steps, --seed; repeat"):
@@ -179,7 +202,7 @@ def test_more_rounds_may_follow_but_not_other_ones(run: Path, tmp_path: Path, tr
     assert [row["dataset_episodes"] for row in table(tmp_path)] == [0, 2, 4]
 
 
-def test_episodes_of_others_are_not_removed(run: Path, tmp_path: Path, trained: list[TrainConfig]) -> None:
+def test_episodes_of_others_are_not_removed(run: Path, tmp_path: Path) -> None:
     """A dataset that was recorded into after the rounds were cut off, or before they were begun."""
     rounds.run_rounds(two_rounds(run, tmp_path, num_rounds=1))
     more = RolloutConfig(
