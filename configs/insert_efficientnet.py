@@ -4,11 +4,12 @@
     python scripts/collect.py --task insert --episodes 300 --cameras r_vis l_vis top --image-size 128 \
         --renderer opengl --visual decimated --out demos/insert-wrists
 
-Chunks by regression: from 300 demonstrations 468 of 500 unseen scenes succeed (93.6 %, 95 % interval 91.1-95.4 %);
-trained in 36 minutes on one core of two that had other work to do as well. By improved MeanFlow (--policy.objective imf
---policy.objective.time-distribution uniform --policy.objective.prediction data --policy.sampling-steps 2
---max-steps 8000) 298 of 500 do (59.6 %, 55.2-63.8 %), see docs/benchmarks/pixels.md. Maps take 43 kB a step in memory,
-1.5 GB, and for a moment twice as much. Without OpenGL leave out --renderer and --visual: collecting takes longer.
+Chunks by regression: from 300 demonstrations 468 of 500 unseen scenes succeed (93.6 %, 95 % interval 91.1-95.4 %), in a
+second training 455; trained in 36 minutes on one core of two that had other work to do as well. By improved MeanFlow
+(--policy.objective imf --policy.objective.time-distribution uniform --policy.objective.prediction data
+--policy.sampling-steps 2 --max-steps 8000) 298 of 500 do (59.6 %, 55.2-63.8 %), see docs/benchmarks/pixels.md.
+Maps take 43 kB a step in memory, 1.5 GB, and for a moment twice as much. Without OpenGL leave out --renderer and
+--visual: collecting takes longer.
 """
 
 from pathlib import Path
