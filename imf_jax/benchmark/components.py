@@ -48,7 +48,7 @@ class Work(NamedTuple):
 
 
 class Notes(Recorder):
-    """A capture that keeps everything in memory."""
+    """A capture that keeps everything in memory. A batch with missing rows is detected by their number."""
 
     name = "benchmark"
 

@@ -262,13 +262,7 @@ class CaptureQueue:
                 if self._given_up:
                     self._miss(episodes[first:].tolist())
                     return
-                try:
-                    getattr(recorder, method)(part)
-                except Exception as error:  # whatever a renderer, an encoder or a disk can raise
-                    for episode in episodes[rows].tolist():
-                        self._lost.setdefault((number, episode), str(error))
-                with self._condition:
-                    self._progress = time.monotonic()
+                self._pass_on(number, partial(getattr(recorder, method), part), episodes[rows].tolist())
 
     def _tell_of_end(self, job: _Job) -> None:
         """Tell the recorders which episodes are finished next: that of `job`, and those whose end follows at once."""
@@ -280,15 +274,18 @@ class CaptureQueue:
         self._told_of_end = {ended.episodes[0] for ended in jobs}
         for number, recorder in enumerate(self._recorders):
             episodes = [ended.episodes[0] for ended in jobs if (number, ended.episodes[0]) not in self._lost]
-            if not episodes or self._given_up:
-                continue
-            try:
-                recorder.on_ended(episodes)
-            except Exception as error:  # as in `_tell`
-                for episode in episodes:
-                    self._lost[number, episode] = str(error)
-            with self._condition:
-                self._progress = time.monotonic()
+            if episodes and not self._given_up:
+                self._pass_on(number, partial(recorder.on_ended, episodes), episodes)
+
+    def _pass_on(self, number: int, work: Callable[[], None], episodes: Sequence[int]) -> None:
+        """Let a recorder handle events; one that fails loses its artifacts of these episodes."""
+        try:
+            work()
+        except Exception as error:  # whatever a renderer, an encoder or a disk can raise
+            for episode in episodes:
+                self._lost.setdefault((number, episode), str(error))
+        with self._condition:
+            self._progress = time.monotonic()
 
     def _finish(self, record: EpisodeRecord) -> None:
         artifacts: dict[str, str] = {}
