@@ -9,6 +9,7 @@ from one product, which keeps a CPU in large matrix products.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +124,41 @@ def has_flash_attention(dtype: jnp.dtype, head_dim: int) -> bool:
     return capability.split(".")[0].isdigit() and int(capability.split(".")[0]) >= 8
 
 
+def _of_even_length(
+    query: Float[Array, "B tokens heads head_dim"],
+    key: Float[Array, "B tokens heads head_dim"],
+    value: Float[Array, "B tokens heads head_dim"],
+) -> Float[Array, "B tokens heads head_dim"]:
+    """Attention of cuDNN over an even number of tokens: JAX differentiates no other. One more token is masked."""
+    batch, tokens = query.shape[:2]
+    odd = tokens % 2
+    seen = jnp.full(batch, tokens, jnp.int32) if odd else None
+    query, key, value = (jnp.pad(array, ((0, 0), (0, odd), (0, 0), (0, 0))) for array in (query, key, value))
+    mixed = jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=seen, implementation="cudnn")
+    return mixed[:, :tokens]
+
+
+@jax.custom_vjp
+def flash_attention(
+    query: Float[Array, "B tokens heads head_dim"],
+    key: Float[Array, "B tokens heads head_dim"],
+    value: Float[Array, "B tokens heads head_dim"],
+) -> Float[Array, "B tokens heads head_dim"]:
+    """Flash attention of cuDNN, bfloat16 (B, tokens, heads, head_dim); of any number of tokens, also its gradient."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def _flash_forward(query: Array, key: Array, value: Array) -> tuple[Array, Any]:
+    return jax.vjp(_of_even_length, query, key, value)
+
+
+def _flash_backward(pull: Any, gradient: Array) -> tuple[Array, Array, Array]:
+    return pull(gradient)
+
+
+flash_attention.defvjp(_flash_forward, _flash_backward)
+
+
 def attention(
     qkv: Float[Array, "rows width"], batch: int, heads: int, dtype: jnp.dtype
 ) -> Float[Array, "rows width//3"]:
@@ -156,8 +192,7 @@ def attention(
     pictures = qkv.astype(dtype).reshape(batch, rows // batch, width)
     if has_flash_attention(dtype, head_dim):
         query, key, value = jnp.unstack(pictures.reshape(batch, -1, 3, heads, head_dim), axis=2)
-        flash = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-        return flash.reshape(rows, hidden).astype(jnp.float32)
+        return flash_attention(query, key, value).reshape(rows, hidden).astype(jnp.float32)
     # The scores of one picture fit into a CPU's cache, those of a batch do not: one at a time is a fifth faster there.
     mixed: Array = jax.lax.platform_dependent(
         pictures, cpu=partial(jax.lax.map, one_picture), default=jax.vmap(one_picture)
