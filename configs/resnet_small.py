@@ -30,6 +30,6 @@ config = TrainConfig(
         encoder=ResNetEncoderConfig(image_size=128, crop_size=116, width=16, stride=16),
         obs_horizon=1,  # half of the pictures, in which most of the time goes
     ),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, ema_decay=0.995),
+    optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=200, ema_decay=0.995),
     validation=ValidationConfig(every=1_000, num_episodes=20),
 )
