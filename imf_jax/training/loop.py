@@ -34,6 +34,7 @@ from imf_jax.training import saved_state
 from imf_jax.training.ahead import decoding_ahead, picture_budgets, room_ahead
 from imf_jax.training.held_out import HeldOutValidation
 from imf_jax.training.progress import TrainingProgress
+from imf_jax.training.sight import blind_cameras
 from imf_jax.training.source import TrainingSource, data_notes, find_source, hold_out
 from imf_jax.training.state import (
     StreamedDraw,
@@ -42,6 +43,7 @@ from imf_jax.training.state import (
     initial_state,
     stream_pictures,
     streamed_windows,
+    trained_policy,
 )
 from imf_jax.training.tracker_backends import make_trackers
 from imf_jax.training.trackers import TRACKING, TrackedRun, Tracker, Trackers
@@ -124,6 +126,11 @@ def train(config: TrainConfig) -> int:
             draw = streamed_windows(config)
             how = stack.enter_context(streaming(config, data, images, draw, first_step))
         summary = run_to_end(config, state, frozen, data, policy.figures, meta, resumed, external, validation, **how)
+    blind = None
+    if images is not None and not summary.interrupted:
+        blind = blind_cameras(trained_policy(summary.state, frozen), images)
+    if blind:
+        say(f"warning: {blind}")
     say(final_line(config.out, summary, int(summary.state.step) - first_step))
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
 
