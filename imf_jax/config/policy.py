@@ -72,7 +72,8 @@ class ResNetEncoderConfig:
     cameras: tuple[str, ...] = VIEWS
     # Height and width of the camera pictures, as they were recorded [pixels].
     image_size: int = IMAGE_SIZE
-    # Height and width of the crop of a picture: at random in training, from its centre otherwise [pixels].
+    # Height and width of the crop of a picture: at random in training, from its centre otherwise [pixels]. Crops hide
+    # where something small is in the picture of a camera that does not move; image_size reads the whole picture.
     crop_size: int = 224
     # Largest change of brightness, contrast and saturation in training, each as a share of what it was; 0 is none.
     jitter: float = 0.0
