@@ -52,6 +52,6 @@ def blind_cameras(policy: Policy, images: PictureRows) -> str | None:
     if not still:
         return None
     return (
-        f"the encoder does not look through {', '.join(still)}: keypoints stand still there, whatever the picture "
-        f"shows (bound {STILL:g}); lower --optimizer.learning-rate, or choose a frozen encoder (preset efficientnet)"
+        f"the encoder does not look through {', '.join(still)}: keypoints stand still there (bound {STILL:g}); unless "
+        "its pictures are all alike, lower --optimizer.learning-rate, or choose a frozen encoder (preset efficientnet)"
     )

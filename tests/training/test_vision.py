@@ -267,6 +267,19 @@ def test_training_from_pictures_resumes_exactly(
     same_leaves(nnx.merge_state(params, statistics), whole.average)
 
 
+def test_training_says_through_which_cameras_it_does_not_look(
+    resnet_config: TrainConfig, make_demonstration: Callable[..., Any], tmp_path: Path, capsys: Any
+) -> None:
+    covered = np.full((STEPS, SIZE, SIZE, 3), 40, np.uint8)
+    demonstrations = [replace(make_demonstration(e, STEPS), images=pictures(e) | {"front": covered}) for e in range(2)]
+    write_episodes(tmp_path / "covered", demonstrations)
+    write_statistics(tmp_path / "covered")
+    assert loop.train(replace(resnet_config, data=tmp_path / "covered", max_steps=1)) == EXIT_OK
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert "does not look through front (" in warning
+    assert "top" not in warning
+
+
 def test_a_camera_missing_from_a_demonstration_is_named(
     resnet_config: TrainConfig, make_demonstration: Callable[..., Any]
 ) -> None:
