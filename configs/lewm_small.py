@@ -6,7 +6,8 @@
 The policy reads keypoints of the patch tokens. From 200 demonstrations 469 of 500 unseen scenes succeed (93.8 %, 95 %
 interval 91.3-95.6 %). With the one embedding of all views (`--policy.encoder.features embedding`), after 4,000 steps,
 78 of 200 do (39.0 %, 32.5-45.9 %): see docs/benchmarks/pixels.md. Trained in 15 minutes on two CPU cores that had
-other work to do.
+other work to do. An encoder that is not pre-trained (pretrain.py lewm-pretrain-small --max-steps 1) does as well for
+patches, 485 of 500 (97.0 %, 95.1-98.2 %, from other demonstrations): pre-train for the embedding.
 """
 
 from pathlib import Path
