@@ -53,5 +53,5 @@ def blind_cameras(policy: Policy, images: PictureRows) -> str | None:
         return None
     return (
         f"the encoder does not look through {', '.join(still)}: keypoints stand still there (bound {STILL:g}); unless "
-        "its pictures are all alike, lower --optimizer.learning-rate, or choose a frozen encoder (preset efficientnet)"
+        "all pictures there are alike, lower --optimizer.learning-rate, or choose a frozen encoder (preset efficientnet)"
     )
