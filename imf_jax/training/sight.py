@@ -53,5 +53,5 @@ def blind_cameras(policy: Policy, images: PictureRows) -> str | None:
         return None
     return (
         f"the encoder does not look through {', '.join(still)}: keypoints stand still there (bound {STILL:g}); unless "
-        "all pictures there are alike, lower --optimizer.learning-rate, or choose a frozen encoder (preset efficientnet)"
+        "its pictures are all the same, lower --optimizer.learning-rate, or choose a frozen encoder (efficientnet)"
     )
