@@ -128,7 +128,7 @@ class ResNetBenchmark:
 
     # Presets, see configs/.
     presets: tuple[str, ...] = ("resnet-small", "resnet")
-    # Windows of a training step of each preset; each has two observations of three cameras.
+    # Windows of a training step of each preset; each has as many observations as its preset reads.
     batches: tuple[int, ...] = (32, 4)
     # Rows of plans.
     plan_batches: tuple[int, ...] = (1, 16)
