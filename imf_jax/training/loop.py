@@ -126,11 +126,10 @@ def train(config: TrainConfig) -> int:
             draw = streamed_windows(config)
             how = stack.enter_context(streaming(config, data, images, draw, first_step))
         summary = run_to_end(config, state, frozen, data, policy.figures, meta, resumed, external, validation, **how)
-    blind = None
     if images is not None and not summary.interrupted:
         blind = blind_cameras(trained_policy(summary.state, frozen), images)
-    if blind:
-        say(f"warning: {blind}")
+        if blind is not None:
+            say(f"warning: {blind}")
     say(final_line(config.out, summary, int(summary.state.step) - first_step))
     return EXIT_INTERRUPTED if summary.interrupted else EXIT_OK
 

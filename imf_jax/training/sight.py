@@ -12,6 +12,7 @@ from flax import nnx
 from imf_jax.data.picture_cache import PictureRows
 from imf_jax.models.encoders.resnet import ResNetEncoder
 from imf_jax.models.policy import Policy
+from imf_jax.training.diagnostics import evenly
 
 FRAMES = 32
 """Frames that are compared, evenly spread over the demonstrations."""
@@ -33,8 +34,7 @@ def keypoint_spread(encoder: ResNetEncoder, images: PictureRows) -> dict[str, fl
     Returns:
         camera -> spread.
     """
-    steps = images.shape[0]
-    rows = np.unique(np.linspace(0, steps - 1, min(steps, FRAMES)).astype(int))
+    rows = evenly(np.arange(images.shape[0]), FRAMES)
     graph, state = nnx.split(encoder)
     look = jax.jit(lambda state, frames: nnx.merge(graph, state)(frames[:, None])[:, 0])
     keypoints = look(state, jnp.asarray(images[rows]))
